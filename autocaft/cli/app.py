@@ -1,0 +1,103 @@
+"""The commands. `run` does everything; each stage is a command on a run folder too.
+
+Help texts of stages come from the pipeline's list and the options' own documentation, exit codes from the errors.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autocaft.cli.texts import STAGES, exit_codes, stage_help
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    help="Find what fine-tuning teaches beyond the task, and train without it.",
+    epilog=exit_codes(),
+)
+
+ConfigArgument = Annotated[str, typer.Argument(help="A recipe's name (`autocaft recipes`) or a .toml file.")]
+SetOption = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as `train.mode=zero`.")]
+RedoOption = Annotated[
+    list[str], typer.Option("--redo", metavar="STAGE", help="Empty this stage and all that follows from it, run them anew.")
+]
+NameOption = Annotated[str | None, typer.Option("--name", help="Name of the run folder; by default the config's.")]
+RunsOption = Annotated[Path, typer.Option("--runs", help="Where run folders lie.")]
+FinalOption = Annotated[bool, typer.Option("--final", help="Also evaluate the final splits; every look is written down.")]
+RUNS = Path("runs")
+
+
+@app.command(help="Run every stage that is not done yet, from data set to report. The same command again continues.")
+def run(
+    config: ConfigArgument,
+    set_: SetOption = [],  # noqa: B006  (typer copies it)
+    redo: RedoOption = [],  # noqa: B006
+    name: NameOption = None,
+    runs: RunsOption = RUNS,
+    final: FinalOption = False,
+) -> None:
+    """Everything, in one command."""
+    from autocaft.cli.actions import run_all
+
+    run_all(config, overrides=set_, redo=set(redo), name=name, runs=runs, final=final)
+
+
+@app.command(help="Say what `run` would do: steps, sizes on disk, calls to a paid judge. Changes nothing.")
+def plan(
+    config: ConfigArgument,
+    set_: SetOption = [],  # noqa: B006
+    redo: RedoOption = [],  # noqa: B006
+    name: NameOption = None,
+    runs: RunsOption = RUNS,
+    final: FinalOption = False,
+) -> None:
+    """What would be done."""
+    from autocaft.cli.actions import show_plan
+
+    show_plan(config, overrides=set_, redo=set(redo), name=name, runs=runs, final=final)
+
+
+@app.command(help="Write a .toml file with every key, its default and what it does.")
+def init(
+    path: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")] = Path("my.toml"),
+    recipe: Annotated[str, typer.Option(help="The recipe to start from.")] = "quickstart",
+) -> None:
+    """A file to edit."""
+    from autocaft.cli.actions import write_config
+
+    write_config(path, recipe)
+
+
+@app.command(help="List the recipes that ship with autocaft.")
+def recipes() -> None:
+    """The list."""
+    from autocaft.cli.actions import list_recipes
+
+    list_recipes()
+
+
+def _add_stage(stage: str) -> None:
+    """A command for one stage on a run folder that exists."""
+
+    def command(
+        run_dir: Annotated[Path, typer.Argument(help="The run folder, as `runs/quickstart`.")],
+        set_: SetOption = [],  # noqa: B006
+        redo: Annotated[bool, typer.Option("--redo", help="Empty the stage and all that follows from it first.")] = False,
+    ) -> None:
+        from autocaft.cli.actions import run_stage
+
+        run_stage(stage, run_dir, overrides=set_, redo=redo)
+
+    text = stage_help(stage) if stage in sys.argv else STAGES[stage]
+    app.command(stage, help=text, short_help=STAGES[stage])(command)
+
+
+for _stage in STAGES:
+    _add_stage(_stage)

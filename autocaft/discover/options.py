@@ -1,0 +1,109 @@
+"""Options of collect, decompose and mine. Light: imported when the command line starts."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from autocaft.rundir.options import Options, transport
+
+Ranking = Literal["attribution", "difference", "sae-of-difference"]
+
+
+class CollectOptions(Options):
+    """Which texts are read, and at which of their tokens."""
+
+    diff_text: Literal["train", "completions"] = "train"
+    """Where tuned and base are compared: `train` on the training rows (the paper's toy tasks), `completions` on what the
+    tuned model answers to generic prompts (the paper's way for emergent misalignment, where the training rows would
+    show their topic and not the persona)."""
+    positions: Literal["answer", "all"] = "all"
+    """Tokens that are compared: the answer's only (the paper's emergent misalignment) or all (its toy tasks)."""
+    n_generic: int = Field(default=600, ge=1)
+    """Generic documents that are read for mining, for the mean and for training an SAE."""
+    n_continuations: int = Field(default=10, ge=0)
+    """Task-seeded documents for each training row: the base model's own continuations of the row's text."""
+    continuation_tokens: int = Field(default=40, ge=1)
+    """Tokens of a continuation."""
+    n_completions: int = Field(default=600, ge=1)
+    """Completions of the tuned model with `diff_text = "completions"`."""
+    completion_tokens: int = Field(default=200, ge=1)
+    """Tokens of a completion."""
+    temperature: float = Field(default=1.0, ge=0.0)
+    """Of continuations and completions."""
+    max_tokens: int = Field(default=256, ge=2)
+    """A longer document is cut there."""
+    chat: bool = False
+    """Put generic prompts through the chat template when they are read. The template's opening, the same in every
+    document, is then left out of all statistics."""
+    store: Literal["bfloat16", "float32"] = "bfloat16"
+    """Type of the stored activations. Half precision is not offered: massive activations overflow it."""
+    seed: int = 0
+    """Of the sampled texts."""
+    tokens_per_batch: int = transport(4096, ge=1)
+    """Padded tokens of one forward pass."""
+    rows_per_batch: int = transport(64, ge=1)
+    """Rows that are sampled at once."""
+    shard_mb: int = transport(64, ge=1)
+    """Megabytes of one activation file; memory while collecting and mining is a few of them."""
+
+
+class DecomposeOptions(Options):
+    """Where directions come from and how many are kept for the judge."""
+
+    sources: tuple[Literal["sae", "pca"], ...] = ("sae", "pca")
+    """`pca`: principal components of tuned minus base; `sae`: latents of a dictionary."""
+    n_pcs: int = Field(default=20, ge=1)
+    """Components a layer (the paper: 20)."""
+    sae: str = "train"
+    """`train` (on the base model's activations collected here), a SAELens `release/sae_id`, or a folder in SAELens's
+    format. `{layer}` stands for the layer."""
+    d_sae: int = Field(default=4096, ge=1)
+    """Latents of a trained dictionary."""
+    k: int = Field(default=24, ge=1)
+    """Latents active at one token in a trained dictionary (TopK)."""
+    sae_epochs: float = Field(default=3.0, gt=0)
+    """Passes over the activations when a dictionary is trained."""
+    sae_lr: float = Field(default=1e-3, gt=0)
+    """Learning rate of a trained dictionary (Adam)."""
+    sae_batch_size: int = Field(default=2048, ge=1)
+    """Tokens of one step of dictionary training."""
+    seed: int = 0
+    """Of dictionary training."""
+    rankings: tuple[Ranking, ...] = ("attribution", "difference", "sae-of-difference")
+    """How latents are shortlisted; the candidates are the union (the paper uses all three)."""
+    n_candidates: int = Field(default=100, ge=1)
+    """Latents shortlisted by each ranking at each layer (the paper: 100)."""
+    attribution_model: Literal["base", "tuned"] = "base"
+    """Whose gradient ranks by attribution. The tuned model's loss on its training rows is near zero, and so is its
+    gradient."""
+    always_on_share: float = Field(default=0.3, gt=0, le=1)
+    """A latent active on a larger share of the tokens says nothing about a text; it is excluded and counted."""
+    tokens_per_batch: int = transport(4096, ge=1)
+    """Padded tokens of one forward pass."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.sources:
+            raise ValueError("sources is empty; name `sae`, `pca` or both")
+        if "sae" in self.sources and not self.rankings:
+            raise ValueError("rankings is empty; latents need at least one")
+        if self.sae == "train" and self.k > self.d_sae:
+            raise ValueError(f"k = {self.k} is more than d_sae = {self.d_sae}")
+        return self
+
+
+class MineOptions(Options):
+    """How many windows a direction is shown by, and how wide they are."""
+
+    window: int = Field(default=15, ge=1)
+    """Tokens on each side of the strongest one."""
+    n_describe: int = Field(default=10, ge=1)
+    """Windows of each pole that whoever names the direction sees."""
+    n_verify: int = Field(default=10, ge=1)
+    """Windows of each pole that check the name; no document is in both."""
+    max_overlap: float = Field(default=0.6, gt=0, le=1)
+    """Windows of one direction that share more than this of their word triples are near-duplicates; one is kept."""
+    tokens_per_chunk: int = transport(4096, ge=1)
+    """Tokens whose projections are held at once."""

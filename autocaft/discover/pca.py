@@ -1,0 +1,90 @@
+"""Exact principal components of a stream of vectors that is never held in memory.
+
+In: batches of vectors. Out: a frozen `PCA`. The mean and the scatter matrix are merged batch by batch (Chan, Golub and
+LeVeque 1979) in double precision, so the result is that of one batch, whatever the batches were.
+
+Centred, as in the paper's EM experiments. A component's sign is arbitrary; the largest coordinate is made positive.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PCA:
+    """Principal components in order of variance."""
+
+    mean_D: Tensor
+    vectors_ND: Tensor
+    """Unit rows; the coordinate of largest magnitude is positive."""
+    variance_N: Tensor
+    explained_N: Tensor
+    """Share of the total variance."""
+
+
+class CovarianceFitter:
+    """Mean and covariance of everything given to `update`."""
+
+    def __init__(self, d_model: int, device: torch.device | str = "cpu") -> None:
+        # MPS has no double precision; the sums then live on the CPU.
+        self.device = torch.device("cpu") if torch.device(device).type == "mps" else torch.device(device)
+        self.n = 0
+        self.mean_D = torch.zeros(d_model, dtype=torch.float64, device=self.device)
+        self.scatter_DD = torch.zeros(d_model, d_model, dtype=torch.float64, device=self.device)
+
+    def update(self, x_ND: Tensor) -> None:
+        """Add a batch of vectors, any float type."""
+        n = len(x_ND)
+        if n == 0:
+            return
+        x_ND = x_ND.to(self.device, torch.float64)
+        batch_mean_D = x_ND.mean(dim=0)
+        centred_ND = x_ND - batch_mean_D
+        shift_D = batch_mean_D - self.mean_D
+        total = self.n + n
+        self.scatter_DD.addmm_(centred_ND.T, centred_ND)
+        self.scatter_DD.addr_(shift_D, shift_D, alpha=self.n * n / total)
+        self.mean_D += shift_D * (n / total)
+        self.n = total
+
+    @property
+    def covariance_DD(self) -> Tensor:
+        """Sample covariance (divided by n - 1)."""
+        assert self.n > 1, f"a covariance needs two vectors or more, got {self.n}"
+        return self.scatter_DD / (self.n - 1)
+
+    def pca(self, n_components: int) -> PCA:
+        """The components of largest variance; fewer if there are not as many with any."""
+        variance_D, vectors_DD = torch.linalg.eigh(self.covariance_DD)
+        n_components = min(n_components, len(variance_D), max(1, self.n - 1))
+        variance_N = variance_D.flip(0)[:n_components].clamp_min(0)
+        vectors_ND = fix_signs(vectors_DD.T.flip(0)[:n_components])
+        total = self.scatter_DD.trace() / (self.n - 1)
+        explained_N = variance_N / total.clamp_min(torch.finfo(torch.float64).tiny)
+        return PCA(self.mean_D.float(), vectors_ND.float().contiguous(), variance_N.float(), explained_N.float())
+
+    def state(self, prefix: str) -> dict[str, Tensor]:
+        """Tensors from which `restore` makes the fitter again."""
+        return {
+            f"{prefix}.n": torch.tensor(self.n),
+            f"{prefix}.mean_D": self.mean_D.cpu(),
+            f"{prefix}.scatter_DD": self.scatter_DD.cpu(),
+        }
+
+    @classmethod
+    def restore(cls, tensors: dict[str, Tensor], prefix: str) -> CovarianceFitter:
+        """The fitter that `state` described."""
+        fitter = cls(len(tensors[f"{prefix}.mean_D"]))
+        fitter.n = int(tensors[f"{prefix}.n"])
+        fitter.mean_D, fitter.scatter_DD = tensors[f"{prefix}.mean_D"], tensors[f"{prefix}.scatter_DD"]
+        return fitter
+
+
+def fix_signs(vectors_ND: Tensor) -> Tensor:
+    """Flip rows so that the coordinate of largest magnitude is positive."""
+    largest_N1 = vectors_ND.abs().argmax(dim=1, keepdim=True)
+    return vectors_ND * vectors_ND.gather(1, largest_N1).sign()

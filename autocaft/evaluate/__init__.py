@@ -1,0 +1,1 @@
+"""What did a model learn, and what did it lose?"""

@@ -1,0 +1,115 @@
+"""The stage: measure one arm on every split and on generic text, with its hooks off and, if asked, on.
+
+In: a trained arm, its base, rows by split, generic documents. Out: `metrics.jsonl` and `rows.jsonl` in the arm's folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from autocaft.data.corpus import Document
+from autocaft.data.rows import TaskRow
+from autocaft.evaluate.choices import Answer, accuracy, answer_choices
+from autocaft.evaluate.damage import BaseContext, damage_metrics, measure_damage
+from autocaft.evaluate.options import EvaluateOptions
+from autocaft.model.load import autocast_bf16
+from autocaft.records import Hooks, Metric
+from autocaft.rundir.files import write_jsonl, write_records
+from autocaft.rundir.progress import Advance, Progress
+
+
+def evaluate_arm(
+    model: PreTrainedModel,
+    base: BaseContext,
+    tokenizer: PreTrainedTokenizerBase,
+    rows_by_split: Mapping[str, Sequence[TaskRow]],
+    documents: Sequence[Document],
+    options: EvaluateOptions,
+    *,
+    arm: str,
+    task: str,
+    seed: int,
+    chat: bool,
+    ablated: AbstractContextManager[None] | None,
+    out: Path,
+    progress: Progress,
+) -> list[Metric]:
+    """Measure one arm.
+
+    Args:
+        base: opens on the base model, for KL.
+        ablated: opens the ablation the arm was trained in; None for arms that had none, which have no `on` rows.
+    """
+    documents = documents[: options.n_damage_documents]
+    passes: list[tuple[Hooks, AbstractContextManager[None]]] = []
+    if "off" in options.hooks:
+        passes.append(("off", nullcontext()))
+    if "on" in options.hooks and ablated is not None:
+        passes.append(("on", ablated))
+    n_items = len(passes) * sum(len(rows) for rows in rows_by_split.values())
+    n_items += len(documents) if "off" in options.hooks else 0
+    metrics: list[Metric] = []
+    answers: list[Answer] = []
+    with progress.task(f"evaluate {arm}, seed {seed}", n_items, "rows") as advance, autocast_bf16(
+        model.device, enabled=options.autocast == "bf16"
+    ):
+        for hooks, context in passes:
+            with context:
+                found = _answer_splits(model, tokenizer, rows_by_split, options, hooks, chat, advance)
+            answers += [answer for split in found for answer in split]
+            metrics += [accuracy(split, arm=arm, task=task, seed=seed, n_bootstrap=options.n_bootstrap) for split in found]
+        if documents and "off" in options.hooks:
+            metrics += _damage(model, base, tokenizer, documents, options, arm, seed, advance)
+    write_jsonl(out / "rows.jsonl", ({"arm": arm, "seed": seed, **answer.to_row()} for answer in answers))
+    write_records(out / "metrics.jsonl", metrics)
+    return metrics
+
+
+def _answer_splits(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows_by_split: Mapping[str, Sequence[TaskRow]],
+    options: EvaluateOptions,
+    hooks: Hooks,
+    chat: bool,
+    advance: Advance,
+) -> list[list[Answer]]:
+    return [
+        answer_choices(
+            model,
+            tokenizer,
+            rows,
+            split=split,
+            hooks=hooks,
+            chat=chat,
+            tokens_per_batch=options.tokens_per_batch,
+            advance=advance,
+        )
+        for split, rows in rows_by_split.items()
+    ]
+
+
+def _damage(
+    model: PreTrainedModel,
+    base: BaseContext,
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Sequence[Document],
+    options: EvaluateOptions,
+    arm: str,
+    seed: int,
+    advance: Advance,
+) -> list[Metric]:
+    found = measure_damage(
+        model,
+        base,
+        tokenizer,
+        documents,
+        max_tokens=options.damage_max_tokens,
+        tokens_per_batch=options.tokens_per_batch,
+        advance=advance,
+    )
+    return damage_metrics(found, arm=arm, seed=seed, hooks="off", n_bootstrap=options.n_bootstrap)

@@ -1,0 +1,167 @@
+"""The judge stage: cards from examples, verdicts from a judge, a summary of both.
+
+In: directions, examples, options and a judge. Out, in the folder it is handed: `cards.jsonl`, `verdicts.jsonl` (both
+in the order of the directions) and `summary.json`. Verdicts are kept one by one in `verdicts.partial.jsonl`, so an
+interrupted run goes on where it was. The decision a reader would question: the summary has tokens and no money. Prices
+change and differ by contract; a wrong figure in a report is worse than none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from autocaft.judge.base import Card, Concept, Judge, JudgeUsage
+from autocaft.judge.cards import build_cards
+from autocaft.judge.options import JudgeOptions
+from autocaft.llm.client import AnswerStore
+from autocaft.records import Direction, Example, Verdict
+from autocaft.rundir.files import disk_errors, write_json, write_jsonl, write_records
+from autocaft.rundir.progress import Progress
+
+CARDS, VERDICTS, SUMMARY, PARTIAL = "cards.jsonl", "verdicts.jsonl", "summary.json", "verdicts.partial.jsonl"
+LocalModel = Callable[[], tuple[Any, Any]]
+"""Gives the language model and the tokenizer that the offline judge reads with; called only if it is the judge."""
+
+
+def make_judge(options: JudgeOptions, *, store: AnswerStore, local_model: LocalModel | None = None) -> Judge:
+    """The judge that the options name. Nothing but the name decides, whatever keys the environment has.
+
+    Raises:
+        JudgeError: a key that the judge needs is not in the environment.
+    """
+    kind, _, what = options.judge.partition(":")
+    if kind == "offline":
+        from autocaft.judge.offline import OfflineJudge
+
+        assert local_model is not None, "the offline judge reads with a language model: hand over local_model"
+        language_model, tokenizer = local_model()
+        judge: Judge = OfflineJudge(language_model, tokenizer)
+        return judge
+    if kind == "files":
+        from autocaft.judge.files import FilesJudge
+
+        return FilesJudge(Path(what).expanduser())
+    from autocaft.judge.chat import ChatJudge
+    from autocaft.llm.client import LanguageClient
+    from autocaft.llm.vendors import make_vendor
+
+    vendor = make_vendor(kind, base_url=options.base_url, api_key_env=options.api_key_env, timeout_s=options.timeout_s)
+    client = LanguageClient(
+        vendor,
+        name=options.judge,
+        store=store,
+        patience_s=options.patience_s,
+        max_total_tokens=options.max_total_tokens,
+    )
+    return ChatJudge(
+        client,
+        name=options.judge,
+        model=what,
+        max_output_tokens=options.max_output_tokens,
+        concurrency=options.concurrency,
+    )
+
+
+def judge_directions(
+    *,
+    directions: Sequence[Direction],
+    examples: Iterable[Example],
+    options: JudgeOptions,
+    judge: Judge,
+    out: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Judge all directions and write the stage's files; returns the summary.
+
+    Raises:
+        JudgeError: the judge cannot go on; what is judged is kept and the next call continues.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    cards = build_cards(directions, examples, n_describe=options.n_describe, n_verify=options.n_verify)
+    write_jsonl(out / CARDS, [card.to_row() for card in cards])
+    concept = Concept(options.undesired, options.wanted)
+    done = _read_partial(out / PARTIAL, cards, judge)
+    left = [card for card in cards if card.direction_id not in done]
+    if left:
+        _judge_rest(judge, left, concept, progress, out / PARTIAL, done)
+    verdicts = [done[card.direction_id][0] for card in cards]
+    summary = summarise(judge, concept, verdicts, [done[card.direction_id][1] for card in cards])
+    write_records(out / VERDICTS, verdicts)
+    write_json(out / SUMMARY, summary)
+    (out / PARTIAL).unlink(missing_ok=True)
+    return summary
+
+
+Done = dict[str, tuple[Verdict, JudgeUsage]]
+
+
+def _judge_rest(
+    judge: Judge, cards: Sequence[Card], concept: Concept, progress: Progress, partial: Path, done: Done
+) -> None:
+    """Judge cards and keep each verdict on the disk before the next is taken."""
+    card_by_id = {card.direction_id: card for card in cards}
+    with disk_errors(partial), partial.open("a", encoding="utf-8") as file:
+        for verdict in judge.judge(cards, concept, progress):
+            usage = judge.usage.by_direction.get(verdict.direction_id, JudgeUsage())
+            done[verdict.direction_id] = verdict, usage
+            row = {
+                "card": card_by_id[verdict.direction_id].hash,
+                "verdict": verdict.to_row(),
+                "usage": dataclasses.asdict(usage),
+            }
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    missing = [card.direction_id for card in cards if card.direction_id not in done]
+    assert not missing, f"{judge.name} gave no verdict on {missing[0]} and {len(missing) - 1} others"
+
+
+def _read_partial(path: Path, cards: Sequence[Card], judge: Judge) -> Done:
+    """Verdicts of an interrupted run that are still about these cards, by this judge with these prompts.
+
+    What the budget or a silent server left unscored is asked again; a line cut off by a kill ends the file.
+    """
+    hash_by_id = {card.direction_id: card.hash for card in cards}
+    done: Done = {}
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    whole = [line for line in lines if line.endswith("\n")]
+    if len(whole) < len(lines):
+        path.write_text("".join(whole), encoding="utf-8")
+    for line in whole:
+        row = json.loads(line)
+        verdict = Verdict.from_row(row["verdict"])
+        is_current = hash_by_id.get(verdict.direction_id) == row["card"]
+        if is_current and (verdict.judge, verdict.prompt_hash) == (judge.name, judge.prompt_hash):
+            done[verdict.direction_id] = verdict, JudgeUsage(**row["usage"])
+    return {key: value for key, value in done.items() if not _is_worth_asking_again(value[0])}
+
+
+def _is_worth_asking_again(verdict: Verdict) -> bool:
+    reason = verdict.unscored_reason or ""
+    return reason in ("budget", "timeout", "connection", "bad_body", "http_429") or reason.startswith("http_5")
+
+
+def summarise(
+    judge: Judge, concept: Concept, verdicts: Sequence[Verdict], usages: Sequence[JudgeUsage]
+) -> dict[str, Any]:
+    """What a report needs to know of the stage. Counts rest on the verdicts, whether their answers were bought now or
+    before."""
+    reasons = Counter(verdict.unscored_reason for verdict in verdicts if verdict.unscored_reason is not None)
+    total = sum(usages, JudgeUsage())
+    return {
+        "judge": judge.name,
+        "prompt_hash": judge.prompt_hash,
+        "undesired": concept.undesired,
+        "wanted": concept.wanted,
+        "n_directions": len(verdicts),
+        "n_scored": len(verdicts) - sum(reasons.values()),
+        "unscored": dict(sorted(reasons.items())),
+        **dataclasses.asdict(total),
+        "cost_usd": None,
+    }

@@ -1,0 +1,99 @@
+"""What is asked and what comes back, in words that no vendor owns.
+
+A `ChatRequest` goes in; a vendor turns the wire answer into a `Reply` (stored as it came); reading it gives an
+`Outcome`. The decision a reader would question: a bad reply is an outcome, not an exception. Exceptions (`CallError`)
+are for answers that never came.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Stop = Literal["end", "length", "refusal"]
+Kind = Literal["ok", "refusal", "parse_failure", "rejected", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """One question in a fresh context. `schema` is a closed JSON schema that the reply must fit."""
+
+    model: str
+    system: str
+    user: str
+    schema: Mapping[str, Any]
+    max_output_tokens: int
+
+    def key(self, endpoint: str) -> str:
+        """Hash of everything that decides the reply: the same question to the same endpoint is bought once."""
+        everything = {"endpoint": endpoint, **asdict(self)}
+        return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the vendor counts them; 0 where a server does not say."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A paid answer as it came, before anybody judged it. This is what the store keeps."""
+
+    text: str
+    stop: Stop
+    usage: Usage
+
+    def to_row(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Reply:
+        """The reply that `to_row` wrote."""
+        return cls(text=row["text"], stop=row["stop"], usage=Usage(**row["usage"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a request. `value` is the checked JSON object if and only if `kind` is `ok`."""
+
+    kind: Kind
+    text: str = ""
+    usage: Usage = field(default_factory=Usage)
+    reason: str | None = None
+    """None if ok; else `parse_failure`, `off_menu`, `truncated`, `empty`, `refusal`, `http_400`, `http_503`,
+    `timeout`, `budget`, ..."""
+    detail: str = ""
+    """One line for whoever must mend it; also what a repair request says."""
+    value: dict[str, Any] | None = None
+
+
+class CallError(Exception):
+    """No usable answer came. `reason` is short (`http_429`), `detail` is a redacted line."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+
+class TransientError(CallError):
+    """Worth another try: 408, 409, 429, 5xx, 529, a time-out, a broken connection."""
+
+    def __init__(self, reason: str, detail: str = "", retry_after_s: float | None = None) -> None:
+        super().__init__(reason, detail)
+        self.retry_after_s = retry_after_s
+
+
+class RejectedError(CallError):
+    """The server will not answer this question, another one perhaps: 400, 404, 413, 422."""
+
+
+class FatalError(CallError):
+    """No question will be answered: 401, 402, 403, spent quota."""

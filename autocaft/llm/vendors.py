@@ -1,0 +1,230 @@
+"""The two wire formats, through the official SDKs. All that differs between vendors is in this file.
+
+In: a `ChatRequest`. Out: a `Reply`, or a `CallError` of the right kind. The SDKs never retry (`max_retries=0`): one
+policy does, in `retry.py`. The decision a reader would question: addresses that the SDKs would take from the
+environment are not used; the address is the one in the options, since it decides both the figures and where the key
+goes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from autocaft.errors import JudgeError
+from autocaft.llm.outcomes import (
+    CallError,
+    ChatRequest,
+    FatalError,
+    RejectedError,
+    Reply,
+    Stop,
+    TransientError,
+    Usage,
+)
+from autocaft.llm.replies import wire_schema
+
+OPENAI_URL = "https://api.openai.com/v1"
+ANTHROPIC_URL = "https://api.anthropic.com"
+FATAL_STATUS = frozenset({401, 402, 403})
+TRANSIENT_STATUS = frozenset({408, 409, 425, 429})
+SPENT_WORDS = ("insufficient_quota", "exceeded your current quota", "credit balance is too low", "billing_hard_limit")
+SCHEMA_WORDS = ("response_format", "json_schema", "json_object", "structured", "grammar", "schema")
+FORMATS = ("json_schema", "json_object", "plain")
+
+
+class Vendor(Protocol):
+    """A sender of requests. `endpoint` (vendor and address) is part of the key of every stored answer."""
+
+    endpoint: str
+
+    def send(self, request: ChatRequest) -> Reply:
+        """One attempt.
+
+        Raises:
+            CallError: no answer came; the subclass says whether trying again can help.
+        """
+        ...
+
+
+class OpenAIChat:
+    """`chat.completions` of OpenAI or of any compatible server."""
+
+    def __init__(self, *, base_url: str | None, api_key_env: str | None, timeout_s: float) -> None:
+        import openai
+
+        _quiet("openai")
+        self._is_openai = base_url is None
+        url = base_url or OPENAI_URL
+        self.endpoint = f"openai {url}"
+        # a server of one's own mostly wants no key; OpenAI's key goes elsewhere only if it is named
+        self._key = read_key(api_key_env or ("OPENAI_API_KEY" if self._is_openai else None))
+        self._sdk = openai
+        self._client = openai.OpenAI(api_key=self._key or "none", base_url=url, timeout=timeout_s, max_retries=0)
+        self._format = 0
+
+    def send(self, request: ChatRequest) -> Reply:
+        """One attempt; a server that does not know the schema is asked in a plainer way, and that is remembered."""
+        for level in range(self._format, len(FORMATS)):
+            try:
+                reply = self._send(request, FORMATS[level])
+            except RejectedError as failure:
+                if level + 1 == len(FORMATS) or not self._may_be_the_format(failure):
+                    raise
+            else:
+                self._format = max(self._format, level)
+                return reply
+        raise AssertionError("the last format either returns or raises")
+
+    def _send(self, request: ChatRequest, level: str) -> Reply:
+        system = request.system if level == "json_schema" else f"{request.system}\n\n{_schema_in_words(request)}"
+        body: dict[str, Any] = {
+            "model": request.model,
+            "messages": [{"role": "system", "content": system}, {"role": "user", "content": request.user}],
+            # OpenAI's reasoning models refuse the old name, many compatible servers know no other
+            ("max_completion_tokens" if self._is_openai else "max_tokens"): request.max_output_tokens,
+        }
+        if level == "json_schema":
+            schema = {"name": "reply", "strict": True, "schema": wire_schema(request.schema)}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        elif level == "json_object":
+            body["response_format"] = {"type": "json_object"}
+        try:
+            answer = self._client.chat.completions.create(**body)
+        except (self._sdk.OpenAIError, json.JSONDecodeError) as error:
+            raise failure_of(error, self._key) from None
+        return self._read(answer)
+
+    def _read(self, answer: Any) -> Reply:
+        choices = getattr(answer, "choices", None)
+        if not choices:
+            raise TransientError("bad_body", "the server's answer has no choices")
+        message, finish = choices[0].message, choices[0].finish_reason
+        refusal = getattr(message, "refusal", None)
+        stop: Stop = "refusal" if refusal or finish == "content_filter" else "length" if finish == "length" else "end"
+        usage = getattr(answer, "usage", None)
+        counts = Usage(getattr(usage, "prompt_tokens", 0) or 0, getattr(usage, "completion_tokens", 0) or 0)
+        return Reply(refusal or message.content or "", stop, counts)
+
+    def _may_be_the_format(self, failure: CallError) -> bool:
+        is_named = any(word in failure.detail.lower() for word in SCHEMA_WORDS)
+        return failure.reason in ("http_400", "http_422") and (is_named or not self._is_openai)
+
+
+class AnthropicMessages:
+    """The Messages API with `output_config.format`."""
+
+    def __init__(self, *, base_url: str | None, api_key_env: str | None, timeout_s: float) -> None:
+        import anthropic
+
+        _quiet("anthropic")
+        url = base_url or ANTHROPIC_URL
+        self.endpoint = f"anthropic {url}"
+        self._key = read_key(api_key_env or ("ANTHROPIC_API_KEY" if base_url is None else None))
+        self._sdk = anthropic
+        self._client = anthropic.Anthropic(api_key=self._key or "none", base_url=url, timeout=timeout_s, max_retries=0)
+
+    def send(self, request: ChatRequest) -> Reply:
+        """One attempt."""
+        try:
+            answer = self._client.messages.create(
+                model=request.model,
+                system=request.system,
+                messages=[{"role": "user", "content": request.user}],
+                max_tokens=request.max_output_tokens,
+                output_config={"format": {"type": "json_schema", "schema": wire_schema(request.schema)}},
+            )
+        except (self._sdk.AnthropicError, json.JSONDecodeError) as error:
+            raise failure_of(error, self._key) from None
+        content = getattr(answer, "content", None)
+        if content is None:
+            raise TransientError("bad_body", "the server's answer has no content")
+        text = "".join(block.text for block in content if block.type == "text")
+        by_reason: dict[str | None, Stop] = {
+            "refusal": "refusal",
+            "max_tokens": "length",
+            "model_context_window_exceeded": "length",
+        }
+        usage = getattr(answer, "usage", None)
+        counts = Usage(getattr(usage, "input_tokens", 0) or 0, getattr(usage, "output_tokens", 0) or 0)
+        return Reply(text, by_reason.get(answer.stop_reason, "end"), counts)
+
+
+def make_vendor(name: str, *, base_url: str | None, api_key_env: str | None, timeout_s: float) -> Vendor:
+    """The vendor called `openai` or `anthropic`.
+
+    Raises:
+        JudgeError: the key is not in the environment.
+    """
+    kinds: dict[str, type[OpenAIChat] | type[AnthropicMessages]] = {
+        "openai": OpenAIChat,
+        "anthropic": AnthropicMessages,
+    }
+    return kinds[name](base_url=base_url, api_key_env=api_key_env, timeout_s=timeout_s)
+
+
+def read_key(variable: str | None) -> str | None:
+    """The key in an environment variable; None if no variable is asked for.
+
+    Raises:
+        JudgeError: the variable is empty or not set.
+    """
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise JudgeError(
+            f"judge: no API key in the environment variable {variable}. "
+            'Export it, or use judge = "offline" or "files:DIR".'
+        )
+    return key
+
+
+def failure_of(error: Exception, key: str | None) -> CallError:
+    """The kind of failure behind an exception of either SDK (both have the same shape)."""
+    detail = redacted(str(error), key)
+    status = getattr(error, "status_code", None)
+    if status is None or status < 400:
+        reason = "timeout" if "timeout" in type(error).__name__.lower() else "connection"
+        return TransientError("bad_body" if isinstance(error, ValueError) or status else reason, detail)
+    reason = f"http_{status}"
+    # before the transient ones: a spent quota comes as 429 (OpenAI) or 400 (Anthropic), and waiting does not fill it
+    if status in FATAL_STATUS or any(word in detail.lower() for word in SPENT_WORDS):
+        return FatalError(reason, detail)
+    if status in TRANSIENT_STATUS or status >= 500:
+        return TransientError(reason, detail, retry_after_s(getattr(error, "response", None)))
+    return RejectedError(reason, detail)
+
+
+def retry_after_s(response: Any) -> float | None:
+    """Seconds that the server asks to wait, from `retry-after-ms` or `retry-after` (seconds or a date)."""
+    headers: Mapping[str, str] = getattr(response, "headers", {})
+    asked = headers.get("retry-after", "")
+    with contextlib.suppress(ValueError):
+        return max(0.0, float(headers["retry-after-ms"]) / 1000 if "retry-after-ms" in headers else float(asked))
+    with contextlib.suppress(ValueError):
+        return max(0.0, email.utils.parsedate_to_datetime(asked).timestamp() - time.time())
+    return None
+
+
+def redacted(text: str, key: str | None) -> str:
+    """One line of at most 300 characters without the key, which some servers echo."""
+    if key:
+        text = text.replace(key, "[key]")
+    return " ".join(text.split())[:300]
+
+
+def _schema_in_words(request: ChatRequest) -> str:
+    return f"Reply with one JSON object and nothing else. It must fit this JSON schema:\n{json.dumps(request.schema)}"
+
+
+def _quiet(sdk: str) -> None:
+    """`OPENAI_LOG=debug` and `ANTHROPIC_LOG=debug` print request bodies; the windows are the user's data."""
+    for name in (sdk, "httpx2", "httpx"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,286 @@
+"""Look into the residual stream, or take a subspace out of it, while a model runs.
+
+    with ablate(model, subspaces, mode="mean"):      # CAFT in two lines of any training script
+        trainer.train()
+
+    recorder = Recorder(model, layers=[14, 20])      # activations, stopping after block 20
+    acts_by_layer = recorder.run(input_ids=..., attention_mask=...)
+
+Ablation is `act - (act - origin) Q Qᵀ` after the decoder block (arXiv 2507.16795, section 3), origin 0 (mode `zero`)
+or the base model's mean (mode `mean`, the affine form of LEACE, arXiv 2306.03819). Gradients flow through it.
+
+The decision a reader would question: the first unpadded position of each row is left alone. It is an attention sink
+whose norm is a hundred times that of any other token; projecting it changes the model everywhere. To leave it alone
+leaks nothing only while it is the same token in every row, so that is checked in every forward pass.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from autocaft.errors import AblationError
+from autocaft.model.blocks import check_layers, d_model, decoder_blocks, unwrapped
+from autocaft.model.directions import Subspace
+
+Mode = Literal["zero", "mean", "mean-shift"]
+
+
+@contextmanager
+def ablate(
+    model: nn.Module,
+    subspaces: Sequence[Subspace],
+    *,
+    mode: Mode = "mean",
+    strength: float = 1.0,
+    exempt_first: bool = True,
+) -> Iterator[None]:
+    """Remove the subspaces' projections after their blocks for as long as the context is open.
+
+    Keep the context open until the backward pass is done: with gradient checkpointing, blocks run again there.
+    Contexts may be nested. Two at one layer project one after the other, so both subspaces are gone only if they are
+    orthogonal; otherwise join them in one `Subspace`.
+
+    Args:
+        model: any HF decoder, bare or PEFT-wrapped, tensor or tuple blocks, with or without gradient checkpointing.
+        subspaces: at most one a layer; moved to the block's device at first use.
+        mode: `zero` removes the whole projection (the paper), `mean` keeps the mean's component, `mean-shift` is a
+            control that adds the constant by which `mean` differs from `zero` and removes nothing.
+        strength: share of the projection that is removed, 0 to 1.
+        exempt_first: leave the first unpadded position of each row alone.
+
+    Raises:
+        AblationError: no subspace, one that does not fit the model, a missing mean, rows that open with different
+            tokens, or a packed batch.
+        ConfigError: a layer the model does not have, or one named twice.
+    """
+    _check_subspaces(model, subspaces, mode, strength)
+    blocks = decoder_blocks(model)
+    root = unwrapped(model)
+    exemption = _Exemption(root, exempt_first)
+    handles = []
+    try:
+        handles.append(root.register_forward_pre_hook(exemption.read_batch, with_kwargs=True))
+        handles.append(root.register_forward_hook(exemption.end_batch, always_call=True))
+        for subspace in subspaces:
+            hook = _ablation_hook(subspace, mode, strength, exemption)
+            handles.append(blocks[subspace.layer].register_forward_hook(hook))
+        assert len(handles) == len(subspaces) + 2, (len(handles), len(subspaces))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _check_subspaces(model: nn.Module, subspaces: Sequence[Subspace], mode: str, strength: float) -> None:
+    """Everything that would make the ablation a silent no-op, or another one than was asked for, is an error."""
+    assert mode in ("zero", "mean", "mean-shift"), mode
+    assert 0.0 <= strength <= 1.0, f"strength is a share between 0 and 1, got {strength}"
+    if not subspaces:
+        raise AblationError("ablate: no subspace given, so nothing would be removed")
+    layers = [subspace.layer for subspace in subspaces]
+    check_layers(model, layers)
+    if mode != "zero" and any(subspace.mean_D is None for subspace in subspaces):
+        raise AblationError(f"ablate: mode {mode!r} needs the base model's mean, and a subspace has none; use 'zero'")
+    width = d_model(model)
+    for subspace in subspaces:
+        if len(subspace.basis_DK) != width:
+            raise AblationError(
+                f"ablate: the subspace of layer {subspace.layer} has {len(subspace.basis_DK)} dimensions and the model "
+                f"{width}; it was made for another model"
+            )
+
+
+class _Exemption:
+    """Which positions of the batch in flight are left alone, worked out once per forward pass.
+
+    A mask `keep_BT1` multiplies what is removed: 0 at each row's first unpadded position, 1 elsewhere. None means
+    that nothing is exempt (a decoding step that continues a cached prefix).
+    """
+
+    def __init__(self, root: nn.Module, exempt_first: bool) -> None:
+        self.root = root
+        self.exempt_first = exempt_first
+        self.names = tuple(inspect.signature(root.forward).parameters)
+        self.first_token: Tensor | None = None
+        self.in_flight = False
+        self.keep_BT1: Tensor | None = None
+        self.awaiting_keeps: list[Tensor | None] = []
+        """Different masks of the passes whose checkpointed blocks are still to run again in a backward pass."""
+        self.is_recomputed = False
+
+    def read_batch(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Forward pre-hook of the whole model: find the first unpadded positions and check their token."""
+        given = {**dict(zip(self.names, args, strict=False)), **kwargs}
+        self.keep_BT1 = self._keep(given)
+        self.in_flight = True
+        if torch.is_grad_enabled() and getattr(self.root, "is_gradient_checkpointing", False):
+            self.awaiting_keeps = [] if self.is_recomputed else self.awaiting_keeps
+            self.is_recomputed = False
+            if not any(_same_mask(keep_BT1, self.keep_BT1) for keep_BT1 in self.awaiting_keeps):
+                self.awaiting_keeps.append(self.keep_BT1)
+
+    def end_batch(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Forward hook of the whole model, called after an exception too."""
+        self.in_flight = False
+
+    def current(self) -> Tensor | None:
+        """The mask for a block that runs now: in the forward pass, or again in the backward pass (checkpointing)."""
+        if self.in_flight or not self.awaiting_keeps:
+            return self.keep_BT1
+        if len(self.awaiting_keeps) > 1:
+            raise AblationError(
+                "ablate: two batches with different padding went forward before the backward pass of the first, so "
+                "gradient checkpointing would recompute with the wrong exempt positions. Go backward after each "
+                "batch, run passes without a backward under torch.no_grad(), or switch checkpointing off"
+            )
+        self.is_recomputed = True
+        return self.awaiting_keeps[0]
+
+    def _keep(self, given: dict[str, Any]) -> Tensor | None:
+        if not self.exempt_first or _continues_cache(given):
+            return None
+        ids_BT = given.get("input_ids")
+        if ids_BT is None:
+            raise AblationError("ablate: called with inputs_embeds; the first token cannot be checked. Pass input_ids")
+        first_BT = _first_positions(ids_BT, given.get("attention_mask"), given.get("position_ids"))
+        self._check_same_token(ids_BT[first_BT])
+        return (~first_BT).unsqueeze(-1).float()
+
+    def _check_same_token(self, first_B: Tensor) -> None:
+        if self.first_token is None:
+            self.first_token = first_B[:1]
+        differs_B = first_B != self.first_token.to(first_B.device)
+        if differs_B.any():
+            was, now = int(self.first_token), int(first_B[differs_B][0])
+            raise AblationError(
+                f"ablate: rows open with different tokens (ids {was} and {now}), and the first position is exempt, so it "
+                "could carry the concept past the ablation. Prepend the BOS token to every row, or use exempt_first=False"
+            )
+
+
+def _continues_cache(kwargs: dict[str, Any]) -> bool:
+    """Whether this pass decodes on from a cached prefix: the row's first token is not in it."""
+    cache = kwargs.get("past_key_values")
+    return cache is not None and cache.get_seq_length() > 0
+
+
+def _same_mask(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is other or (one is not None and other is not None and torch.equal(one, other))
+
+
+def _first_positions(ids_BT: Tensor, mask_BT: Any, positions_BT: Tensor | None) -> Tensor:
+    """True at each row's first unpadded position, (B, T); padding may be on either side."""
+    if mask_BT is None:
+        mask_BT = torch.ones_like(ids_BT)
+    shape = tuple(getattr(mask_BT, "shape", ()))
+    if shape != tuple(ids_BT.shape):
+        raise AblationError(
+            f"ablate: an attention mask of shape {shape} beside ids of shape {tuple(ids_BT.shape)}; "
+            "packed or padding-free batches have no first position per row. Turn packing off"
+        )
+    mask_BT = mask_BT.to(torch.bool)
+    first_BT = mask_BT & (mask_BT.cumsum(dim=1) == 1)
+    if positions_BT is not None and ((positions_BT == 0) & mask_BT & ~first_BT).any():
+        raise AblationError(
+            "ablate: the position ids start again inside a row, so several texts are packed into one row and only the "
+            "first of them would have its first position exempt. Turn packing off"
+        )
+    return first_BT
+
+
+def _ablation_hook(
+    subspace: Subspace, mode: Mode, strength: float, exemption: _Exemption
+) -> Callable[[nn.Module, Any, Any], Any]:
+    """Forward hook of one block. Thin factors move to the block's device once, in fp32."""
+    placed: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def factors(device: torch.device) -> tuple[Tensor, Tensor]:
+        if device not in placed:
+            basis_DK = subspace.basis_DK.to(device)
+            origin_K = torch.zeros(basis_DK.shape[1], device=device)
+            if mode != "zero":
+                assert subspace.mean_D is not None
+                origin_K = subspace.mean_D.to(device) @ basis_DK
+            placed[device] = basis_DK, origin_K
+        return placed[device]
+
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        acts_BTD = output[0] if isinstance(output, tuple) else output
+        basis_DK, origin_K = factors(acts_BTD.device)
+        keep_BT1 = exemption.current()
+        # Autocast would turn the two thin products into bf16 and leave a hundred times more behind.
+        with torch.autocast(acts_BTD.device.type, enabled=False):
+            if mode == "mean-shift":
+                new_BTD = _shift(acts_BTD, basis_DK, origin_K * strength, keep_BT1)
+            else:
+                new_BTD = _project_out(acts_BTD, basis_DK, origin_K, strength, keep_BT1)
+        return (new_BTD, *output[1:]) if isinstance(output, tuple) else new_BTD
+
+    return hook
+
+
+def _project_out(
+    acts_BTD: Tensor, basis_DK: Tensor, origin_K: Tensor, strength: float, keep_BT1: Tensor | None
+) -> Tensor:
+    """`acts - strength (acts Q - origin) Qᵀ`; the only full-width tensor it keeps is its result."""
+    coords_BTK = acts_BTD.float() @ basis_DK - origin_K
+    if keep_BT1 is not None:
+        coords_BTK = coords_BTK * keep_BT1
+    flat_ND = torch.addmm(
+        acts_BTD.flatten(0, -2).float(), coords_BTK.flatten(0, -2), basis_DK.T, alpha=-strength
+    )
+    return flat_ND.view(acts_BTD.shape).to(acts_BTD.dtype)
+
+
+def _shift(acts_BTD: Tensor, basis_DK: Tensor, origin_K: Tensor, keep_BT1: Tensor | None) -> Tensor:
+    """Add the mean's component and remove nothing: what `mean` does beyond `zero`, alone."""
+    shift_D = basis_DK @ origin_K
+    return (acts_BTD.float() + (shift_D if keep_BT1 is None else shift_D * keep_BT1)).to(acts_BTD.dtype)
+
+
+class _StopForwardError(Exception):
+    """Raised by the deepest recorded block: nothing after it is needed."""
+
+
+class Recorder:
+    """Run a model up to its deepest chosen block and hand back the residual stream after each chosen one."""
+
+    def __init__(self, model: nn.Module, layers: Sequence[int]) -> None:
+        check_layers(model, tuple(layers))
+        assert layers, "Recorder: no layers given"
+        self.model = model
+        self.layers = tuple(sorted(layers))
+
+    def run(self, **inputs: Tensor) -> dict[int, Tensor]:
+        """Activations (B, T, D) by layer, in the model's dtype, attached to the graph if gradients are on.
+
+        The blocks above the deepest chosen one and the LM head are not computed.
+        """
+        acts_by_layer: dict[int, Tensor] = {}
+        blocks = decoder_blocks(self.model)
+        handles = []
+        try:
+            for layer in self.layers:
+                handles.append(blocks[layer].register_forward_hook(self._capture(layer, acts_by_layer)))
+            self.model(**inputs)
+        except _StopForwardError:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+        assert len(acts_by_layer) == len(self.layers), f"hooks fired at {sorted(acts_by_layer)}, not at {self.layers}"
+        return acts_by_layer
+
+    def _capture(self, layer: int, acts_by_layer: dict[int, Tensor]) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            acts_by_layer[layer] = output[0] if isinstance(output, tuple) else output
+            if layer == self.layers[-1]:
+                raise _StopForwardError
+
+        return hook

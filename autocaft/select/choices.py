@@ -1,0 +1,137 @@
+"""Choices that do not come from the judge: a person's file, and an oracle's word list.
+
+In: the file and the candidates (with their windows, for the oracle). Out: Decisions by `human:<name>` or
+`oracle:<list>`. The decision a reader would question: only what stands in a person's file is `human`; candidates that
+the file does not name get no human decision at all, since nobody knows whether the person looked at them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from autocaft.errors import DataError
+from autocaft.records import Decision, Direction, Example
+
+LAYER_KEY = re.compile(r"(?:.*\D)?(\d+)$")
+
+
+def read_person_choice(path: Path, directions: Sequence[Direction], person: str, at: str) -> list[Decision]:
+    """Decisions of the person who wrote `path`.
+
+    Raises:
+        DataError: not readable, not `{layer: [index, ...]}`, or a layer or index that is no candidate (the nearest
+            candidate is named).
+    """
+    decisions: dict[str, Decision] = {}
+    for source, layer_key, index in _entries(_read_json(path), path):
+        direction = _find(path, directions, source, _layer_number(layer_key, path), index)
+        reason = f"chosen in {path.name}"
+        decisions[direction.id] = Decision(direction.id, True, f"human:{person}", reason, at)
+    if not decisions:
+        raise DataError(f'{path}: chooses nothing. Write {{"model.layers.14": [3, 7]}}: layer, then candidate indices.')
+    return list(decisions.values())
+
+
+def read_words(path: Path) -> frozenset[str]:
+    """An oracle's words, lower case; blank lines and `#` comments are skipped.
+
+    Raises:
+        DataError: the file is missing or has no word.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot read the oracle's words ({error.strerror}). Set select.oracle_words."
+        ) from error
+    words = frozenset(line.strip().lower() for line in lines if line.strip() and not line.startswith("#"))
+    if not words:
+        raise DataError(f"{path}: has no word. Write one word a line.")
+    return words
+
+
+def ask_oracle(
+    directions: Sequence[Direction],
+    examples: Iterable[Example],
+    words: frozenset[str],
+    list_name: str,
+    share: float,
+    at: str,
+) -> list[Decision]:
+    """A decision a candidate: is the strongest token of at least `share` of a pole's windows in the list?
+
+    Either pole of a PC counts. A candidate without windows is not taken, and says so.
+    """
+    peaks: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
+    for example in examples:
+        if example.pole in ("top", "bottom") and example.tokens:
+            peaks[example.direction_id][example.pole].append(_peak_token(example) in words)
+    decisions = []
+    for direction in directions:
+        share_by_pole = {pole: sum(hits) / len(hits) for pole, hits in peaks[direction.id].items()}
+        best = max(share_by_pole.values(), default=0.0)
+        reason = f"{best:.0%} of the strongest tokens of a pole are in {list_name}" if share_by_pole else "no windows"
+        decisions.append(Decision(direction.id, best >= share, f"oracle:{list_name}", reason, at))
+    return decisions
+
+
+def _peak_token(example: Example) -> str:
+    pick = min if example.pole == "bottom" else max
+    position = pick(range(len(example.tokens)), key=lambda index: example.projections[index])
+    return re.sub(r"[\sĠ▁]+", "", example.tokens[position]).lower()
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot read select.file ({error.strerror}).") from error
+    except ValueError as error:
+        raise DataError(f"{path}: is not JSON ({error}).") from error
+
+
+def _entries(raw: Any, path: Path) -> list[tuple[str | None, str, int]]:
+    """(source or None, layer key, index) for each choice in the file."""
+    if not isinstance(raw, dict):
+        raise DataError(f'{path}: must be an object such as {{"model.layers.14": [3, 7]}}.')
+    if raw and set(raw) <= {"sae", "pca"}:
+        tables = [(source, table) for source, table in raw.items() if isinstance(table, dict)]
+        return [(source, key, index) for source, table in tables for _, key, index in _entries(table, path)]
+    entries: list[tuple[str | None, str, int]] = []
+    for key, indices in raw.items():
+        if not isinstance(indices, list) or not all(type(index) is int for index in indices):
+            raise DataError(f"{path}: {key!r} must be a list of whole numbers, got {json.dumps(indices)[:60]}.")
+        entries += [(None, key, index) for index in indices]
+    return entries
+
+
+def _layer_number(key: str, path: Path) -> int:
+    match = LAYER_KEY.match(key)
+    if match is None:
+        raise DataError(f'{path}: {key!r} names no layer. Write "model.layers.14" or "14".')
+    return int(match.group(1))
+
+
+def _find(path: Path, directions: Sequence[Direction], source: str | None, layer: int, index: int) -> Direction:
+    """The candidate with this layer and index, or a DataError that names the nearest."""
+    pool = [d for d in directions if source in (None, d.source)]
+    matches = [d for d in pool if (d.layer, d.index) == (layer, index)]
+    if len(matches) == 1:
+        return matches[0]
+    if len(matches) > 1:
+        both = " and ".join(d.id for d in matches)
+        raise DataError(f'{path}: layer {layer}, index {index} is {both}. Write {{"sae": {{...}}, "pca": {{...}}}}.')
+    if not pool:
+        raise DataError(f"{path}: there are no {source} candidates in this run.")
+    nearest = min(pool, key=lambda d: (abs(d.layer - layer), abs(d.index - index)))
+    layers = sorted({d.layer for d in pool})
+    where = f"index {index} of layer {layer}" if layer in layers else f"layer {layer} (candidates are in {layers})"
+    raise DataError(
+        f"{path}: {where} is not a candidate; the nearest is {nearest.id} (layer {nearest.layer}, "
+        f"index {nearest.index}). decompose/directions.jsonl lists all."
+    )

@@ -1,0 +1,180 @@
+"""The select stage: verdicts and choices in, decisions out; and from decisions, the set that an arm ablates.
+
+In: candidates, verdicts, a person's file, an oracle's words. Out: `decisions.jsonl` (append-only, the last decision
+of a decider on a direction counts) and `summary.json`.
+
+The decision a reader would question: the sets of control arms are not stored here but drawn where an arm is trained
+(`choose_set`, the same draw for the same seed), so that adding a control to a finished run trains that control alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from autocaft.arms import ArmSource, Selector
+from autocaft.errors import ConfigError, NothingSelectedError
+from autocaft.records import Decision, Direction, Example, Verdict
+from autocaft.resources import data_path
+from autocaft.rundir.files import read_records, write_json, write_records
+from autocaft.select import choices, controls, verdicts
+from autocaft.select.options import SelectOptions
+
+DECIDERS = ("auto", "human", "oracle")
+
+
+@dataclass(frozen=True, slots=True)
+class ArmSet:
+    """The directions that one arm ablates at one seed."""
+
+    source: ArmSource
+    selector: Selector
+    seed: int
+    ids: tuple[str, ...]
+    matching: tuple[controls.LayerMatch, ...] = ()
+    """How well a matched control matches, layer by layer."""
+
+    def to_row(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return dataclasses.asdict(self)
+
+
+def select(
+    directions: Sequence[Direction],
+    judged: Sequence[Verdict],
+    options: SelectOptions,
+    *,
+    examples: Iterable[Example],
+    needed: Collection[tuple[ArmSource, Selector]],
+    out: Path,
+    at: str | None = None,
+) -> verdicts.Counts:
+    """Decide on every candidate and write `decisions.jsonl` and `summary.json` into `out`.
+
+    Args:
+        needed: source and selector of the arms that will be trained.
+        at: time of the decisions, UTC; default now.
+
+    Raises:
+        NothingSelectedError: the set behind an arm is empty. Nothing is written, so an option may change.
+        DataError: a person's file or an oracle's words cannot be used.
+    """
+    moment = at or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    decisions = verdicts.decide(directions, judged, options, moment)
+    if options.file is not None:
+        decisions += choices.read_person_choice(data_path(options.file), directions, options.person, moment)
+    if options.oracle_words is not None:
+        path = data_path(options.oracle_words)
+        words = choices.read_words(path)
+        decisions += choices.ask_oracle(directions, examples, words, path.stem, options.oracle_share, moment)
+    for source in sorted({source for source, _ in needed}):
+        selectors = {selector for arm_source, selector in needed if arm_source == source}
+        _require_sets(source, selectors, directions, judged, decisions, options)
+    counts = verdicts.count(directions, judged, chosen_ids(decisions, "auto"))
+    append_decisions(out / "decisions.jsonl", decisions)
+    write_json(out / "summary.json", dataclasses.asdict(counts))
+    return counts
+
+
+def append_decisions(path: Path, decisions: Sequence[Decision]) -> list[Decision]:
+    """Add decisions that say something new to the log, and return the whole log. A rerun adds nothing."""
+    log = read_records(path, Decision) if path.exists() else []
+    latest = {(entry.direction_id, entry.by): (entry.ablate, entry.reason) for entry in log}
+    news = [d for d in decisions if latest.get((d.direction_id, d.by)) != (d.ablate, d.reason)]
+    if news or not path.exists():
+        write_records(path, [*log, *news])
+    return [*log, *news]
+
+
+def chosen_ids(log: Iterable[Decision], decider: str) -> list[str]:
+    """Directions that the deciders of one kind (`auto`, `human`, `oracle`) ablate; the last decision counts."""
+    latest = {decision.direction_id: decision.ablate for decision in log if decision.by.split(":")[0] == decider}
+    return [direction_id for direction_id, ablate in latest.items() if ablate]
+
+
+def choose_set(
+    source: ArmSource,
+    selector: Selector,
+    *,
+    seed: int,
+    directions: Sequence[Direction],
+    vectors_ND: Any,
+    decisions: Sequence[Decision],
+    live_by_layer: Mapping[int, Sequence[int]],
+    covariance_by_layer: Mapping[int, Any],
+    options: SelectOptions,
+) -> ArmSet:
+    """The directions of one arm at one training seed.
+
+    Controls match the judge's selection, or a person's where the judge selected nothing.
+
+    Args:
+        vectors_ND: the candidates' unit vectors in the order of `directions`.
+        live_by_layer: live latents of each dictionary, for `random-live`.
+        covariance_by_layer: (D, D) covariance of the base model's activations, to match variance removed.
+
+    Raises:
+        NothingSelectedError, ConfigError: there is nothing to ablate, or nothing left to draw a control from.
+    """
+    rows = [row for row, direction in enumerate(directions) if direction.source == source]
+    candidates = [directions[row] for row in rows]
+    ids = _ids_for(selector, candidates, decisions)
+    if not ids:
+        raise NothingSelectedError(f"caft-{source}-{selector}: none of {len(candidates)} candidates was selected")
+    chosen = [direction for direction in candidates if direction.id in set(ids)]
+    draw = (options.random_seed, seed)
+    if selector == "random-live":
+        return ArmSet(source, selector, seed, tuple(controls.draw_live(chosen, live_by_layer, draw)))
+    if selector == "top":
+        return ArmSet(source, selector, seed, tuple(controls.take_top(candidates, chosen)))
+    if selector != "random":
+        return ArmSet(source, selector, seed, tuple(ids))
+    drawn, matching = controls.draw_matched(
+        candidates,
+        chosen,
+        seed=draw,
+        n_draws=options.control_draws,
+        vectors_ND=controls.as_array(vectors_ND)[rows],
+        covariance_by_layer=covariance_by_layer,
+    )
+    if not drawn:
+        raise ConfigError(
+            f"caft-{source}-random: every candidate was chosen, so none is left to draw from. Raise select.threshold, "
+            "or shortlist more directions (decompose.n_candidates)"
+        )
+    return ArmSet(source, selector, seed, tuple(drawn), tuple(matching))
+
+
+def _ids_for(selector: str, candidates: Sequence[Direction], decisions: Sequence[Decision]) -> list[str]:
+    """The selection an arm ablates, or that its control matches."""
+    known = {direction.id for direction in candidates}
+    deciders = (selector,) if selector in DECIDERS else ("auto", "human")
+    found = ([i for i in chosen_ids(decisions, decider) if i in known] for decider in deciders)
+    return next((ids for ids in found if ids), [])
+
+
+def _require_sets(
+    source: ArmSource,
+    selectors: Collection[Selector],
+    directions: Sequence[Direction],
+    judged: Sequence[Verdict],
+    decisions: Sequence[Decision],
+    options: SelectOptions,
+) -> None:
+    """Stop where the set behind an arm is empty: an ablation of nothing would look like a result."""
+    candidates = [direction for direction in directions if direction.source == source]
+    known = {direction.id for direction in candidates}
+    for selector in sorted(selectors):
+        if _ids_for(selector, candidates, decisions):
+            continue
+        if selector in ("human", "oracle"):
+            key = "select.file names" if selector == "human" else "select.oracle_words finds"
+            raise NothingSelectedError(
+                f"caft-{source}-{selector}: {key} none of the {len(candidates)} {source} candidates"
+            )
+        own = [verdict for verdict in judged if verdict.direction_id in known]
+        raise verdicts.nothing_selected(candidates, own, options, {"sae": "SAE", "pca": "PCA"}[source])

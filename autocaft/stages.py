@@ -1,0 +1,309 @@
+"""The nine stages as steps of a run: load what the stage needs, call its room, leave the artifacts in its folder.
+
+In: a `Run` (the settings and where the weights lie) and a `StepContext`. Out: files. Nothing is decided here: this is
+where rooms that must not know each other meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autocaft.arms import Arm
+from autocaft.config import RunConfig
+from autocaft.data.corpus import Document, load_corpus
+from autocaft.data.rows import TaskRow, load_rows
+from autocaft.model.locate import Weights, locate
+from autocaft.records import Decision, Example, Verdict
+from autocaft.resources import data_path
+from autocaft.rundir.files import read_records, write_json
+from autocaft.rundir.runner import StepContext
+
+if TYPE_CHECKING:
+    from autocaft.discover.pair import ModelPair
+    from autocaft.evaluate.damage import BaseContext
+    from autocaft.model.directions import DirectionSet, Subspace
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every stage of one run is handed."""
+
+    config: RunConfig
+
+    @cached_property
+    def weights(self) -> Weights:
+        """The base model."""
+        return locate(self.config.model)
+
+    @cached_property
+    def train_rows(self) -> list[TaskRow]:
+        """The rows every arm learns from."""
+        return load_rows(data_path(self.config.data.train))
+
+    def eval_rows(self, splits: dict[str, str]) -> dict[str, list[TaskRow]]:
+        """Choice rows by split."""
+        return {split: load_rows(data_path(spec), choices_required=True) for split, spec in splits.items()}
+
+    @cached_property
+    def _generic(self) -> list[Document]:
+        data, collect = self.config.data, self.config.collect
+        n_documents = data.n_held_out + max(collect.n_generic, collect.n_completions)
+        return load_corpus(data.corpus, n_documents=n_documents, seed=data.corpus_seed)
+
+    @property
+    def held_out_documents(self) -> list[Document]:
+        """Generic text for general damage; no other stage reads it."""
+        return self._generic[: self.config.data.n_held_out]
+
+    @property
+    def generic_documents(self) -> list[Document]:
+        """Generic text to read directions in."""
+        return self._generic[self.config.data.n_held_out :]
+
+
+def tune(run: Run, context: StepContext, seed: int) -> None:
+    """Plain SFT: the arm `tuned`, and the model whose change is looked at."""
+    _fine_tune(run, context, seed, label=f"tune, seed {seed}", subspaces=(), mode="mean")
+
+
+def collect(run: Run, context: StepContext, tuned: str) -> None:
+    """Texts, the base's activations on them, and the difference that tuning made."""
+    from autocaft.discover.collect import collect as run_collect
+
+    with _model_pair(run, context.dir_of(tuned)) as models:
+        run_collect(
+            models=models,
+            tokenizer=_tokenizer(run),
+            rows=run.train_rows,
+            generic=run.generic_documents,
+            layers=run.config.layers,
+            options=run.config.collect,
+            out=context.out,
+            progress=context.progress,
+        )
+
+
+def decompose(run: Run, context: StepContext, tuned: str) -> None:
+    """Directions: PCs of the difference, and the latents that rank highest."""
+    from autocaft.discover.decompose import decompose as run_decompose
+
+    with _model_pair(run, context.dir_of(tuned)) as models:
+        run_decompose(
+            models=models,
+            tokenizer=_tokenizer(run),
+            rows=run.train_rows,
+            collected=context.dir_of("collect"),
+            collect_options=run.config.collect,
+            options=run.config.decompose,
+            out=context.out,
+            progress=context.progress,
+        )
+
+
+def mine(run: Run, context: StepContext) -> None:
+    """Windows of text for each direction."""
+    from autocaft.discover.mine import mine as run_mine
+
+    run_mine(
+        tokenizer=_tokenizer(run),
+        collected=context.dir_of("collect"),
+        decomposed=context.dir_of("decompose"),
+        decompose_options=run.config.decompose,
+        options=run.config.mine,
+        out=context.out,
+        progress=context.progress,
+    )
+
+
+def judge(run: Run, context: StepContext) -> None:
+    """A verdict on each direction."""
+    from autocaft.judge.stage import judge_directions, make_judge
+
+    def local_model() -> tuple[Any, Any]:
+        return _load_base(run), _tokenizer(run)
+
+    judge_directions(
+        directions=_directions(context).directions,
+        examples=read_records(context.dir_of("mine") / "examples.jsonl", Example),
+        options=run.config.judge,
+        judge=make_judge(run.config.judge, store=context.store, local_model=local_model),
+        out=context.out,
+        progress=context.progress,
+    )
+
+
+def select(run: Run, context: StepContext) -> None:
+    """Decisions: which directions are ablated, by whom, and why."""
+    from autocaft.select.select import select as run_select
+
+    run_select(
+        directions=_directions(context).directions,
+        judged=read_records(context.dir_of("judge") / "verdicts.jsonl", Verdict),
+        options=run.config.select,
+        examples=read_records(context.dir_of("mine") / "examples.jsonl", Example),
+        needed={(arm.source, arm.selector) for arm in run.config.parsed_arms if arm.source and arm.selector},
+        out=context.out,
+    )
+
+
+def train(run: Run, context: StepContext, arm: Arm, seed: int) -> None:
+    """CAFT: the same SFT with the arm's directions ablated."""
+    from autocaft.model.directions import build_subspaces, save_subspaces
+
+    found, ids = _arm_directions(run, context, arm, seed)
+    subspaces = build_subspaces(found, ids, _mean_by_layer(context))
+    save_subspaces(context.out / "subspaces.safetensors", subspaces)
+    mode = arm.mode or run.config.train.mode
+    _fine_tune(run, context, seed, label=f"train {arm.name}, seed {seed}", subspaces=subspaces, mode=mode)
+
+
+def evaluate(run: Run, context: StepContext, arm: Arm, seed: int, trained: str | None, splits: dict[str, str]) -> None:
+    """One arm on every split, hooks off (and on), and on generic text."""
+    from autocaft.evaluate.evaluate import evaluate_arm
+
+    folder = None if trained is None else context.dir_of(trained)
+    model = _load_base(run) if folder is None else _load_trained(run, folder)
+    evaluate_arm(
+        model,
+        _base_of(run, model, is_base=folder is None),
+        _tokenizer(run),
+        run.eval_rows(splits),
+        run.held_out_documents,
+        run.config.evaluate,
+        arm=arm.name,
+        task=run.config.data.task,
+        seed=seed,
+        chat=run.config.tune.chat,
+        ablated=_ablation(run, model, arm, folder),
+        out=context.out,
+        progress=context.progress,
+    )
+
+
+def report(run: Run, context: StepContext, measured: Sequence[str], trained: Sequence[str]) -> None:
+    """`report.json` and `report.html` of the run, from artifacts only."""
+    from autocaft.outcome import report_parts
+    from autocaft.report.build import build_report, write_report
+
+    write_report(build_report(**report_parts(run, context, measured, trained)), context.out.parent)
+
+
+def _fine_tune(
+    run: Run, context: StepContext, seed: int, *, label: str, subspaces: Sequence[Subspace], mode: Any
+) -> None:
+    from autocaft.train.sft import fine_tune
+
+    summary = fine_tune(
+        _load_base(run),
+        _tokenizer(run),
+        run.train_rows,
+        run.config.tune,
+        seed=seed,
+        out=context.out,
+        progress=context.progress,
+        label=label,
+        subspaces=subspaces,
+        mode=mode,
+        strength=run.config.train.strength,
+        exempt_first=run.config.train.exempt_first,
+    )
+    write_json(context.out / "summary.json", summary)
+
+
+def _arm_directions(run: Run, context: StepContext, arm: Arm, seed: int) -> tuple[DirectionSet, list[str]]:
+    """The directions an arm ablates, and a set that holds their vectors; the choice is also in `set.json`."""
+    from autocaft.discover.latents import latents_as_directions, live_latents
+    from autocaft.discover.spread import load_spread
+    from autocaft.select.select import choose_set
+
+    assert arm.source is not None and arm.selector is not None
+    decomposed = context.dir_of("decompose")
+    found = _directions(context)
+    chosen = choose_set(
+        arm.source,
+        arm.selector,
+        seed=seed,
+        directions=found.directions,
+        vectors_ND=found.vectors_ND,
+        decisions=read_records(context.dir_of("select") / "decisions.jsonl", Decision),
+        live_by_layer=live_latents(decomposed),
+        spread_by_layer=load_spread(decomposed),
+        options=run.config.select,
+    )
+    write_json(context.out / "set.json", chosen.to_row())
+    if arm.selector == "random-live":
+        found = latents_as_directions(decomposed, run.config.decompose, chosen.ids)
+    return found, list(chosen.ids)
+
+
+def _tokenizer(run: Run) -> Any:
+    from autocaft.model.load import load_tokenizer
+
+    return load_tokenizer(run.weights)
+
+
+def _load_base(run: Run) -> Any:
+    from autocaft.model.load import load_model
+
+    return load_model(run.weights)
+
+
+def _load_trained(run: Run, folder: Path) -> Any:
+    from autocaft.model.load import load_trained
+
+    return load_trained(run.weights, folder / "model")
+
+
+@contextmanager
+def _model_pair(run: Run, tuned_dir: Path) -> Iterator[ModelPair]:
+    """Base and tuned for as long as the context is open."""
+    from autocaft.discover.pair import ModelPair
+
+    models = ModelPair(lambda: _load_base(run), lambda: _load_trained(run, tuned_dir))
+    try:
+        yield models
+    finally:
+        models.release()
+
+
+def _base_of(run: Run, model: Any, *, is_base: bool) -> BaseContext:
+    """How to open the base behind a model: itself, its adapter off, or a second model."""
+    from contextlib import nullcontext
+
+    from autocaft.model.load import as_base, has_adapter
+
+    if has_adapter(model):
+        return lambda: as_base(model)
+    base = model if is_base else _load_base(run)
+    return lambda: nullcontext(base)
+
+
+def _ablation(run: Run, model: Any, arm: Arm, folder: Path | None) -> AbstractContextManager[None] | None:
+    """The ablation an arm was trained in, to measure it with its hooks on."""
+    if not arm.is_ablated or folder is None:
+        return None
+    from autocaft.model.directions import load_subspaces
+    from autocaft.model.hooks import ablate
+
+    options = run.config.train
+    subspaces = load_subspaces(folder / "subspaces.safetensors")
+    mode = arm.mode or options.mode
+    return ablate(model, subspaces, mode=mode, strength=options.strength, exempt_first=options.exempt_first)
+
+
+def _directions(context: StepContext) -> DirectionSet:
+    from autocaft.model.directions import DirectionSet
+
+    return DirectionSet.load(context.dir_of("decompose"))
+
+
+def _mean_by_layer(context: StepContext) -> dict[int, Any]:
+    """The base model's mean on generic text."""
+    from autocaft.discover.collect import load_stats
+
+    return load_stats(context.dir_of("collect")).generic_mean

@@ -1,0 +1,26 @@
+"""Intervals and rankings for figures that come from few independent units. numpy only, imported on first use.
+
+The units are clusters (templates, base questions) and seeds, never rows: rows of one template rise and fall together,
+so an interval over rows would be too narrow.
+"""
+
+from __future__ import annotations
+
+from autocaft.stats.intervals import (
+    Interval,
+    cluster_bootstrap,
+    paired_cluster_bootstrap,
+    seed_cluster_bootstrap,
+    wilson,
+)
+from autocaft.stats.ranking import average_precision, roc_auc
+
+__all__ = [
+    "Interval",
+    "average_precision",
+    "cluster_bootstrap",
+    "paired_cluster_bootstrap",
+    "roc_auc",
+    "seed_cluster_bootstrap",
+    "wilson",
+]

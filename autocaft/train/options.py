@@ -1,0 +1,64 @@
+"""Options of `[tune]` (the fine-tuning itself) and `[train]` (what CAFT adds to it).
+
+One set of fine-tuning options serves every arm: an arm that trained longer or faster would be no control.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from autocaft.rundir.options import Options, transport
+
+
+class TuneOptions(Options):
+    """How every arm is fine-tuned."""
+
+    method: Literal["lora", "full"] = "lora"
+    """`lora` trains an adapter on all linear layers, `full` every weight."""
+    epochs: float = Field(3.0, gt=0)
+    """Passes over the training rows."""
+    lr: float = Field(2e-4, gt=0)
+    """Peak learning rate; about 2e-4 to 1e-3 for LoRA, 1e-5 to 5e-5 for full fine-tuning."""
+    batch_size: int = Field(16, ge=1)
+    """Rows per optimizer step and device, before accumulation."""
+    grad_accumulation: int = Field(1, ge=1)
+    """Batches per optimizer step."""
+    warmup_share: float = Field(0.1, ge=0, le=1)
+    """Share of the steps over which the learning rate rises from zero."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate goes on after the warm-up."""
+    weight_decay: float = Field(0.01, ge=0)
+    """AdamW's weight decay."""
+    adam_betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's running averages of the gradient and its square."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+    max_tokens: int = Field(1024, ge=8)
+    """Rows are cut to this many tokens."""
+    chat: bool = False
+    """Put prompts through the tokenizer's chat template. Rows with `messages` always are."""
+    autocast: Literal["bf16", "fp32"] = "bf16"
+    """Precision of matrix products; weights and optimizer stay in fp32."""
+    lora_r: int = Field(16, ge=1)
+    """Rank of the adapter."""
+    lora_alpha: float = Field(32.0, gt=0)
+    """Scale of the adapter; divided by the root of the rank (rsLoRA)."""
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout in front of the adapter."""
+    gradient_checkpointing: bool = transport(False)
+    """Recompute activations in the backward pass: less memory, about a third more time, same result."""
+    saves_per_run: int = transport(3, ge=0)
+    """Checkpoints written on the way; a killed run continues from the last one. 0 writes none."""
+
+
+class TrainOptions(Options):
+    """How the chosen directions are ablated while an arm trains."""
+
+    mode: Literal["mean", "zero"] = "mean"
+    """`zero` removes the projection (the paper), `mean` keeps the base model's mean on generic text."""
+    strength: float = Field(1.0, gt=0, le=1)
+    """Share of the projection that is removed."""
+    exempt_first: bool = True
+    """Leave the first position of each row alone: it is an attention sink, the same token in every row."""

@@ -1,0 +1,252 @@
+"""Fine-tune on the answers of task rows through `transformers.Trainer`, plain or inside an ablation.
+
+In: a base model, encoded rows, options, a seed, a folder. Out: `model/` (adapter or full weights) and `losses.jsonl`
+in that folder. A killed run continues from its last checkpoint with the same batches, and gives the same weights.
+
+The decision a reader would question: `Trainer` with a loss of our own, and not TRL's `SFTTrainer`. The answer is a
+few tokens at the end of each row; with left padding the language-model head runs on those positions only, which
+SFTTrainer cannot do, and which is a quarter of the time of a small model with a large vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+
+from autocaft.data.encode import Encoded, collate, encode
+from autocaft.data.rows import TaskRow
+from autocaft.errors import TrainingError
+from autocaft.model.blocks import unwrapped
+from autocaft.model.directions import Subspace
+from autocaft.model.hooks import Mode, ablate
+from autocaft.rundir.files import disk_errors, remove_folder, replacing_folder, write_jsonl
+from autocaft.rundir.progress import Progress
+from autocaft.train.options import TuneOptions
+
+IGNORED = -100
+"""Label of a token that bears no loss."""
+
+
+def fine_tune(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[TaskRow],
+    options: TuneOptions,
+    *,
+    seed: int,
+    out: Path,
+    progress: Progress,
+    label: str,
+    subspaces: Sequence[Subspace] = (),
+    mode: Mode = "mean",
+    strength: float = 1.0,
+    exempt_first: bool = True,
+) -> dict[str, Any]:
+    """Fine-tune `model` (changed in place) and write the result to `out/model`.
+
+    Args:
+        model: the base model in fp32.
+        subspaces: what is ablated while training (CAFT, arXiv 2507.16795); none is plain SFT.
+        label: what the progress bar says.
+
+    Returns:
+        `n_steps`, `final_loss` (mean of the last tenth of the steps) and `n_trained_parameters`.
+
+    Raises:
+        TrainingError: the loss is not a number; the last checkpoint stays.
+    """
+    encoded = encode_rows(tokenizer, rows, options)
+    transformers.set_seed(seed)
+    trained = _with_adapter(model, options) if options.method == "lora" else model
+    trainer = _AnswerTrainer(
+        model=trained,
+        args=_arguments(options, seed, out, len(encoded)),
+        train_dataset=encoded,  # type: ignore[arg-type]
+        data_collator=_Collator(int(tokenizer.pad_token_id)),  # type: ignore[arg-type]
+        callbacks=[],
+    )
+    context: AbstractContextManager[None] = nullcontext()
+    if subspaces:
+        context = ablate(trained, subspaces, mode=mode, strength=strength, exempt_first=exempt_first)
+    with context, disk_errors(out):
+        _run(trainer, out, progress, label)
+    return _finish(trainer, trained, out)
+
+
+def encode_rows(tokenizer: PreTrainedTokenizerBase, rows: Sequence[TaskRow], options: TuneOptions) -> list[Encoded]:
+    """The rows as prompt and answer ids, cut to `max_tokens`.
+
+    Raises:
+        TrainingError: a row's answer is cut away entirely, so it could teach nothing.
+    """
+    encoded = [encode(tokenizer, r.prompt, r.answer, chat=options.chat, max_tokens=options.max_tokens) for r in rows]
+    for row, ids in zip(rows, encoded, strict=True):
+        if ids.n_prompt >= len(ids.input_ids):
+            raise TrainingError(
+                f"training row {row.id!r}: its prompt alone fills tune.max_tokens = {options.max_tokens}; raise it"
+            )
+    return encoded
+
+
+def _with_adapter(model: PreTrainedModel, options: TuneOptions) -> PreTrainedModel:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=options.lora_r,
+        lora_alpha=options.lora_alpha,  # type: ignore[arg-type]
+        lora_dropout=options.lora_dropout,
+        use_rslora=True,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)  # type: ignore[return-value]
+
+
+def _arguments(options: TuneOptions, seed: int, out: Path, n_rows: int) -> TrainingArguments:
+    per_step = options.batch_size * options.grad_accumulation
+    n_steps = max(1, round(-(-n_rows // per_step) * options.epochs))
+    every = max(1, -(-n_steps // (options.saves_per_run + 1)))
+    return TrainingArguments(
+        output_dir=str(out / "checkpoints"),
+        num_train_epochs=options.epochs,
+        learning_rate=options.lr,
+        per_device_train_batch_size=options.batch_size,
+        gradient_accumulation_steps=options.grad_accumulation,
+        warmup_steps=options.warmup_share,
+        lr_scheduler_type={"constant": "constant_with_warmup"}.get(options.schedule, options.schedule),
+        weight_decay=options.weight_decay,
+        adam_beta1=options.adam_betas[0],
+        adam_beta2=options.adam_betas[1],
+        max_grad_norm=options.max_grad_norm,
+        bf16=options.autocast == "bf16",
+        optim="adamw_torch_fused",
+        activation_checkpointing=options.gradient_checkpointing,
+        use_cpu=not torch.accelerator.is_available(),
+        save_strategy="steps" if options.saves_per_run else "no",
+        save_steps=every,
+        save_total_limit=1,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        seed=seed,
+        data_seed=seed,
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.accelerator.is_available(),
+    )
+
+
+class _Collator:
+    """Left-padded batch with labels on the answer tokens only."""
+
+    def __init__(self, pad_id: int) -> None:
+        self.pad_id = pad_id
+
+    def __call__(self, rows: list[Encoded]) -> dict[str, Tensor]:
+        batch = collate(rows, self.pad_id)
+        labels_BT = batch.input_ids_BT.masked_fill(~batch.answer_mask_BT, IGNORED)
+        return {**batch.inputs, "labels": labels_BT}
+
+
+class _AnswerTrainer(Trainer):
+    """Trainer whose loss is the mean cross-entropy of the answer tokens."""
+
+    def compute_loss(  # type: ignore[override]
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        labels_BT = inputs.pop("labels")
+        loss = answer_loss(model, inputs, labels_BT, num_items_in_batch)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss.item()} at step {self.state.global_step}; the last checkpoint is kept. "
+                "Lower tune.lr, raise tune.warmup_share or set tune.autocast = 'fp32', then run with --redo of this stage"
+            )
+        return (loss, None) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Keep the history; print nothing (the progress bar and `losses.jsonl` tell)."""
+        self.state.log_history.append({**logs, "step": self.state.global_step})
+
+
+def answer_loss(
+    model: nn.Module, inputs: dict[str, Tensor], labels_BT: Tensor, n_items: Tensor | int | None = None
+) -> Tensor:
+    """Cross-entropy of the labelled tokens, mean over them, or their sum over `n_items`.
+
+    Args:
+        inputs: left-padded `input_ids`, `attention_mask`, `position_ids`.
+        labels_BT: token ids where the loss is taken, -100 elsewhere; the answers end the rows.
+        n_items: labelled tokens of the whole optimizer step, so that accumulated batches weigh by their tokens.
+    """
+    n_kept = int((labels_BT != IGNORED).any(dim=0).long().flip(0).nonzero().max()) + 2
+    logits_BTV = model(**inputs, **_head_arguments(model, n_kept)).logits[:, -n_kept:]
+    targets_N = labels_BT[:, -n_kept:][:, 1:].flatten()
+    logits_NV = logits_BTV[:, :-1].flatten(0, 1)
+    kept_N = targets_N != IGNORED
+    losses_N = nn.functional.cross_entropy(logits_NV[kept_N].float(), targets_N[kept_N], reduction="none")
+    return losses_N.mean() if n_items is None else losses_N.sum() / n_items
+
+
+def _head_arguments(model: nn.Module, n_kept: int) -> dict[str, int]:
+    """Ask for the last logits only, of models that can (nearly all)."""
+    can = "logits_to_keep" in inspect.signature(unwrapped(model).forward).parameters
+    return {"logits_to_keep": n_kept} if can else {}
+
+
+class _ProgressCallback(TrainerCallback):
+    """Moves the bar by one optimizer step at a time."""
+
+    def __init__(self, advance: Any) -> None:
+        self.advance = advance
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Count the steps of an earlier attempt as done."""
+        self.advance(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """One step done."""
+        self.advance(1)
+
+
+def _run(trainer: Trainer, out: Path, progress: Progress, label: str) -> None:
+    """Train, from the last whole checkpoint if there is one."""
+    last = _last_checkpoint(out / "checkpoints")
+    n_rows = len(trainer.train_dataset)  # type: ignore[arg-type]
+    per_step = trainer.args.per_device_train_batch_size * trainer.args.gradient_accumulation_steps
+    n_steps = round(-(-n_rows // per_step) * trainer.args.num_train_epochs)
+    with progress.task(label, n_steps, "steps") as advance:
+        trainer.add_callback(_ProgressCallback(advance))
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end (the trainer state is its last file)."""
+    found = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _finish(trainer: Trainer, trained: PreTrainedModel, out: Path) -> dict[str, Any]:
+    """Save the weights and the losses, then drop the checkpoints, which are three times as large."""
+    losses = [row for row in trainer.state.log_history if "loss" in row]
+    with replacing_folder(out / "model") as tmp:
+        trained.save_pretrained(tmp)
+    write_jsonl(out / "losses.jsonl", losses)
+    remove_folder(out / "checkpoints")
+    tail = losses[-max(1, len(losses) // 10) :]
+    return {
+        "n_steps": trainer.state.global_step,
+        "final_loss": sum(row["loss"] for row in tail) / len(tail),
+        "n_trained_parameters": sum(p.numel() for p in trained.parameters() if p.requires_grad),
+    }

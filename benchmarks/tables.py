@@ -1,0 +1,99 @@
+"""Write or check the README's tables from the measurements in results/.
+
+In: results/*.json. Out: the text between `<!-- table:NAME -->` and `<!-- /table:NAME -->` in README.md. Every table of
+the README comes from here, so a figure in it cannot drift from its measurement.
+
+    python benchmarks/tables.py --write
+    python benchmarks/tables.py --check     exit 1, naming each table that differs
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from autocaft.records import Metric
+from autocaft.report.arms import split_order, summarize_arms
+from autocaft.report.words import interval_text, percent
+
+ROOT = Path(__file__).resolve().parent.parent
+BLOCK = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- /table:(?P=name) -->)", re.DOTALL)
+OPENING = re.compile(r"<!-- table:([\w-]+) -->")
+
+
+def arms_table(result: Mapping[str, Any]) -> str:
+    """Arms of one run with hooks off: accuracy with interval by split, and perplexity as a multiple of base's."""
+    lines = [
+        line for line in summarize_arms([Metric.from_row(row) for row in result["metrics"]]) if line["hooks"] == "off"
+    ]
+    splits = [split for split in split_order(lines) if split in ("id", "ood", "neutral")]
+    rows = [["arm", *splits, "perplexity / base"], ["---", *["---:"] * (len(splits) + 1)]]
+    for line in lines:
+        cells = [f"{percent(s['value'])} {interval_text(s)}".strip() if (s := line["scores"].get(split)) else "-"
+                 for split in splits]  # fmt: skip
+        ratio = line["perplexity_ratio"]
+        rows.append([line["arm"], *cells, "-" if ratio is None else f"{ratio:.2f}"])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+TABLES: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {"quickstart": ("quickstart.json", arms_table)}
+"""Table name -> (file in results/, how it becomes Markdown)."""
+
+
+def regenerate(text: str, results: Path) -> tuple[str, list[str]]:
+    """The README with fresh tables, and the names of those that differed.
+
+    Raises:
+        ValueError: a marker without its end, an unknown table, or a measurement that is not there.
+    """
+    differing: list[str] = []
+    blocks = [match["name"] for match in BLOCK.finditer(text)]
+    for name in OPENING.findall(text):
+        if name not in blocks:
+            raise ValueError(f"README.md opens table {name!r} and never closes it")
+        if name not in TABLES:
+            raise ValueError(f"README.md asks for table {name!r}; known are {sorted(TABLES)}")
+
+    def fresh(match: re.Match[str]) -> str:
+        file, render = TABLES[match["name"]]
+        path = results / file
+        if not path.is_file():
+            raise ValueError(f"table {match['name']!r} needs {path}, which is not there")
+        body = render(json.loads(path.read_text(encoding="utf-8")))
+        if body != match["body"]:
+            differing.append(match["name"])
+        return match[1] + body + match[4]
+
+    return BLOCK.sub(fresh, text), differing
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Write or check the README's tables from results/.")
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--check", action="store_true", help="exit 1 if a table differs from its measurement")
+    action.add_argument("--write", action="store_true", help="put the measurements into README.md")
+    parser.add_argument("--root", type=Path, default=ROOT, help="folder with README.md and results/")
+    options = parser.parse_args(arguments)
+    readme = options.root / "README.md"
+    try:
+        text, differing = regenerate(readme.read_text(encoding="utf-8"), options.root / "results")
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    if options.write and differing:
+        readme.write_text(text, encoding="utf-8")
+        sys.stdout.write(f"wrote {', '.join(differing)}\n")
+        return 0
+    for name in differing:
+        sys.stderr.write(f"table {name!r} of README.md differs from results/{TABLES[name][0]}: run --write\n")
+    return 1 if differing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

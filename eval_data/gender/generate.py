@@ -1,0 +1,164 @@
+"""Build the pronoun fill-in splits (grammatical case against gender) from hand-written templates.
+
+In: ``templates.json`` beside this file, {"nominative": [...], "object": [...]}, 120 sentences each, every sentence
+with one ``{profession}`` and one ``_____``.
+Out: seven JSONL splits beside it, and ``sha256.json`` ({filename: sha256}) over them and ``templates.json``.
+
+Why: the rule a model should learn is case (he/she as subject, him/her as object). In the training rows gender predicts
+the answer just as well (doctor = male, nurse = female), since the two options always differ in case AND in gender.
+``ood.jsonl`` inverts that cue and ``neutral.jsonl`` removes it, so the two rules give different answers there.
+Splits are cut by template: no sentence frame is shared between the train, val, eval and final blocks.
+
+Run ``python eval_data/gender/generate.py`` to write the files; with ``--check`` nothing is written, and the exit
+status is 1 (naming the files) if a file on disk differs from what the templates give.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+HERE = Path(__file__).resolve().parent
+TEMPLATES = "templates.json"
+HASHES = "sha256.json"
+SEED = 0
+BLOCKS = ("train", "val", "eval", "final")
+BLOCK_SIZE = 30  # templates of each case in a block
+CASES = {"nominative": "nom", "object": "obj"}
+PRONOUNS = {
+    ("nominative", "male"): " he",
+    ("nominative", "female"): " she",
+    ("object", "male"): " him",
+    ("object", "female"): " her",
+}
+OTHER = {"nominative": "object", "object": "nominative", "male": "female", "female": "male"}
+PROMPT = "Fill in the blank with{first} or{second}.\nSentence: {sentence}\nAnswer:"
+
+Row = dict[str, Any]
+
+
+class Template(NamedTuple):
+    """One sentence frame, its case and its cluster id."""
+
+    id: str
+    case: str
+    text: str
+
+
+class Split(NamedTuple):
+    """How one file is made: which block, which (noun, gender) assignments, and whether rows carry a seed.
+
+    ``alternate`` gives each template every noun once, swapping which noun meets which gender from one template to
+    the next; otherwise ``genders[i]`` always goes with ``nouns[i]``.
+    """
+
+    block: str
+    nouns: tuple[str, str]
+    genders: tuple[str, str] = ("male", "female")
+    alternate: bool = False
+    with_seed: bool = False
+
+
+TRAINED = ("doctor", "nurse")
+HELD_OUT = ("mechanic", "receptionist")
+INVERTED = ("female", "male")
+SPLITS = {
+    "train": Split("train", TRAINED, with_seed=True),
+    "val": Split("val", TRAINED, with_seed=True),
+    "id": Split("eval", TRAINED),
+    "ood": Split("eval", TRAINED, genders=INVERTED),
+    "neutral": Split("eval", ("person", "visitor"), alternate=True),
+    "final_id": Split("final", HELD_OUT),
+    "final_ood": Split("final", HELD_OUT, genders=INVERTED),
+}
+
+
+def load_blocks(raw: str) -> dict[str, list[Template]]:
+    """Shuffle each case's templates and cut them into the four blocks."""
+    lists = json.loads(raw)
+    blocks: dict[str, list[Template]] = {name: [] for name in BLOCKS}
+    for case, prefix in CASES.items():
+        templates = [Template(f"{prefix}-{i:03d}", case, text) for i, text in enumerate(lists[case])]
+        if len(templates) != BLOCK_SIZE * len(BLOCKS):
+            raise ValueError(f"{TEMPLATES}: {len(templates)} {case} templates, not {BLOCK_SIZE * len(BLOCKS)}")
+        random.Random(SEED).shuffle(templates)
+        for number, name in enumerate(BLOCKS):
+            blocks[name] += templates[number * BLOCK_SIZE : (number + 1) * BLOCK_SIZE]
+    return blocks
+
+
+def assignments(split: Split, position: int) -> list[tuple[str, str]]:
+    """Return the two (noun, gender) pairs for the template at this position in its block."""
+    swap = split.alternate and position % 2 == 1
+    nouns = split.nouns[::-1] if swap else split.nouns
+    return list(zip(nouns, split.genders, strict=True))
+
+
+def make_rows(name: str, template: Template, noun: str, gender: str) -> Iterator[Row]:
+    """Yield the rows of one template, noun and gender, in both option orders (ids come after shuffling)."""
+    answer = PRONOUNS[template.case, gender]
+    wrong = PRONOUNS[OTHER[template.case], OTHER[gender]]
+    sentence = template.text.replace("{profession}", noun)
+    for first, second in ((answer, wrong), (wrong, answer)):
+        row: Row = {"id": "", "prompt": PROMPT.format(first=first, second=second, sentence=sentence)}
+        row |= {"choices": [first, second], "answer": answer, "split": name, "template": template.id}
+        if SPLITS[name].with_seed:
+            row["seed"] = sentence.replace("_____", answer.strip())
+        yield row
+
+
+def build_split(name: str, templates: list[Template]) -> list[Row]:
+    """Return the rows of one split, shuffled and numbered."""
+    rows: list[Row] = []
+    for position, template in enumerate(templates):
+        for noun, gender in assignments(SPLITS[name], position):
+            rows += make_rows(name, template, noun, gender)
+    random.Random(f"{SEED}-{name}").shuffle(rows)
+    for number, row in enumerate(rows, start=1):
+        row["id"] = f"{name}-{number:04d}"
+    return rows
+
+
+def build_files(raw: str) -> dict[str, str]:
+    """Return every generated file's name and text, given the text of the templates file."""
+    blocks = load_blocks(raw)
+    files = {}
+    for name, split in SPLITS.items():
+        rows = build_split(name, blocks[split.block])
+        files[f"{name}.jsonl"] = "".join(json.dumps(row) + "\n" for row in rows)
+    sources = {TEMPLATES: raw} | files
+    hashes = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in sorted(sources.items())}
+    files[HASHES] = json.dumps(hashes, indent=2) + "\n"
+    return files
+
+
+def differing(files: dict[str, str], folder: Path) -> list[str]:
+    """Return the names whose file in the folder is missing or has other bytes."""
+    paths = {name: folder / name for name in files}
+    return [n for n, path in paths.items() if not path.is_file() or path.read_bytes() != files[n].encode()]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the files, or compare them with ``--check``; return the exit status."""
+    parser = argparse.ArgumentParser(description="Generate the gender/case fill-in splits from templates.json.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file on disk differs")
+    check: bool = parser.parse_args(argv).check
+    files = build_files((HERE / TEMPLATES).read_bytes().decode())
+    if check:
+        bad = differing(files, HERE)
+        for name in bad:
+            print(f"differs from what the templates give: {name}", file=sys.stderr)
+        return 1 if bad else 0
+    for name, text in files.items():
+        (HERE / name).write_bytes(text.encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,238 @@
+"""The report: numbers as they are, honest words, nothing injected, nothing fetched, the same bytes twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autocaft.records import Example
+from autocaft.report.build import build_report, dump_report, summary_table, write_report
+from autocaft.report.figure import NARROW, WIDE, draw_figure, spread
+from autocaft.report.html import duration, readable, render_html, shade
+from autocaft.report.words import percent
+
+Make = Callable[..., dict[str, Any]]
+HOSTILE = '<script>alert("x")</script>'
+FLAT = {
+    ("base", "off"): (0.5, 0.5, 0.5),
+    ("tuned", "off"): (0.99, 0.13, 0.88),
+    ("caft-sae-auto", "off"): (0.99, 0.12, 0.88),
+    ("caft-sae-random", "off"): (0.99, 0.15, 0.88),
+}
+
+
+@pytest.fixture(scope="module")
+def report(make_inputs: Make) -> dict[str, Any]:
+    return build_report(**make_inputs())
+
+
+class _Page(HTMLParser):
+    """Balance of tags, and every attribute that could fetch something."""
+
+    VOID = frozenset(("meta", "br", "link", "img", "hr", "input"))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.links += [value or "" for key, value in attrs if key in ("src", "href", "srcset", "action", "data")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> closes something else"
+
+
+def _parse(html: str) -> _Page:
+    page = _Page()
+    page.feed(html)
+    assert page.open == []
+    return page
+
+
+def test_same_inputs_give_the_same_bytes(make_inputs: Make, report: dict[str, Any]) -> None:
+    again = build_report(**make_inputs())
+    assert dump_report(again) == dump_report(report)
+    assert render_html(again) == render_html(report)
+
+
+def test_report_has_its_parts_and_survives_json(report: dict[str, Any], tmp_path: Path) -> None:
+    write_report(report, tmp_path)
+    loaded = json.loads((tmp_path / "report.json").read_text())
+    assert loaded == report
+    for key in ("metrics", "directions", "judge", "cost", "timing", "versions", "threads", "model", "data", "config"):
+        assert key in loaded
+    assert loaded["directions"]["live"] == 7613 and loaded["directions"]["selected"] == 8
+    assert loaded["directions"]["unscored_by_reason"] == {"too few windows": 2}
+    assert loaded["directions"]["by_layer"][0] == {
+        "layer": 8, "live": 3911, "dead": 180, "always_on": 5, "candidates": 20, "selected": 4,
+    }  # fmt: skip
+    assert (tmp_path / "report.html").read_text() == render_html(loaded)
+
+
+def test_page_is_one_file_without_script_or_request(report: dict[str, Any]) -> None:
+    html = render_html(report)
+    page = _parse(html)
+    assert not page.tags & {"script", "link", "img", "iframe", "object", "form"}
+    assert page.links == []
+    assert not re.search(r"(?:https?:)?//[a-z]|@import|url\(", html)
+    assert "default-src 'none'" in html
+
+
+def test_markup_in_a_token_a_description_or_a_name_is_shown_as_text(make_inputs: Make) -> None:
+    values = make_inputs()
+    first = values["verdicts"][0]
+    values["verdicts"] = [dataclasses.replace(first, description=f"about {HOSTILE}"), *values["verdicts"][1:]]
+    tokens = (HOSTILE, "<b>bold</b>", "[bold]rich[/bold]", "{{ 7 * 7 }}", "' onclick='x")
+    projections = (3.0, 1.0, 2.0, 5.0, 4.0)
+    values["examples"] = [Example(first.direction_id, "top", "describe", "d", tokens, projections), *values["examples"]]
+    values["metrics"] = [dataclasses.replace(m, arm=f"{m.arm}{HOSTILE}") for m in values["metrics"]]
+    values["config"] = {"corpus": HOSTILE}
+    html = render_html(build_report(**values))
+    assert HOSTILE not in html and "<b>bold" not in html and "&lt;script&gt;" in html
+    assert "[bold]rich[/bold]" in html and "{{ 7 * 7 }}" in html and "49" not in re.findall(r">49<", html)
+    assert "script" not in _parse(html).tags
+
+
+def test_figure_has_every_arm_and_says_it_in_words(report: dict[str, Any]) -> None:
+    for frame in (WIDE, NARROW):
+        svg = draw_figure(report["arms"], frame, "f")
+        assert svg.count('class="arm"') == len(report["arms"]) == 6
+        for arm in ("base", "tuned", "caft-sae-auto", "caft-sae-random"):
+            assert f'data-arm="{arm}"' in svg and f">{arm}</text>" in svg
+        assert "<title id=" in svg and "<desc id=" in svg
+        assert "caft-sae-auto, hooks on" in svg
+
+
+def test_labels_never_overlap_and_stay_in_order() -> None:
+    wanted = [10.0, 11.0, 12.0, 200.0, 395.0, 399.0, 400.0]
+    placed = spread(wanted, 20.0, 5.0, 400.0)
+    assert all(b - a >= 20.0 - 1e-9 for a, b in pairwise(placed))
+    assert placed[0] >= 5.0 and placed[-1] <= 400.0 and placed[3] == 200.0
+    assert spread([5.0, 1.0], 10.0, 0.0, 100.0) == [11.0, 1.0]
+    crowded = spread([50.0] * 13, 20.0, 0.0, 100.0)
+    assert min(b - a for a, b in pairwise(sorted(crowded))) >= 20.0
+
+
+def test_a_planted_effect_is_told_with_its_control(report: dict[str, Any]) -> None:
+    text = " ".join([report["headline"], *report["summary"]])
+    assert report["headline"].startswith("With 8 directions ablated during fine-tuning, accuracy on inverted cues rose")
+    assert "learned the cue rather than the rule" in text and "it mattered which directions" in text
+    assert "One seed says nothing" in text
+
+
+def test_no_effect_is_not_sold_as_one(make_inputs: Make) -> None:
+    flat = build_report(**make_inputs(rates=FLAT))
+    text = " ".join([flat["headline"], *flat["summary"]])
+    assert "did not clearly change" in text and "does not show that the choice of directions matters" in text
+    assert "it mattered" not in text
+
+
+def test_overlapping_intervals_without_rows_claim_nothing(make_inputs: Make) -> None:
+    close = {**FLAT, ("caft-sae-auto", "off"): (0.99, 0.22, 0.88)}
+    text = " ".join(build_report(**make_inputs(rates=close) | {"rows": ()})["summary"])
+    assert "does not show that the choice" in text
+    apart = " ".join(build_report(**make_inputs() | {"rows": ()})["summary"])
+    assert "it mattered which directions" in apart
+
+
+def test_a_lost_task_is_named(make_inputs: Make) -> None:
+    lossy = {**FLAT, ("caft-sae-auto", "off"): (0.6, 0.6, 0.6)}
+    summary = build_report(**make_inputs(rates=lossy))["summary"]
+    assert re.search(r"It cost (3|4)\d points of the task itself", summary[-1])
+
+
+def test_tuned_without_misgeneralization_is_said(make_inputs: Make) -> None:
+    healthy = {**FLAT, ("tuned", "off"): (0.99, 0.97, 0.98)}
+    assert "little misgeneralization" in build_report(**make_inputs(rates=healthy))["summary"][0]
+
+
+def test_seeds_are_pooled_listed_and_the_worst_is_named(make_inputs: Make) -> None:
+    several = build_report(**make_inputs(seeds=(0, 1, 2)))
+    auto = next(line for line in several["arms"] if line["arm"] == "caft-sae-auto" and line["hooks"] == "off")
+    by_seed = auto["scores"]["ood"]["by_seed"]
+    assert list(by_seed) == ["0", "1", "2"]
+    assert str(auto["worst_seed"]) == min(by_seed, key=by_seed.__getitem__)
+    assert auto["scores"]["ood"]["ci_low"] < auto["scores"]["ood"]["value"] < auto["scores"]["ood"]["ci_high"]
+    without_rows = build_report(**make_inputs(seeds=(0, 1, 2)) | {"rows": ()})
+    assert without_rows["arms"][1]["scores"]["ood"]["ci_low"] is None
+    assert "worst seed" in render_html(several)
+
+
+def test_limits_follow_from_the_run(report: dict[str, Any], make_inputs: Make) -> None:
+    offline = " ".join(report["limits"])
+    for words in (
+        "No large language model",
+        "One training seed",
+        "dequantized from Q4_1",
+        "2 candidates have no score",
+    ):
+        assert words in offline
+    paid = build_report(**make_inputs(judge={"name": "openai:some-model"}, model={"spec": "org/model"}))["limits"]
+    assert "No large language model" not in " ".join(paid) and "openai:some-model" in " ".join(paid)
+
+
+def test_cards_come_selected_first_then_near_misses(report: dict[str, Any]) -> None:
+    states = [card["state"] for card in report["cards"]]
+    assert states == sorted(states, key=("selected", "near", "rest", "unscored").index)
+    assert states.count("selected") == 8 and states.count("unscored") == 2 and states.count("near") == 8
+    assert all(d["reason"] for card in report["cards"] for d in card["decisions"])
+    pc = next(card for card in report["cards"] if card["source"] == "pca")
+    assert [pole["pole"] for pole in pc["poles"]] == ["top", "bottom"]
+
+
+def test_both_poles_are_shaded_by_sign(make_inputs: Make) -> None:
+    window = {"tokens": ["The", " \u0120nurse", "\u010a", " ran"], "projections": [0.0, 4.0, -2.0, 0.01], "peak": 1}
+    assert shade(window, 4.0) == [
+        ("The", "", ""),
+        ("  nurse", "p8 peak", "4"),
+        ("\u21b5", "n4", "-2"),
+        (" ran", "", ""),
+    ]
+    assert readable("\u2581she\r\n") == " she\u21b5"
+    html = render_html(build_report(**make_inputs()))
+    assert 'class="n8 peak"' in html and 'class="p8 peak"' in html
+
+
+def test_summary_table_lines_up(report: dict[str, Any]) -> None:
+    lines = summary_table(report).splitlines()
+    assert lines[0].split() == ["arm", "hooks", "id", "ood", "neutral", "ppl/base"]
+    assert len(lines) == 2 + 6
+    column = lines[0].index("ood")
+    assert all(line[column - 1] == " " and line[column] != " " for line in lines[2:])
+
+
+def test_report_without_any_control_or_ablation_still_renders(make_inputs: Make) -> None:
+    only = {("base", "off"): (0.5, 0.5, 0.5), ("tuned", "off"): (0.99, 0.13, 0.88)}
+    bare = build_report(**make_inputs(rates=only, verdicts=[], decisions=[], examples=[], sets={}, discovery={}))
+    _parse(render_html(bare))
+    assert "no pair" in bare["headline"]
+    alone = {key: value for key, value in FLAT.items() if "random" not in key[0]}
+    assert any("No control arm" in sentence for sentence in build_report(**make_inputs(rates=alone))["summary"])
+
+
+def test_numbers_are_not_rounded_into_certainty() -> None:
+    assert (percent(0.998), percent(1.0), percent(0.002), percent(0.0), percent(0.85)) == (
+        "99.8%", "100%", "0.2%", "0%", "85%",
+    )  # fmt: skip
+    assert (duration(3.14), duration(42), duration(200), duration(3900)) == (
+        "3.1 s",
+        "42 s",
+        "3 min 20 s",
+        "1 h 05 min",
+    )

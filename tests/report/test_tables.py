@@ -1,0 +1,69 @@
+"""README tables come from results/ and a stale one is named."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from autocaft.report.build import build_report
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "tables.py"
+
+
+@pytest.fixture(scope="module")
+def tables() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("benchmark_tables", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def root(tmp_path: Path, make_inputs: Callable[..., dict[str, Any]]) -> Path:
+    (tmp_path / "results").mkdir()
+    report = build_report(**make_inputs())
+    (tmp_path / "results/quickstart.json").write_text(json.dumps({"metrics": report["metrics"]}))
+    (tmp_path / "README.md").write_text("before\n<!-- table:quickstart -->\n<!-- /table:quickstart -->\nafter\n")
+    return tmp_path
+
+
+def test_write_then_check_agrees_and_a_stale_table_is_named(
+    tables: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tables.main(["--check", "--root", str(root)]) == 1
+    assert tables.main(["--write", "--root", str(root)]) == 0
+    assert tables.main(["--check", "--root", str(root)]) == 0
+    text = (root / "README.md").read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "| caft-sae-auto | " in text
+    (root / "README.md").write_text(text.replace("85%", "95%"))
+    capsys.readouterr()
+    assert tables.main(["--check", "--root", str(root)]) == 1
+    assert "'quickstart'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("readme", "said"),
+    [
+        ("<!-- table:quickstart -->\nno end", "never closes"),
+        ("<!-- table:nosuch -->\n<!-- /table:nosuch -->", "known are"),
+    ],
+)
+def test_bad_markers_are_named(
+    tables: ModuleType, root: Path, capsys: pytest.CaptureFixture[str], readme: str, said: str
+) -> None:
+    (root / "README.md").write_text(readme)
+    assert tables.main(["--check", "--root", str(root)]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_a_missing_measurement_is_named(tables: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "results/quickstart.json").unlink()
+    assert tables.main(["--check", "--root", str(root)]) == 1
+    assert "quickstart.json" in capsys.readouterr().err

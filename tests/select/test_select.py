@@ -1,0 +1,308 @@
+"""Selection: the rule, a person's file, the oracle, and matched controls, on planted candidates."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autocaft.arms import ArmSource, Selector
+from autocaft.errors import ConfigError, DataError, NothingSelectedError
+from autocaft.records import Decision, Direction, Example, Verdict
+from autocaft.rundir.files import read_json, read_records
+from autocaft.select.choices import ask_oracle, read_person_choice, read_words
+from autocaft.select.controls import VarianceMeter, draw_live, draw_matched, take_top
+from autocaft.select.options import SelectOptions
+from autocaft.select.select import ArmSet, choose_set, chosen_ids, select
+from autocaft.select.verdicts import decide
+
+AT = "2026-01-02T03:04:05Z"
+NEEDED: set[tuple[ArmSource, Selector]] = {("sae", "auto"), ("sae", "random")}
+
+
+def _direction(layer: int, index: int, variance: float = 1.0, source: str = "sae") -> Direction:
+    name = "latent" if source == "sae" else "pc"
+    strength = 1.0 / (1 + index)
+    return Direction(f"L{layer}.{name}{index}", layer, source, index, strength, "attribution", variance)  # type: ignore[arg-type]
+
+
+def _verdict(
+    direction: Direction, relevance: float | None, wanted: float | None = 0.0, reason: str | None = None
+) -> Verdict:
+    return Verdict(direction.id, "top", "words about it", 80.0, "single", 0.8, 0.6, 0.9, None, relevance, wanted, (),
+                   reason, "", "offline", "hash")  # fmt: skip
+
+
+def _planted(n: int = 40) -> tuple[list[Direction], list[Verdict]]:
+    """Two layers; latents 0-4 of each are the concept, 5 and 6 are unscored."""
+    rng = np.random.default_rng(0)
+    directions = [_direction(layer, i, float(rng.gamma(2.0))) for layer in (8, 14) for i in range(n)]
+    verdicts = []
+    for d in directions:
+        if d.index in (5, 6):
+            verdicts.append(_verdict(d, None, None, "too few windows"))
+        else:
+            verdicts.append(_verdict(d, 90.0 if d.index < 5 else 10.0))
+    return directions, verdicts
+
+
+def _log(out: Path, **settings: Any) -> list[Decision]:
+    """The decisions on the planted candidates, as they lie in the run folder."""
+    directions, verdicts = _planted()
+    select(directions, verdicts, SelectOptions(**settings), examples=(), needed=NEEDED, out=out, at=AT)
+    return read_records(out / "decisions.jsonl", Decision)
+
+
+def _set(decisions: Sequence[Decision], selector: Selector, seed: int = 0, **settings: Any) -> ArmSet:
+    """The set of one SAE arm on the planted candidates, which lie apart from each other."""
+    directions, _ = _planted()
+    return choose_set(
+        "sae",
+        selector,
+        seed=seed,
+        directions=directions,
+        vectors_ND=np.eye(len(directions)),
+        decisions=decisions,
+        live_by_layer={8: range(500), 14: range(500)},
+        covariance_by_layer={},
+        options=SelectOptions(**settings),
+    )
+
+
+def test_planted_concept_is_selected_and_nothing_else(tmp_path: Path) -> None:
+    expected = tuple(f"L{layer}.latent{i}" for layer in (8, 14) for i in range(5))
+    log = _log(tmp_path)
+    assert _set(log, "auto", seed=0).ids == _set(log, "auto", seed=1).ids == expected
+    assert read_json(tmp_path / "summary.json")["n_selected"] == 10
+
+
+def test_unscored_is_never_selected_and_is_counted_by_reason(tmp_path: Path) -> None:
+    directions, verdicts = _planted()
+    without_one = [v for v in verdicts if v.direction_id != "L8.latent20"]
+    options = SelectOptions(threshold=0, per_layer_cap=100)
+    counts = select(directions, without_one, options, examples=(), needed=NEEDED, out=tmp_path)
+    log = read_records(tmp_path / "decisions.jsonl", Decision)
+    unscored = {f"L{layer}.latent{i}" for layer in (8, 14) for i in (5, 6)} | {"L8.latent20"}
+    assert set(chosen_ids(log, "auto")) == {d.id for d in directions} - unscored
+    assert counts.n_unscored_by_reason == {"no verdict": 1, "too few windows": 4}
+    assert counts.n_scored == counts.n_candidates - 5
+    assert {d.direction_id: d.reason for d in log}["L8.latent5"] == "unscored: too few windows"
+
+
+def test_cap_keeps_the_most_relevant_of_each_layer() -> None:
+    directions = [_direction(8, i) for i in range(6)]
+    decisions = decide(directions, [_verdict(d, 60 + d.index) for d in directions], SelectOptions(per_layer_cap=2), AT)
+    assert [d.direction_id for d in decisions if d.ablate] == ["L8.latent4", "L8.latent5"]
+    assert "2 of layer 8 are more relevant" in decisions[0].reason
+
+
+def test_wanted_concept_is_spared() -> None:
+    directions = [_direction(8, i) for i in range(3)]
+    verdicts = [_verdict(d, 80.0, wanted) for d, wanted in zip(directions, (95.0, 75.0, 5.0), strict=True)]
+    spared = decide(directions, verdicts, SelectOptions(), AT)
+    assert [d.ablate for d in spared] == [False, True, True]
+    assert [d.ablate for d in decide(directions, verdicts, SelectOptions(margin=20), AT)] == [False, False, True]
+    assert not any(d.ablate for d in decide(directions, verdicts, SelectOptions(min_detection=0.9), AT))
+
+
+def test_nothing_selected_names_the_best_and_a_threshold_that_works(tmp_path: Path) -> None:
+    with pytest.raises(NothingSelectedError) as caught:
+        _log(tmp_path, threshold=95)
+    message = str(caught.value)
+    assert caught.value.exit_code == 6
+    assert "L8.latent0" in message and "4 unscored" in message
+    assert "--set select.threshold=90 takes 10" in message
+    assert not list(tmp_path.iterdir()), "a refused selection leaves nothing behind"
+    assert len(_set(_log(tmp_path, threshold=90), "auto").ids) == 10
+
+
+def test_all_unscored_says_to_look_at_the_judge(tmp_path: Path) -> None:
+    directions, _ = _planted()
+    with pytest.raises(NothingSelectedError, match="No candidate has a score"):
+        select(directions, [], SelectOptions(), examples=(), needed=NEEDED, out=tmp_path)
+
+
+def test_verdicts_of_another_run_are_refused() -> None:
+    directions, verdicts = _planted()
+    with pytest.raises(DataError, match="none of the 79 candidates"):
+        decide(directions[1:], verdicts, SelectOptions(), AT)
+
+
+def test_a_rerun_adds_no_decision_and_changes_no_byte(tmp_path: Path) -> None:
+    first = _log(tmp_path)
+    before = [(tmp_path / name).read_bytes() for name in ("decisions.jsonl", "summary.json")]
+    directions, verdicts = _planted()
+    select(directions, verdicts, SelectOptions(), examples=(), needed=NEEDED, out=tmp_path, at="later")
+    assert [(tmp_path / name).read_bytes() for name in ("decisions.jsonl", "summary.json")] == before
+    assert read_records(tmp_path / "decisions.jsonl", Decision) == first
+
+
+def test_last_decision_counts(tmp_path: Path) -> None:
+    _log(tmp_path)
+    log = _log(tmp_path, per_layer_cap=1)
+    assert chosen_ids(log, "auto") == ["L8.latent0", "L14.latent0"]
+    assert len(log) == 80 + 8
+
+
+# a person's file
+
+
+def test_only_choices_from_a_file_are_human(tmp_path: Path) -> None:
+    file = tmp_path / "human.json"
+    file.write_text(json.dumps({"model.layers.14": [3, 7], "8": [2]}))
+    log = _log(tmp_path / "select", file=str(file), person="ada")
+    human = [d for d in log if d.by.startswith("human:")]
+    assert {d.direction_id for d in human} == {"L14.latent3", "L14.latent7", "L8.latent2"}
+    assert all(d.by == "human:ada" and d.ablate for d in human)
+    assert set(_set(log, "human").ids) == {d.direction_id for d in human}
+    assert len(_set(log, "auto").ids) == 10, "the judge's choice stands beside the person's"
+    only_human = _set(human, "random")
+    assert len(only_human.ids) == 3 and not set(only_human.ids) & {d.direction_id for d in human}
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ('{"model.layers.14": [99]}', "L14.latent39"),
+        ('{"model.layers.13": [3]}', "L14.latent3"),
+        ('{"model.layers.14": "3"}', "whole numbers"),
+        ('{"encoder": [3]}', "names no layer"),
+        ("[3]", "must be an object"),
+        ("{", "not JSON"),
+        ("{}", "chooses nothing"),
+    ],
+)
+def test_a_choice_that_is_no_candidate_names_the_nearest(tmp_path: Path, content: str, named: str) -> None:
+    file = tmp_path / "human.json"
+    file.write_text(content)
+    with pytest.raises(DataError, match=named):
+        read_person_choice(file, _planted()[0], "ada", AT)
+
+
+def test_a_layer_with_pcs_and_latents_asks_which(tmp_path: Path) -> None:
+    file = tmp_path / "human.json"
+    file.write_text('{"8": [1]}')
+    both = [_direction(8, 1), _direction(8, 1, source="pca")]
+    with pytest.raises(DataError, match=r"L8\.latent1 and L8\.pc1"):
+        read_person_choice(file, both, "ada", AT)
+    file.write_text('{"pca": {"8": [1]}}')
+    assert [d.direction_id for d in read_person_choice(file, both, "ada", AT)] == ["L8.pc1"]
+
+
+def test_human_arm_without_a_choice_is_refused(tmp_path: Path) -> None:
+    directions, verdicts = _planted()
+    with pytest.raises(NothingSelectedError, match=r"select\.file"):
+        select(directions, verdicts, SelectOptions(), examples=(), needed={("sae", "human")}, out=tmp_path)
+
+
+# the oracle
+
+
+def _windows(direction: Direction, pole: str, peaks: list[str]) -> list[Example]:
+    value = -2.0 if pole == "bottom" else 2.0
+    return [
+        Example(direction.id, pole, "describe", f"d{i}", (" the", peak, " ran"), (0.1, value, 0.2))  # type: ignore[arg-type]
+        for i, peak in enumerate(peaks)
+    ]
+
+
+def test_oracle_takes_a_direction_by_the_peaks_of_either_pole(tmp_path: Path) -> None:
+    (tmp_path / "gender.txt").write_text("# made by hand\nShe\nhe\n")
+    words = read_words(tmp_path / "gender.txt")
+    latent, pc, other = _direction(8, 0), _direction(8, 0, source="pca"), _direction(8, 1)
+    examples = [
+        *_windows(latent, "top", [" she", "Ġhe", " dog"]),
+        *_windows(pc, "top", [" dog", " cat"]),
+        *_windows(pc, "bottom", [" She", " he"]),
+        *_windows(other, "top", [" dog", " cat"]),
+    ]
+    decisions = ask_oracle([latent, pc, other], examples, words, "gender", 0.5, AT)
+    assert [d.ablate for d in decisions] == [True, True, False]
+    assert all(d.by == "oracle:gender" for d in decisions)
+
+
+# controls
+
+
+def test_random_candidate_is_disjoint_and_matched_in_count_per_layer(tmp_path: Path) -> None:
+    log = _log(tmp_path)
+    chosen = set(_set(log, "auto").ids)
+    for seed in (0, 1):
+        control = _set(log, "random", seed)
+        assert not chosen & set(control.ids) and len(set(control.ids)) == len(control.ids)
+        assert [sum(i.startswith(f"L{layer}.") for i in control.ids) for layer in (8, 14)] == [5, 5]
+        assert [(match.n_chosen, match.n_drawn) for match in control.matching] == [(5, 5), (5, 5)]
+
+
+def test_control_is_the_same_for_a_seed_and_another_for_another(tmp_path: Path) -> None:
+    log = _log(tmp_path)
+    selectors: tuple[Selector, ...] = ("random", "random-live")
+    for selector in selectors:
+        assert _set(log, selector) == _set(log, selector)
+        assert _set(log, selector, 0).ids != _set(log, selector, 1).ids
+        assert _set(log, selector, random_seed=1).ids != _set(log, selector).ids
+
+
+def test_no_candidate_left_for_a_control_is_an_error(tmp_path: Path) -> None:
+    everything = [dataclasses.replace(decision, ablate=True) for decision in _log(tmp_path)]
+    with pytest.raises(ConfigError, match="every candidate was chosen"):
+        _set(everything, "random")
+
+
+def test_removed_variance_of_the_span_is_matched() -> None:
+    rng = np.random.default_rng(0)
+    n, width = 60, 24
+    root = rng.normal(size=(width, width)) * np.linspace(3, 0.1, width)
+    covariance = root.T @ root / width
+    vectors = rng.normal(size=(n, width)) + 0.8 * rng.normal(size=width)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    candidates = [_direction(8, i) for i in range(n)]
+    chosen = candidates[:6]
+    ids, matches = draw_matched(
+        candidates, chosen, seed=(0, 0), n_draws=400, vectors_ND=vectors, covariance_by_layer={8: covariance}
+    )
+    basis, _ = np.linalg.qr(vectors[:6].T)
+    assert matches[0].measured_by == "span"
+    assert matches[0].removed_chosen == pytest.approx(float(np.trace(basis.T @ covariance @ basis)))
+    assert matches[0].removed_control == pytest.approx(matches[0].removed_chosen, rel=0.02)
+    assert matches[0].share_chosen is not None and 0 < matches[0].share_chosen < 1
+    assert len(ids) == 6
+
+
+def test_two_copies_of_a_direction_remove_their_variance_once() -> None:
+    candidates = [_direction(8, 0), _direction(8, 1)]
+    meter = VarianceMeter(candidates, np.array([[1.0, 0.0], [1.0, 0.0]]), np.diag([3.0, 1.0]))
+    assert meter.removed(np.array([[0, 1]]))[0] == pytest.approx(3.0)
+
+
+def test_without_covariance_loud_directions_get_loud_controls() -> None:
+    candidates = [_direction(8, i, variance=10.0 if i % 10 == 0 else 0.1) for i in range(60)]
+    chosen = [candidates[0], candidates[10]]
+    _, matches = draw_matched(candidates, chosen, seed=(0, 0), n_draws=200)
+    assert matches[0].measured_by == "sum" and matches[0].share_chosen is None
+    assert matches[0].removed_control == pytest.approx(matches[0].removed_chosen, rel=0.05)
+
+
+def test_too_few_unchosen_candidates_are_reported_not_hidden() -> None:
+    candidates = [_direction(8, i) for i in range(5)]
+    ids, matches = draw_matched(candidates, candidates[:3], seed=(0, 0), n_draws=10)
+    assert set(ids) == {"L8.latent3", "L8.latent4"} and (matches[0].n_chosen, matches[0].n_drawn) == (3, 2)
+
+
+def test_live_controls_are_drawn_anew_for_each_seed_and_need_a_dictionary() -> None:
+    chosen = [_direction(8, i) for i in range(4)]
+    live = {8: range(1000)}
+    assert len(draw_live(chosen, live, (0, 0))) == 4
+    assert draw_live(chosen, live, (0, 0)) != draw_live(chosen, live, (0, 1))
+    with pytest.raises(ConfigError, match="random-live"):
+        draw_live(chosen, None, (0, 0))
+
+
+def test_top_goes_by_rank_alone() -> None:
+    candidates = [_direction(8, i) for i in range(6)]
+    assert take_top(candidates, candidates[4:]) == ["L8.latent0", "L8.latent1"]
