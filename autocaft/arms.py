@@ -53,8 +53,8 @@ def parse_arm(name: str) -> Arm:
     match = _NAME.fullmatch(name)
     if match is None:
         raise ConfigError(
-            f"arms: {name!r} is no arm. Arms are base, tuned and caft-SOURCE-SELECTOR or caft-SOURCE-SELECTOR-MODE, with "
-            f"SOURCE sae or pca, SELECTOR {', '.join(SELECTORS)}, MODE zero, mean or mean-shift"
+            f"arms: {name!r} is no arm. Arms are base, tuned and caft-SOURCE-SELECTOR or caft-SOURCE-SELECTOR-MODE; "
+            f"SOURCE is sae or pca, SELECTOR {', '.join(SELECTORS)}, MODE zero, mean or mean-shift"
         )
     source, selector, mode = match.groups()
     return Arm(name, cast(ArmSource, source), cast(Selector, selector), cast("ArmMode | None", mode))

@@ -172,7 +172,8 @@ def _comment(text: str, width: int = 110) -> Iterable[str]:
 
 def _toml_text(value: Any) -> str:
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{json.dumps(k)} = {_toml_text(v)}" for k, v in value.items()) + " }" if value else "{}"
+        items = ", ".join(f"{json.dumps(key)} = {_toml_text(item)}" for key, item in value.items())
+        return f"{{ {items} }}" if value else "{}"
     if isinstance(value, list):
         return "[" + ", ".join(_toml_text(item) for item in value) + "]"
     return json.dumps(value, ensure_ascii=False)

@@ -87,7 +87,8 @@ def _evaluations(run: Run, folder: str, splits: Mapping[str, str], weights: Mapp
             trained = _trained_in(arm, seed)
             call = partial(stages.evaluate, run, arm=arm, seed=seed, trained=trained, splits=dict(splits))
             needs = [] if trained is None else [trained]
-            steps.append(_step(f"{folder}/{arm.name}/seed{seed}", call, options, {**weights, **files, **_corpus(run)}, *needs))
+            inputs = {**weights, **files, **_corpus(run)}
+            steps.append(_step(f"{folder}/{arm.name}/seed{seed}", call, options, inputs, *needs))
     return steps
 
 

@@ -5,7 +5,6 @@ In: a run. Out: an error that names file and line, or lines for `autocaft plan`.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,10 +66,11 @@ def _light_tokenizer(weights: Weights) -> _FileTokenizer | None:
 
 
 def set_threads(threads: int | None) -> None:
-    """Set torch's CPU threads; more than the cores there are only slows it down."""
+    """Set torch's CPU threads; without a number torch takes one per core."""
     import torch
 
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 def estimate(run: Run) -> list[str]:

@@ -67,7 +67,7 @@ class Example(Record):
     direction_id: str
     pole: Pole
     split: Purpose
-    """`describe` windows are shown to whoever names the direction, `verify` windows check the name. No shared document."""
+    """`describe` windows are shown to whoever names the direction, `verify` windows check it. No shared document."""
     doc_id: str
     tokens: tuple[str, ...]
     projections: tuple[float, ...]
@@ -90,7 +90,7 @@ class Verdict(Record):
     detection_low: float | None
     detection_high: float | None
     discrimination: float | None
-    """Share of held-out windows for which this description fits better than those of other directions; None if not asked."""
+    """Share of held-out windows that this description fits better than those of others; None if not asked."""
     relevance: float | None
     """0-100: is this the undesired concept?"""
     wanted_relevance: float | None

@@ -217,8 +217,7 @@ def _fine_tune(
 
 def _arm_directions(run: Run, context: StepContext, arm: Arm, seed: int) -> tuple[DirectionSet, list[str]]:
     """The directions an arm ablates, and a set that holds their vectors; the choice is also in `set.json`."""
-    from autocaft.discover.latents import latents_as_directions, live_latents
-    from autocaft.discover.spread import load_spread
+    from autocaft.discover.decompose import latents_as_directions, live_latents, load_covariances
     from autocaft.select.select import choose_set
 
     assert arm.source is not None and arm.selector is not None
@@ -232,12 +231,14 @@ def _arm_directions(run: Run, context: StepContext, arm: Arm, seed: int) -> tupl
         vectors_ND=found.vectors_ND,
         decisions=read_records(context.dir_of("select") / "decisions.jsonl", Decision),
         live_by_layer=live_latents(decomposed),
-        spread_by_layer=load_spread(decomposed),
+        covariance_by_layer=load_covariances(decomposed),
         options=run.config.select,
     )
     write_json(context.out / "set.json", chosen.to_row())
     if arm.selector == "random-live":
-        found = latents_as_directions(decomposed, run.config.decompose, chosen.ids)
+        found = latents_as_directions(
+            decomposed, run.config.decompose, chosen.ids, width=found.vectors_ND.shape[1]
+        )
     return found, list(chosen.ids)
 
 

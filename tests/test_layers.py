@@ -38,7 +38,8 @@ def imported_rooms(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module:
-            names = [f"{node.module}.{alias.name}" if node.module == "autocaft" else node.module for alias in node.names]
+            is_root = node.module == "autocaft"
+            names = [f"{node.module}.{alias.name}" if is_root else node.module for alias in node.names]
         found |= {name.split(".")[1] for name in names if name.startswith("autocaft.")}
     return found
 

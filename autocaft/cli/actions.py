@@ -91,7 +91,7 @@ def write_config(path: Path, recipe: str) -> None:
     if path.exists():
         raise ConfigError(f"{path} exists; name another file")
     config = load_config(find_config(recipe))
-    head = f"# autocaft: every key with its default, started from the recipe {recipe!r}.\n# Run it: autocaft run {path}\n\n"
+    head = f"# autocaft: every key of the recipe {recipe!r}, with what it does. Run it: autocaft run {path}\n\n"
     write_text(path, head + to_toml(config, documented=True))
     _print(f"{path} written; edit it, then: autocaft run {path}")
 

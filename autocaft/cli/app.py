@@ -24,13 +24,17 @@ app = typer.Typer(
 )
 
 ConfigArgument = Annotated[str, typer.Argument(help="A recipe's name (`autocaft recipes`) or a .toml file.")]
-SetOption = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as `train.mode=zero`.")]
+SetOption = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as `train.mode=zero`.")
+]
 RedoOption = Annotated[
-    list[str], typer.Option("--redo", metavar="STAGE", help="Empty this stage and all that follows from it, run them anew.")
+    list[str], typer.Option("--redo", metavar="STAGE", help="Empty this stage and what follows from it, run them anew.")
 ]
 NameOption = Annotated[str | None, typer.Option("--name", help="Name of the run folder; by default the config's.")]
 RunsOption = Annotated[Path, typer.Option("--runs", help="Where run folders lie.")]
-FinalOption = Annotated[bool, typer.Option("--final", help="Also evaluate the final splits; every look is written down.")]
+FinalOption = Annotated[
+    bool, typer.Option("--final", help="Also evaluate the final splits; every look is written down.")
+]
 RUNS = Path("runs")
 
 
@@ -89,7 +93,7 @@ def _add_stage(stage: str) -> None:
     def command(
         run_dir: Annotated[Path, typer.Argument(help="The run folder, as `runs/quickstart`.")],
         set_: SetOption = [],  # noqa: B006
-        redo: Annotated[bool, typer.Option("--redo", help="Empty the stage and all that follows from it first.")] = False,
+        redo: Annotated[bool, typer.Option("--redo", help="Empty the stage and what follows from it first.")] = False,
     ) -> None:
         from autocaft.cli.actions import run_stage
 

@@ -20,7 +20,8 @@ STAGES: dict[str, str] = {
 
 def exit_codes() -> str:
     """One line an exit code, from the first line of each error's documentation."""
-    lines = ["\b", "Exit codes:", "  0   done", "  1   an error of autocaft itself: please report it", "  2   a wrong option"]
+    lines = ["\b", "Exit codes:", "  0   done", "  1   an error of autocaft itself: please report it"]
+    lines.append("  2   a wrong option")
     for error in all_error_types():
         lines.append(f"  {error.exit_code:<3} {(error.__doc__ or '').strip().splitlines()[0]}")
     return "\n".join([*lines, "  130 stopped by the user (Ctrl-C); the same command continues"])

@@ -75,4 +75,7 @@ def write_documents(path: Path, documents: Iterable[Document]) -> None:
 
 def read_documents(path: Path) -> list[Document]:
     """Read what `write_documents` wrote."""
-    return [Document(**raw) for raw in read_jsonl(path)]
+    try:
+        return [Document(**raw) for raw in read_jsonl(path)]
+    except TypeError as error:
+        raise DataError(f"{path}: a document has other fields than expected ({error}); another version wrote it") from error

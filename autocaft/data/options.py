@@ -20,7 +20,7 @@ class DataOptions(Options):
     final: dict[str, str] = Field(default_factory=dict)
     """Choice rows that are evaluated with `--final` only; each such look is written down in `results/looks.jsonl`."""
     corpus: str = "builtin:generic/completions.jsonl.gz"
-    """Generic text: a .jsonl or .jsonl.gz file (`{"text"}`, or `{"prompt", "completion"}`) or the id of a Hub data set."""
+    """Generic text: a .jsonl or .jsonl.gz file (`{"text"}`, or `{"prompt", "completion"}`), or a Hub data set's id."""
     corpus_seed: int = 0
     """Order in which documents of a corpus file are taken."""
     n_held_out: int = Field(40, ge=0)

@@ -32,6 +32,8 @@ class TaskRow:
     """Rows of one template are one cluster: intervals resample templates, not rows."""
     seed: str
     """Plain text of the row, which task-seeded text continues; by default prompt and answer."""
+    line: int = 0
+    """Where the row stands in its file, for messages."""
 
     @property
     def prompt_text(self) -> str:
@@ -55,21 +57,26 @@ def load_rows(path: Path, *, choices_required: bool = False) -> list[TaskRow]:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    rows = [_row(raw, f"{path}:{line}", choices_required) for line, raw in iter_jsonl(path)]
+    rows = [_row(raw, path, line, choices_required) for line, raw in iter_jsonl(path)]
     if not rows:
         raise DataError(f"{path}: the file is empty")
     return rows
 
 
-def _row(raw: Any, where: str, choices_required: bool) -> TaskRow:
+def _row(raw: Any, path: Path, line: int, choices_required: bool) -> TaskRow:
+    where = f"{path}:{line}"
     if not isinstance(raw, dict):
         raise DataError(f"{where}: expected a JSON object, found {type(raw).__name__}")
-    prompt, answer = _chat_turns(raw, where) if "messages" in raw else (_text(raw, "prompt", where), _text(raw, "answer", where))
+    prompt, answer = _chat_turns(raw, where) if "messages" in raw else _plain_text(raw, where)
     choices = _choices(raw, answer, where, choices_required)
-    row_id = str(raw.get("id", where.rsplit(":", 1)[-1]))
+    row_id = str(raw.get("id", line))
     row = TaskRow(row_id, prompt, answer, choices, str(raw.get("template", row_id)), "")
     seed = raw.get("seed") or row.prompt_text + answer
-    return TaskRow(row.id, prompt, answer, choices, row.template, str(seed))
+    return TaskRow(row.id, prompt, answer, choices, row.template, str(seed), line)
+
+
+def _plain_text(raw: dict[str, Any], where: str) -> tuple[str | tuple[Message, ...], str]:
+    return _text(raw, "prompt", where), _text(raw, "answer", where)
 
 
 def _text(raw: dict[str, Any], field: str, where: str) -> str:
@@ -80,7 +87,7 @@ def _text(raw: dict[str, Any], field: str, where: str) -> str:
     return raw[field]
 
 
-def _chat_turns(raw: dict[str, Any], where: str) -> tuple[tuple[Message, ...], str]:
+def _chat_turns(raw: dict[str, Any], where: str) -> tuple[str | tuple[Message, ...], str]:
     turns = raw["messages"]
     if not isinstance(turns, list) or len(turns) < 2:
         raise DataError(f"{where}: 'messages' needs at least a user turn and the assistant's answer")
@@ -113,15 +120,20 @@ def check_first_tokens(rows: Iterable[TaskRow], tokenizer: Tokenizer, path: Path
         DataError: names the file, the line, the options and the token they share.
     """
     first_by_choice: dict[str, int] = {}
-    for line, row in enumerate(rows, start=1):
+    for row in rows:
+        where = f"{path}:{row.line}"
         for choice in row.choices or ():
             if choice not in first_by_choice:
-                first_by_choice[choice] = tokenizer.encode(choice, add_special_tokens=False)[0]
+                ids = tokenizer.encode(choice, add_special_tokens=False)
+                if not ids:
+                    raise DataError(f"{where}: the choice {choice!r} is no token at all to this model's tokenizer")
+                first_by_choice[choice] = ids[0]
         firsts = [first_by_choice[choice] for choice in row.choices or ()]
-        if len(set(firsts)) < len(firsts):
+        shared = next((first for first in firsts if firsts.count(first) > 1), None)
+        if shared is not None:
             raise DataError(
-                f"{path}:{line}: the choices {list(row.choices or ())} share their first token (id {firsts[0]}); options "
-                "are compared by the first token, so reword them until they differ there"
+                f"{where}: the choices {list(row.choices or ())} share their first token (id {shared}); they "
+                "are compared by it, so reword them until they differ there"
             )
 
 
@@ -132,7 +144,7 @@ def check_no_leak(train: Sequence[TaskRow], held_out: Sequence[TaskRow], path: P
         DataError: names the file, the line and the row in training.
     """
     id_by_prompt = {" ".join(row.prompt_text.split()): row.id for row in train}
-    for line, row in enumerate(held_out, start=1):
+    for row in held_out:
         twin = id_by_prompt.get(" ".join(row.prompt_text.split()))
         if twin is not None:
-            raise DataError(f"{path}:{line}: this row is also in training (row {twin!r} there); remove it from one of them")
+            raise DataError(f"{path}:{row.line}: this row is also in training (row {twin!r}); keep it in one of the two")

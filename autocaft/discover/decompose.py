@@ -3,6 +3,8 @@
 In: a `ModelPair`, training rows, a collect folder. Out, in `out`:
     directions.jsonl, vectors.safetensors   the candidates, layer by layer (model/directions.py)
     sae/L14/...                             trained dictionaries, in SAELens's format
+    covariances.safetensors                 of the base model's activations, by layer: how much a set removes
+    live.safetensors                        which latents are neither dead nor always on, by layer
     extents.safetensors                     lowest and highest projection of each candidate on the mining texts
     summary.json                            what was found, excluded and why
 
@@ -27,6 +29,7 @@ from autocaft.discover.options import CollectOptions, DecomposeOptions
 from autocaft.discover.pair import ModelPair, device_of
 from autocaft.discover.paired import paired_batches
 from autocaft.discover.rank import Candidate, DifferenceRanker, attribution, shortlist
+from autocaft.discover.pca import CovarianceFitter
 from autocaft.discover.sae import ROWS, Dictionary, LatentStats, check_spec, load_dictionary, measure, train_dictionary
 from autocaft.discover.shards import ShardReader
 from autocaft.model.directions import DirectionSet
@@ -71,6 +74,7 @@ def decompose(
         for layer, dictionary in dictionaries.items():
             note = summary[str(layer)]
             found += _latents(layer, dictionary, latent_stats[layer], scores[layer], options, note)
+        _save_live(latent_stats, options, out)
     ordered = _with_extents(found, reader, stats, latent_stats, out)
     ordered.save(out)
     result = {"n_directions": len(ordered), "layers": summary}
@@ -78,9 +82,7 @@ def decompose(
     return result
 
 
-def _components(
-    stats: CollectStats, layer: int, n_pcs: int, note: dict[str, Any]
-) -> list[tuple[Direction, Tensor]]:
+def _components(stats: CollectStats, layer: int, n_pcs: int, note: dict[str, Any]) -> list[tuple[Direction, Tensor]]:
     pca = stats.differences[layer].pca(n_pcs)
     note["n_pcs"] = len(pca.vectors_ND)
     note["pcs_explain"] = float(pca.explained_N.sum())
@@ -164,6 +166,13 @@ def _latents(
     ]
 
 
+def _save_live(latent_stats: Mapping[int, LatentStats], options: DecomposeOptions, out: Path) -> None:
+    """What a control of random live latents is drawn from."""
+    live = {f"L{i}": ~s.dead_S() & ~s.always_on_S(options.always_on_share) for i, s in latent_stats.items()}
+    with replacing(out / "live.safetensors") as path:
+        save_file(live, path)
+
+
 @torch.no_grad()
 def _with_extents(
     found: Sequence[tuple[Direction, Tensor]],
@@ -174,12 +183,16 @@ def _with_extents(
 ) -> DirectionSet:
     """One pass over the stored activations: each direction's variance, lowest and highest projection."""
     directions, vectors, low, high = [], [], [], []
+    covariances: dict[str, Tensor] = {}
     for layer in reader.layers:
         own = [(direction, vector_D) for direction, vector_D in found if direction.layer == layer]
         if not own:
             continue
         vectors_ND = torch.stack([vector_D for _, vector_D in own]).float()
-        variance_N, low_N, high_N = _extents(reader, layer, vectors_ND, stats.generic_mean[layer])
+        low_N, high_N, activations = _extents(reader, layer, vectors_ND, stats.generic_mean[layer])
+        covariance_DD = activations.covariance_DD.float()
+        covariances[f"L{layer}"] = covariance_DD
+        variance_N = ((vectors_ND @ covariance_DD) * vectors_ND).sum(dim=1)
         for i, (direction, _) in enumerate(own):
             if direction.source == "sae":
                 low_N[i], high_N[i] = 0.0, latent_stats[layer].peak_S[direction.index]
@@ -189,23 +202,52 @@ def _with_extents(
         high.append(high_N)
     with replacing(out / "extents.safetensors") as path:
         save_file({"low_N": torch.cat(low), "high_N": torch.cat(high)}, path)
+    with replacing(out / "covariances.safetensors") as path:
+        save_file(covariances, path)
     return DirectionSet(tuple(directions), torch.cat(vectors))
 
 
-def _extents(reader: ShardReader, layer: int, vectors_ND: Tensor, mean_D: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    n = len(vectors_ND)
-    low_N, high_N = torch.full((n,), torch.inf), torch.full((n,), -torch.inf)
-    sum_N, square_N = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
+def _extents(
+    reader: ShardReader, layer: int, vectors_ND: Tensor, mean_D: Tensor
+) -> tuple[Tensor, Tensor, CovarianceFitter]:
+    """Lowest and highest projection (N,) on each vector, and the activations' covariance."""
+    low_N, high_N = torch.full((len(vectors_ND),), torch.inf), torch.full((len(vectors_ND),), -torch.inf)
+    activations = CovarianceFitter(reader.d_model)
     for acts_ND in reader.in_order(layer, ROWS):
         projections = (acts_ND - mean_D) @ vectors_ND.T
         low_N, high_N = torch.minimum(low_N, projections.amin(0)), torch.maximum(high_N, projections.amax(0))
-        sum_N += projections.double().sum(dim=0)
-        square_N += projections.double().square().sum(dim=0)
-    variance_N = (square_N / reader.n_rows - (sum_N / reader.n_rows).square()).clamp_min(0)
-    return variance_N, low_N, high_N
+        activations.update(acts_ND)
+    return low_N, high_N, activations
 
 
 def load_extents(folder: Path) -> tuple[Tensor, Tensor]:
     """Lowest and highest projection (N,) of each direction in a decompose folder."""
     tensors = load_file(folder / "extents.safetensors")
     return tensors["low_N"], tensors["high_N"]
+
+
+def load_covariances(folder: Path) -> dict[int, Tensor]:
+    """(D, D) covariance of the base model's activations on the mining texts, by layer, from a decompose folder."""
+    return {int(name[1:]): tensor for name, tensor in load_file(folder / "covariances.safetensors").items()}
+
+
+def live_latents(folder: Path) -> dict[int, list[int]]:
+    """Numbers of the latents that are neither dead nor always on, by layer; empty without a dictionary."""
+    path = folder / "live.safetensors"
+    if not path.is_file():
+        return {}
+    return {int(name[1:]): live_S.nonzero()[:, 0].tolist() for name, live_S in load_file(path).items()}
+
+
+def latents_as_directions(folder: Path, options: DecomposeOptions, ids: Sequence[str], *, width: int) -> DirectionSet:
+    """Latents by id (`L14.latent7`) with their vectors, whether or not they are candidates."""
+    layer_and_index = {i: [int(number) for number in i.removeprefix("L").split(".latent")] for i in ids}
+    vectors: list[Tensor] = []
+    directions: list[Direction] = []
+    for layer in sorted({layer for layer, _ in layer_and_index.values()}):
+        place = dictionary_place(options.sae, layer, folder)
+        unit_SD = load_dictionary(place, layer, width=width).directions_SD
+        own = [(i, index) for i, (own_layer, index) in layer_and_index.items() if own_layer == layer]
+        vectors += [unit_SD[index] for _, index in own]
+        directions += [Direction(i, layer, "random", index, 0.0, "drawn") for i, index in own]
+    return DirectionSet(tuple(directions), torch.stack(vectors))

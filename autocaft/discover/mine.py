@@ -8,7 +8,8 @@ What the poles are, on a latent's activation or on a PC's projection of (base ac
 `top`       documents with the largest projection
 `bottom`    documents with the smallest (PCs only)
 `middle`    documents whose largest projection is nearest to half of the highest on all mining texts
-`random`    a place drawn by hash, where the direction is quiet: a latent silent in the window, a PC below half its extent
+`random`    a place drawn by hash where the direction is quiet: a latent silent in the window, a PC below half its
+            extent
 `near`      the strongest of the quiet documents: a latent silent, yet the text points furthest along its decoder row;
             a PC below half its extent
 
@@ -18,12 +19,13 @@ everything that continues one training row is one group, so the check never sees
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,8 +42,9 @@ from autocaft.records import Direction, Example, Pole, Purpose
 from autocaft.rundir.files import write_json, write_records
 from autocaft.rundir.progress import Progress
 
-POLES: tuple[Pole, ...] = ("top", "bottom", "near", "middle", "random")
-"""In this order a document is given away: one that is in `top` is not shown again as `random`."""
+POLES: tuple[Pole, ...] = ("top", "bottom", "random", "near", "middle")
+"""In this order a document is given away: one that is in `top` is not shown again as `random`. Only the two ends do not
+exclude each other, so that a direction's arbitrary sign decides nothing but which end is called top."""
 PURPOSES: tuple[Purpose, ...] = ("describe", "verify")
 SPARE = 4
 """Slots for each window that is asked for: near-duplicates are thrown out at the end."""
@@ -157,7 +160,8 @@ class Probe:
             return linear_NC
         projections_NC = linear_NC.clone()
         index_L = self.index_C[self.is_latent_C]
-        parts = [self.dictionary.encode(part)[:, index_L] for part in acts_ND.split(rows_at_once(self.dictionary.d_sae))]
+        n_rows = rows_at_once(self.dictionary.d_sae)
+        parts = [self.dictionary.encode(part)[:, index_L] for part in acts_ND.split(n_rows)]
         projections_NC[:, self.is_latent_C] = torch.cat(parts).cpu()
         return projections_NC
 
@@ -187,6 +191,13 @@ class ProbedChunk(Chunk):
     """A chunk that also knows each token's linear projection, latents' decoder rows included."""
 
     linear_NC: Tensor
+
+
+class Shown(NamedTuple):
+    """A window that was already given away."""
+
+    group: int
+    triples: frozenset[tuple[int, ...]]
 
 
 class Miner:
@@ -250,62 +261,51 @@ class Miner:
 
     def examples(self, tokenizer: Any) -> list[Example]:
         """The windows to keep, with tokens as text."""
-        text_by_token: dict[int, str] = {}
+        read = functools.cache(functools.partial(token_text, tokenizer))
         examples: list[Example] = []
-        for number, direction in enumerate(self.probe.directions):
-            taken_groups: set[int] = set()
-            shown: list[frozenset[tuple[int, ...]]] = []
+        for number in range(len(self.probe.directions)):
+            taken_by_pole: dict[Pole, list[Shown]] = {}
             for pole in POLES:
+                others = (
+                    [] if pole in ("top", "bottom") else [shown for taken in taken_by_pole.values() for shown in taken]
+                )
+                taken_by_pole[pole] = []
                 for purpose in PURPOSES:
-                    table = self.tables[pole, purpose]
-                    for slot in self._chosen(table, number, self.n_wanted[purpose], taken_groups, shown):
-                        examples.append(self._example(table, number, slot, direction, pole, purpose, tokenizer, text_by_token))
+                    table, n_wanted = self.tables[pole, purpose], self.n_wanted[purpose]
+                    slots = self._chosen(table, number, n_wanted, others, taken_by_pole[pole])
+                    examples += [self._example(number, slot, pole, purpose, read) for slot in slots]
         return examples
 
     def _chosen(
-        self,
-        table: WindowTable,
-        number: int,
-        n_wanted: int,
-        taken_groups: set[int],
-        shown: list[frozenset[tuple[int, ...]]],
+        self, table: WindowTable, number: int, n_wanted: int, others: Sequence[Shown], taken: list[Shown]
     ) -> list[int]:
-        """Slots to keep: best first, from documents not yet shown, none nearly the same as one already shown."""
+        """Slots to keep: best first, from documents not yet shown, none nearly the same as one already shown.
+
+        What is kept is added to `taken`.
+        """
         chosen: list[int] = []
         scores, groups = table.score_CR[number].tolist(), table.group_CR[number].tolist()
         windows = table.tokens_CRW[number].tolist()
         for slot, score in enumerate(scores):
             if score == -torch.inf or len(chosen) == n_wanted:
                 break
-            if groups[slot] in taken_groups:
-                continue
             triples = word_triples(tuple(token for token in windows[slot] if token >= 0))
-            if any(overlap(triples, other) > self.options.max_overlap for other in shown):
+            before = [*others, *taken]
+            if any(groups[slot] == shown.group for shown in before):
                 continue
-            taken_groups.add(groups[slot])
-            shown.append(triples)
+            if any(overlap(triples, shown.triples) > self.options.max_overlap for shown in before):
+                continue
+            taken.append(Shown(groups[slot], triples))
             chosen.append(slot)
         return chosen
 
-    def _example(
-        self,
-        table: WindowTable,
-        number: int,
-        slot: int,
-        direction: Direction,
-        pole: Pole,
-        purpose: Purpose,
-        tokenizer: Any,
-        text_by_token: dict[int, str],
-    ) -> Example:
+    def _example(self, number: int, slot: int, pole: Pole, purpose: Purpose, read: Callable[[int], str]) -> Example:
+        table, direction_id = self.tables[pole, purpose], self.probe.directions[number].id
         ids, projections = table.tokens_CRW[number, slot].tolist(), table.projections_CRW[number, slot].tolist()
         kept = [(token, value) for token, value in zip(ids, projections, strict=True) if token >= 0]
-        for token, _ in kept:
-            if token not in text_by_token:
-                text_by_token[token] = token_text(tokenizer, token)
         doc_id = self.groups.ids[int(table.doc_CR[number, slot])]
-        tokens = tuple(text_by_token[token] for token, _ in kept)
-        return Example(direction.id, pole, purpose, doc_id, tokens, tuple(round(value, 4) for _, value in kept))
+        tokens = tuple(read(token) for token, _ in kept)
+        return Example(direction_id, pole, purpose, doc_id, tokens, tuple(round(value, 4) for _, value in kept))
 
 
 def token_text(tokenizer: Any, token: int) -> str:

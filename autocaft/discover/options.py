@@ -15,9 +15,9 @@ class CollectOptions(Options):
     """Which texts are read, and at which of their tokens."""
 
     diff_text: Literal["train", "completions"] = "train"
-    """Where tuned and base are compared: `train` on the training rows (the paper's toy tasks), `completions` on what the
-    tuned model answers to generic prompts (the paper's way for emergent misalignment, where the training rows would
-    show their topic and not the persona)."""
+    """Where tuned and base are compared: `train` on the training rows (the paper's toy tasks), `completions` on what
+    the tuned model answers to generic prompts (the paper's way for emergent misalignment, where the training rows
+    would show their topic and not the persona)."""
     positions: Literal["answer", "all"] = "all"
     """Tokens that are compared: the answer's only (the paper's emergent misalignment) or all (its toy tasks)."""
     n_generic: int = Field(default=600, ge=1)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from autocaft.model.load import as_base
+from autocaft.model.load import as_base, has_adapter
 
 Model = Any
 """A Hugging Face causal language model, bare or inside a PEFT wrapper."""
@@ -78,11 +78,6 @@ class ModelPair:
                 self.release()
             self.held[name] = self.load_base() if name == "base" else self.load_tuned()
         return self.held[name]
-
-
-def has_adapter(model: Model) -> bool:
-    """Whether the model is a PEFT model whose adapter can be switched off."""
-    return hasattr(model, "disable_adapter") and hasattr(model, "get_base_model")
 
 
 def device_of(model: Model) -> torch.device:

@@ -29,7 +29,7 @@ Paired = dict[int, tuple[Tensor, Tensor]]
 
 
 def read_positions(batch: Batch, positions: Positions, n_skip: int = 1) -> Tensor:
-    """True at the tokens that are read, (B, T): not padding, not the first `n_skip`, and the answer only if so asked."""
+    """True at the tokens that are read, (B, T): no padding, not the first `n_skip`, the answer only if so asked."""
     read_BT = batch.attention_mask_BT.bool() & (batch.position_ids_BT >= n_skip)
     return read_BT & batch.answer_mask_BT if positions == "answer" else read_BT
 
@@ -60,8 +60,8 @@ def paired_batches(
         yield from _in_turn(pair, encoded, layers, positions, tokens_per_batch, pad_id, scratch)
         return
     with pair.tuned() as tuned:
-        options = {"tokens_per_batch": tokens_per_batch, "pad_id": pad_id, "device": device_of(tuned)}
-        for chosen, batch in batches(encoded, **options):
+        device = device_of(tuned)
+        for chosen, batch in batches(encoded, tokens_per_batch=tokens_per_batch, pad_id=pad_id, device=device):
             with pair.base() as base:
                 base_acts = record_batch(base, layers, batch)
             tuned_acts = record_batch(tuned, layers, batch)
@@ -83,20 +83,20 @@ def _in_turn(
         with pair.base() as base:
             width = d_model(base)
             rows_per_shard = shard_rows(width, torch.float32, 64)
-            writer = ShardWriter(
-                scratch, layers, d_model=width, dtype=torch.float32, rows_per_shard=rows_per_shard
-            )
-            options = {"tokens_per_batch": tokens_per_batch, "pad_id": pad_id, "device": device_of(base)}
-            for number, (_, batch) in enumerate(batches(encoded, **options)):
+            writer = ShardWriter(scratch, layers, d_model=width, dtype=torch.float32, rows_per_shard=rows_per_shard)
+            device = device_of(base)
+            feed = batches(encoded, tokens_per_batch=tokens_per_batch, pad_id=pad_id, device=device)
+            for number, (_, batch) in enumerate(feed):
                 acts, read_BT = record_batch(base, layers, batch), read_positions(batch, positions)
                 ids_N = batch.input_ids_BT[read_BT]
                 writer.append(number, ids_N, {layer: acts[layer][read_BT] for layer in layers})
             writer.close()
     with pair.tuned() as tuned:
         stored = _documents(ShardReader(scratch), layers)
-        options = {"tokens_per_batch": tokens_per_batch, "pad_id": pad_id, "device": device_of(tuned)}
-        for chosen, batch in batches(encoded, **options):
-            acts, read_BT, base_acts = record_batch(tuned, layers, batch), read_positions(batch, positions), next(stored)
+        device = device_of(tuned)
+        for chosen, batch in batches(encoded, tokens_per_batch=tokens_per_batch, pad_id=pad_id, device=device):
+            acts, read_BT = record_batch(tuned, layers, batch), read_positions(batch, positions)
+            base_acts = next(stored)
             paired = {i: (base_acts[i].to(acts[i].device), acts[i][read_BT]) for i in layers}
             assert all(len(base_ND) == len(tuned_ND) for base_ND, tuned_ND in paired.values()), scratch
             yield len(chosen), paired

@@ -70,9 +70,7 @@ def _row_scores(dictionary: Dictionary, acts_BTD: Tensor, grads_BTD: Tensor, rea
     return score_S
 
 
-def loss_gradients(
-    model: Model, batch: Batch, layers: Sequence[int]
-) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+def loss_gradients(model: Model, batch: Batch, layers: Sequence[int]) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
     """Activations and gradients of the summed answer loss at the hookpoints, (B, T, D) by layer.
 
     The shallowest hookpoint is cut from what is below it, so nothing there is differentiated.

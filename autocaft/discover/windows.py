@@ -80,7 +80,8 @@ class WindowTable:
         """Fetch the windows of slots that came from this chunk, and move those that were here before."""
         n_slots = place_CR.shape[1]
         old_CR = place_CR.clamp_max(n_slots - 1)[..., None].expand(-1, -1, self.tokens_CRW.shape[2])
-        self.tokens_CRW, self.projections_CRW = self.tokens_CRW.gather(1, old_CR), self.projections_CRW.gather(1, old_CR)
+        self.tokens_CRW = self.tokens_CRW.gather(1, old_CR)
+        self.projections_CRW = self.projections_CRW.gather(1, old_CR)
         direction, slot = (place_CR >= n_slots).nonzero(as_tuple=True)
         document = place_CR[direction, slot] - n_slots
         rows_KW = row_CM[direction, document][:, None] + torch.arange(-self.side, self.side + 1)

@@ -24,6 +24,9 @@ from autocaft.stats import cluster_bootstrap
 BaseContext = Callable[[], AbstractContextManager[PreTrainedModel]]
 """Opens on the base model: its adapter switched off, or a second model."""
 
+_MAX_NATS = 700.0
+"""A perplexity beyond e**700 is no floating-point number any more; such a model is lost either way."""
+
 
 @dataclass(frozen=True)
 class Damage:
@@ -87,15 +90,21 @@ def _token_nats(model_BTV: Tensor, base_BTV: Tensor, batch: Batch) -> tuple[Tens
 def damage_metrics(
     found: Sequence[Damage], *, arm: str, seed: int, hooks: Hooks, n_bootstrap: int
 ) -> list[Metric]:
-    """Perplexity and KL to base per token, intervals over documents."""
-    n_tokens = sum(damage.n_tokens for damage in found)
+    """Perplexity and KL to base per token, intervals over documents; documents with NaN are left out and counted."""
+    scored = [damage for damage in found if math.isfinite(damage.nll) and math.isfinite(damage.kl)]
+    n_tokens = sum(damage.n_tokens for damage in scored)
+    n_unscored = sum(damage.n_tokens for damage in found) - n_tokens
+    clusters = [damage.document_id for damage in scored for _ in range(damage.n_tokens)]
     metrics = []
-    for name, nats in (("perplexity", [d.nll for d in found]), ("kl_to_base", [d.kl for d in found])):
-        per_token = [nat / damage.n_tokens for nat, damage in zip(nats, found, strict=True)]
-        weights = [damage.n_tokens for damage in found]
-        repeated = [value for value, weight in zip(per_token, weights, strict=True) for _ in range(weight)]
-        clusters = [damage.document_id for damage in found for _ in range(damage.n_tokens)]
-        mean = cluster_bootstrap(repeated, clusters, n=n_bootstrap)
-        ends = [math.exp(x) if name == "perplexity" else x for x in (mean.value, mean.low, mean.high)]
-        metrics.append(Metric(arm, "generic", "generic", name, hooks, *ends, n_tokens, 0, seed))
+    for name, nats in (("perplexity", [d.nll for d in scored]), ("kl_to_base", [d.kl for d in scored])):
+        ends: list[float | None] = [None, None, None]
+        if scored:
+            repeated = [nat / d.n_tokens for nat, d in zip(nats, scored, strict=True) for _ in range(d.n_tokens)]
+            mean = cluster_bootstrap(repeated, clusters, n=n_bootstrap)
+            # Without spread the bootstrap falls back to an interval for shares, which nats are not.
+            has_interval = mean.method == "bootstrap"
+            ends = [mean.value, mean.low if has_interval else None, mean.high if has_interval else None]
+        if name == "perplexity":
+            ends = [None if nat is None else math.exp(min(nat, _MAX_NATS)) for nat in ends]
+        metrics.append(Metric(arm, "generic", "generic", name, hooks, *ends, n_tokens, n_unscored, seed))
     return metrics

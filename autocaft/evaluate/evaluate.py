@@ -1,6 +1,6 @@
 """The stage: measure one arm on every split and on generic text, with its hooks off and, if asked, on.
 
-In: a trained arm, its base, rows by split, generic documents. Out: `metrics.jsonl` and `rows.jsonl` in the arm's folder.
+In: a trained arm, its base, rows by split, generic documents. Out: `metrics.jsonl` and `rows.jsonl` in its folder.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def evaluate_arm(
             with context:
                 found = _answer_splits(model, tokenizer, rows_by_split, options, hooks, chat, advance)
             answers += [answer for split in found for answer in split]
-            metrics += [accuracy(split, arm=arm, task=task, seed=seed, n_bootstrap=options.n_bootstrap) for split in found]
+            n_bootstrap = options.n_bootstrap
+            metrics += [accuracy(split, arm=arm, task=task, seed=seed, n_bootstrap=n_bootstrap) for split in found]
         if documents and "off" in options.hooks:
             metrics += _damage(model, base, tokenizer, documents, options, arm, seed, advance)
     write_jsonl(out / "rows.jsonl", ({"arm": arm, "seed": seed, **answer.to_row()} for answer in answers))

@@ -9,6 +9,8 @@ these four names. A model with none of them is an error that lists what was trie
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from autocaft.errors import ConfigError, ModelError
@@ -22,7 +24,7 @@ _PATHS = (
 )
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: Any) -> Any:
     """The model without its PEFT wrapper; the same object where there is none."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 

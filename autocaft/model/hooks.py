@@ -104,14 +104,13 @@ class _Exemption:
     """
 
     def __init__(self, root: nn.Module, exempt_first: bool) -> None:
-        self.root = root
         self.exempt_first = exempt_first
         self.names = tuple(inspect.signature(root.forward).parameters)
         self.first_token: Tensor | None = None
         self.in_flight = False
         self.keep_BT1: Tensor | None = None
         self.awaiting_keeps: list[Tensor | None] = []
-        """Different masks of the passes whose checkpointed blocks are still to run again in a backward pass."""
+        """Different masks of the passes that a backward pass may still recompute; two are enough to refuse."""
         self.is_recomputed = False
 
     def read_batch(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -119,18 +118,22 @@ class _Exemption:
         given = {**dict(zip(self.names, args, strict=False)), **kwargs}
         self.keep_BT1 = self._keep(given)
         self.in_flight = True
-        if torch.is_grad_enabled() and getattr(self.root, "is_gradient_checkpointing", False):
-            self.awaiting_keeps = [] if self.is_recomputed else self.awaiting_keeps
-            self.is_recomputed = False
-            if not any(_same_mask(keep_BT1, self.keep_BT1) for keep_BT1 in self.awaiting_keeps):
-                self.awaiting_keeps.append(self.keep_BT1)
+        if torch.is_grad_enabled():
+            self._await_backward()
 
     def end_batch(self, module: nn.Module, args: Any, output: Any) -> None:
         """Forward hook of the whole model, called after an exception too."""
         self.in_flight = False
 
+    def _await_backward(self) -> None:
+        """Note the mask for blocks that run again in the backward pass (gradient checkpointing around hooks)."""
+        if self.is_recomputed:
+            self.awaiting_keeps, self.is_recomputed = [], False
+        if len(self.awaiting_keeps) < 2 and not any(_same_mask(old, self.keep_BT1) for old in self.awaiting_keeps):
+            self.awaiting_keeps.append(self.keep_BT1)
+
     def current(self) -> Tensor | None:
-        """The mask for a block that runs now: in the forward pass, or again in the backward pass (checkpointing)."""
+        """The mask for a block that runs now: in the forward pass, or again in the backward pass."""
         if self.in_flight or not self.awaiting_keeps:
             return self.keep_BT1
         if len(self.awaiting_keeps) > 1:
@@ -159,8 +162,8 @@ class _Exemption:
         if differs_B.any():
             was, now = int(self.first_token), int(first_B[differs_B][0])
             raise AblationError(
-                f"ablate: rows open with different tokens (ids {was} and {now}), and the first position is exempt, so it "
-                "could carry the concept past the ablation. Prepend the BOS token to every row, or use exempt_first=False"
+                f"ablate: rows open with different tokens (ids {was} and {now}), and the first position is exempt, so "
+                "it could carry the concept past the ablation. Prepend BOS to every row, or use exempt_first=False"
             )
 
 

@@ -45,8 +45,9 @@ def load_model(
 ) -> PreTrainedModel:
     """The language model in evaluation mode."""
     _dequantize_once(weights)
-    model = AutoModelForCausalLM.from_pretrained(weights.folder, dtype=dtype)
-    return model.to(device or default_device()).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(weights.folder, dtype=dtype)
+    loaded: PreTrainedModel = model.to(device or default_device()).eval()
+    return loaded
 
 
 def load_trained(
@@ -77,11 +78,11 @@ def _dequantize_once(weights: Weights) -> None:
     """Write a GGUF model as a folder of fp32 safetensors with its tokenizer, unless that was done before."""
     if weights.gguf is None or weights.folder.is_dir():
         return
-    source = {"pretrained_model_name_or_path": weights.gguf.parent, "gguf_file": weights.gguf.name}
-    model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    folder, name = weights.gguf.parent, weights.gguf.name
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config  # the weights are plain fp32 now, and save_pretrained refuses otherwise
     model.hf_quantizer = None
     with replacing_folder(weights.folder) as tmp:
         model.save_pretrained(tmp)
-        AutoTokenizer.from_pretrained(**source).save_pretrained(tmp)
+        AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(tmp)

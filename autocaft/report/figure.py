@@ -9,7 +9,7 @@ marker's shape says the same as its colour.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from xml.sax.saxutils import escape
 
@@ -61,6 +61,7 @@ def draw_figure(lines: Sequence[dict[str, Any]], frame: Frame = WIDE, ident: str
     if not points:
         return ""
     labelled = [line for line in points if line["hooks"] == "off" or not _has_off(points, line["arm"])]
+    frame = _fitted(frame, max(len(line["arm"]) for line in labelled))
     gap = frame.font * (2.75 if frame.two_lines and len(labelled) <= 9 else 1.5)
     label_ys = spread([_ood(line, frame) for line in labelled], gap, frame.top + frame.font, frame.top + frame.side)
     bottom = max(frame.top + frame.side + 3.9 * frame.font, max(label_ys) + 2 * frame.font)
@@ -113,6 +114,13 @@ def marker(shape: str, x: float, y: float, r: float, attributes: str) -> str:
     return f'<polygon points="{points}" stroke-linejoin="round" {attributes}/>'
 
 
+def _fitted(frame: Frame, n_characters: int) -> Frame:
+    """The frame with a plot small enough that the longest name stays within the width."""
+    overflow = frame.label_x + 0.6 * frame.font * n_characters - frame.width
+    shrink = max(0, round(overflow))
+    return replace(frame, side=frame.side - shrink, label_x=frame.label_x - shrink)
+
+
 def _has_both(line: dict[str, Any]) -> bool:
     return all(line["scores"].get(split, {}).get("value") is not None for split in ("id", "ood"))
 
@@ -146,7 +154,7 @@ def _axes(frame: Frame) -> list[str]:
         parts.append(f'<text class="tick" x="{left - 8}" y="{y + frame.font / 3:.1f}" text-anchor="end">{text}</text>')
         below = bottom + 1.5 * frame.font
         parts.append(f'<text class="tick" x="{x:.1f}" y="{below:.1f}" text-anchor="middle">{text}</text>')
-    wide = frame is WIDE
+    wide = frame.width == WIDE.width
     up = "ood: right where the cue is inverted, %" if wide else "ood, % right"
     across = "id: right where the cue holds as in training, %" if wide else "id, % right"
     parts.append(f'<text class="axis" x="2" y="{top - 16:.1f}">{up}</text>')

@@ -11,6 +11,7 @@ SFTTrainer cannot do, and which is a quarter of the time of a small model with a
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -23,11 +24,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 
 from autocaft.data.encode import Encoded, collate, encode
 from autocaft.data.rows import TaskRow
-from autocaft.errors import TrainingError
+from autocaft.errors import DataError, TrainingError
 from autocaft.model.blocks import unwrapped
 from autocaft.model.directions import Subspace
 from autocaft.model.hooks import Mode, ablate
-from autocaft.rundir.files import disk_errors, remove_folder, replacing_folder, write_jsonl
+from autocaft.rundir.files import disk_errors, read_json, remove_folder, replacing_folder, write_jsonl
 from autocaft.rundir.progress import Progress
 from autocaft.train.options import TuneOptions
 
@@ -69,15 +70,15 @@ def fine_tune(
     trainer = _AnswerTrainer(
         model=trained,
         args=_arguments(options, seed, out, len(encoded)),
-        train_dataset=encoded,  # type: ignore[arg-type]
-        data_collator=_Collator(int(tokenizer.pad_token_id)),  # type: ignore[arg-type]
+        train_dataset=encoded,
+        data_collator=_Collator(int(tokenizer.pad_token_id)),
         callbacks=[],
     )
     context: AbstractContextManager[None] = nullcontext()
     if subspaces:
         context = ablate(trained, subspaces, mode=mode, strength=strength, exempt_first=exempt_first)
     with context, disk_errors(out):
-        _run(trainer, out, progress, label)
+        _run(trainer, out, progress, label, _n_steps(options, len(encoded)))
     return _finish(trainer, trained, out)
 
 
@@ -111,8 +112,7 @@ def _with_adapter(model: PreTrainedModel, options: TuneOptions) -> PreTrainedMod
 
 
 def _arguments(options: TuneOptions, seed: int, out: Path, n_rows: int) -> TrainingArguments:
-    per_step = options.batch_size * options.grad_accumulation
-    n_steps = max(1, round(-(-n_rows // per_step) * options.epochs))
+    n_steps = _n_steps(options, n_rows)
     every = max(1, -(-n_steps // (options.saves_per_run + 1)))
     return TrainingArguments(
         output_dir=str(out / "checkpoints"),
@@ -120,7 +120,7 @@ def _arguments(options: TuneOptions, seed: int, out: Path, n_rows: int) -> Train
         learning_rate=options.lr,
         per_device_train_batch_size=options.batch_size,
         gradient_accumulation_steps=options.grad_accumulation,
-        warmup_steps=options.warmup_share,
+        warmup_steps=math.ceil(n_steps * options.warmup_share),
         lr_scheduler_type={"constant": "constant_with_warmup"}.get(options.schedule, options.schedule),
         weight_decay=options.weight_decay,
         adam_beta1=options.adam_betas[0],
@@ -144,6 +144,12 @@ def _arguments(options: TuneOptions, seed: int, out: Path, n_rows: int) -> Train
     )
 
 
+def _n_steps(options: TuneOptions, n_rows: int) -> int:
+    """Optimizer steps of the whole training, counted as Trainer does."""
+    per_epoch = -(-n_rows // (options.batch_size * options.grad_accumulation))
+    return max(1, math.ceil(per_epoch * options.epochs))
+
+
 class _Collator:
     """Left-padded batch with labels on the answer tokens only."""
 
@@ -159,7 +165,7 @@ class _Collator:
 class _AnswerTrainer(Trainer):
     """Trainer whose loss is the mean cross-entropy of the answer tokens."""
 
-    def compute_loss(  # type: ignore[override]
+    def compute_loss(
         self,
         model: nn.Module,
         inputs: dict[str, Tensor],
@@ -169,15 +175,25 @@ class _AnswerTrainer(Trainer):
         labels_BT = inputs.pop("labels")
         loss = answer_loss(model, inputs, labels_BT, num_items_in_batch)
         if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss.item()} at step {self.state.global_step}; the last checkpoint is kept. "
-                "Lower tune.lr, raise tune.warmup_share or set tune.autocast = 'fp32', then run with --redo of this stage"
-            )
+            raise TrainingError(_not_a_number("loss", loss.item(), self.state.global_step))
         return (loss, None) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Keep the history; print nothing (the progress bar and `losses.jsonl` tell)."""
+        """Keep the history; print nothing (the progress bar and `losses.jsonl` tell).
+
+        Called before a checkpoint is written: a gradient that is not a number has just spoilt the weights, and must
+        not replace the last good checkpoint.
+        """
+        if not math.isfinite(logs.get("grad_norm", 0.0)):
+            raise TrainingError(_not_a_number("gradient", logs["grad_norm"], self.state.global_step))
         self.state.log_history.append({**logs, "step": self.state.global_step})
+
+
+def _not_a_number(what: str, value: float, step: int) -> str:
+    return (
+        f"the {what} is {value} at step {step}; the last checkpoint is kept. Lower tune.lr, raise tune.warmup_share or "
+        "set tune.autocast = 'fp32', then run with --redo of this stage"
+    )
 
 
 def answer_loss(
@@ -220,12 +236,9 @@ class _ProgressCallback(TrainerCallback):
         self.advance(1)
 
 
-def _run(trainer: Trainer, out: Path, progress: Progress, label: str) -> None:
+def _run(trainer: Trainer, out: Path, progress: Progress, label: str, n_steps: int) -> None:
     """Train, from the last whole checkpoint if there is one."""
     last = _last_checkpoint(out / "checkpoints")
-    n_rows = len(trainer.train_dataset)  # type: ignore[arg-type]
-    per_step = trainer.args.per_device_train_batch_size * trainer.args.gradient_accumulation_steps
-    n_steps = round(-(-n_rows // per_step) * trainer.args.num_train_epochs)
     with progress.task(label, n_steps, "steps") as advance:
         trainer.add_callback(_ProgressCallback(advance))
         trainer.train(resume_from_checkpoint=str(last) if last else None)
@@ -233,13 +246,22 @@ def _run(trainer: Trainer, out: Path, progress: Progress, label: str) -> None:
 
 def _last_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that was written to its end (the trainer state is its last file)."""
-    found = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    found = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json") if _is_json(path)]
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        read_json(path)
+    except DataError:  # killed while it was written; the checkpoint before is still there
+        return False
+    return True
 
 
 def _finish(trainer: Trainer, trained: PreTrainedModel, out: Path) -> dict[str, Any]:
     """Save the weights and the losses, then drop the checkpoints, which are three times as large."""
-    losses = [row for row in trainer.state.log_history if "loss" in row]
+    # Sorted as in a checkpoint, so that a continued run writes the same bytes as one that was never stopped.
+    losses = [dict(sorted(row.items())) for row in trainer.state.log_history if "loss" in row]
     with replacing_folder(out / "model") as tmp:
         trained.save_pretrained(tmp)
     write_jsonl(out / "losses.jsonl", losses)

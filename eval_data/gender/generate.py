@@ -153,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
     if check:
         bad = differing(files, HERE)
         for name in bad:
-            print(f"differs from what the templates give: {name}", file=sys.stderr)
+            sys.stderr.write(f"differs from what the templates give: {name}\n")
         return 1 if bad else 0
     for name, text in files.items():
         (HERE / name).write_bytes(text.encode())

@@ -119,6 +119,13 @@ def test_figure_has_every_arm_and_says_it_in_words(report: dict[str, Any]) -> No
         assert "caft-sae-auto, hooks on" in svg
 
 
+def test_a_long_name_makes_the_plot_smaller_instead_of_leaving_the_page(report: dict[str, Any]) -> None:
+    long = [line | {"arm": "caft-sae-random-live-mean-shift"} for line in report["arms"][:1]]
+    for frame in (WIDE, NARROW):
+        x = float(re.findall(r'<text x="([\d.]+)"', draw_figure(long, frame))[0])
+        assert x + 0.55 * frame.font * len(long[0]["arm"]) <= frame.width
+
+
 def test_labels_never_overlap_and_stay_in_order() -> None:
     wanted = [10.0, 11.0, 12.0, 200.0, 395.0, 399.0, 400.0]
     placed = spread(wanted, 20.0, 5.0, 400.0)

@@ -1,0 +1,217 @@
+"""A whole run from the command line: all the way, twice, killed, changed, and with bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tiny_task import write_task
+
+AUTOCAFT = [sys.executable, "-c", "from autocaft.cli import main; main()"]
+TIMED = ("timing", "command", "name")
+
+Result = subprocess.CompletedProcess[str]
+
+
+def autocaft(*arguments: str | Path, cwd: Path, check: bool = True) -> Result:
+    """Run the command line as a user would."""
+    environment = {**os.environ, "OPENAI_API_KEY": "sk-not-to-be-used-000000", "OMP_NUM_THREADS": "1"}
+    command = [*AUTOCAFT, *map(str, arguments)]
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment)
+    assert not check or result.returncode == 0, result.stderr
+    return result
+
+
+def report_of(run_dir: Path) -> dict[str, Any]:
+    """report.json without what differs between two runs of the same settings."""
+    report = json.loads((run_dir / "report.json").read_text())
+    return {key: value for key, value in report.items() if key not in TIMED}
+
+
+@pytest.fixture(scope="session")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The miniature task's config."""
+    return write_task(tmp_path_factory.mktemp("task"))
+
+
+@pytest.fixture(scope="session")
+def finished(task: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `runs/tiny` done; not to be changed by tests."""
+    folder = tmp_path_factory.mktemp("finished")
+    autocaft("run", task, cwd=folder)
+    return folder
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run that a test may change."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def test_a_run_goes_all_the_way(finished: Path) -> None:
+    report = report_of(finished / "runs/tiny")
+    accuracies = {(m["arm"], m["hooks"], m["split"]): m for m in report["metrics"] if m["metric"] == "accuracy"}
+    ablated = {"caft-sae-auto", "caft-sae-random", "caft-pca-top"}
+    assert {arm for arm, hooks, _ in accuracies if hooks == "off"} == {"base", "tuned"} | ablated
+    assert {arm for arm, hooks, _ in accuracies if hooks == "on"} == ablated
+    assert all(m["n"] == 24 and m["ci_low"] <= m["value"] <= m["ci_high"] for m in accuracies.values())
+    assert report["judge"]["name"].startswith("offline")
+    assert report["directions"]["selected"] > 0
+    assert (finished / "runs/tiny/report.html").stat().st_size > 10_000
+
+
+def test_a_key_in_the_environment_buys_nothing(finished: Path) -> None:
+    assert report_of(finished / "runs/tiny")["cost"].get("n_calls", 0) == 0
+    assert "sk-not-to-be-used" not in (finished / "runs/tiny/log.txt").read_text()
+
+
+def test_the_second_run_does_nothing(task: Path, copied: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in (copied / "runs/tiny").rglob("*.json*")}
+    result = autocaft("run", task, cwd=copied)
+    assert "nothing was run again" in result.stdout
+    assert {p: p.stat().st_mtime_ns for p in (copied / "runs/tiny").rglob("*.json*")} == before
+
+
+def test_a_changed_key_is_named_and_refused_until_redo(task: Path, copied: Path) -> None:
+    before = (copied / "runs/tiny/report.json").read_bytes()
+    result = autocaft("run", task, "--set", "select.per_layer_cap=1", cwd=copied, check=False)
+    assert result.returncode == 10
+    assert "select.per_layer_cap: 3 -> 1" in result.stderr and "--redo select" in result.stderr
+    assert (copied / "runs/tiny/report.json").read_bytes() == before
+    autocaft("run", task, "--set", "select.per_layer_cap=1", "--redo", "select", cwd=copied)
+    assert report_of(copied / "runs/tiny")["directions"]["selected"] <= 4
+
+
+def test_an_arm_added_later_trains_that_arm_alone(task: Path, copied: Path) -> None:
+    untouched = copied / "runs/tiny/train/caft-sae-auto/seed0/model/adapter_model.safetensors"
+    before = untouched.stat().st_mtime_ns
+    autocaft("run", task, "--set", 'arms=["base","tuned","caft-sae-auto","caft-sae-random-live"]', cwd=copied)
+    arms = {metric["arm"] for metric in report_of(copied / "runs/tiny")["metrics"]}
+    assert arms == {"base", "tuned", "caft-sae-auto", "caft-sae-random-live"}
+    assert untouched.stat().st_mtime_ns == before
+
+
+def test_a_stage_runs_alone_on_a_run_folder(copied: Path) -> None:
+    (copied / "runs/tiny/report.html").unlink()
+    autocaft("report", copied / "runs/tiny", "--redo", cwd=copied)
+    assert (copied / "runs/tiny/report.html").is_file()
+
+
+def test_final_splits_are_read_only_when_asked_and_every_look_is_noted(task: Path, copied: Path) -> None:
+    assert not any(metric["split"] == "final_id" for metric in report_of(copied / "runs/tiny")["metrics"])
+    autocaft("run", task, "--final", cwd=copied)
+    assert any(metric["split"] == "final_id" for metric in report_of(copied / "runs/tiny")["metrics"])
+    looks = (copied / "results/looks.jsonl").read_text().splitlines()
+    assert len(looks) == 1 and "evaluate-final/tuned/seed0" in looks[0]
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_in_the_same_report(task: Path, finished: Path, tmp_path: Path) -> None:
+    rng = random.Random(time.time_ns())
+    for _ in range(4):
+        process = subprocess.Popen([*AUTOCAFT, "run", str(task)], cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        time.sleep(rng.uniform(3, 12))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    autocaft("run", task, cwd=tmp_path)
+    assert report_of(tmp_path / "runs/tiny") == report_of(finished / "runs/tiny")
+
+
+def _edit_rows(name: str, edit: Callable[[list[str]], list[str]]) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / name
+        path.write_text("".join(line + "\n" for line in edit(path.read_text().splitlines())))
+
+    return change
+
+
+def _without_answer(lines: list[str]) -> list[str]:
+    row = json.loads(lines[2])
+    del row["answer"]
+    return [*lines[:2], json.dumps(row), *lines[3:]]
+
+
+def _same_first_token(lines: list[str]) -> list[str]:
+    row = json.loads(lines[1]) | {"choices": [" yes", " yes yes"], "answer": " yes"}
+    return [lines[0], json.dumps(row), *lines[2:]]
+
+
+def _leaked(folder: Path) -> None:
+    first = (folder / "train.jsonl").read_text().splitlines()[0]
+    _edit_rows("ood.jsonl", lambda lines: [*lines, first])(folder)
+
+
+BAD_INPUT = {
+    "an unknown key names the nearest": (None, ["--set", "tune.learning_rat=1"], 3, "learning_rat"),
+    "a value that cannot work": (None, ["--set", "tune.lr=-1"], 3, "tune.lr"),
+    "a layer out of range": (None, ["--set", "layers=[0, 9]"], 3, "9 is out of range"),
+    "an arm that is none": (None, ["--set", 'arms=["caft-sae-best"]'], 3, "caft-sae-best"),
+    "a missing file": (None, ["--set", "data.train=nowhere.jsonl"], 4, "nowhere.jsonl"),
+    "an empty file": (_edit_rows("train.jsonl", lambda lines: []), [], 4, "empty"),
+    "a row without its field": (_edit_rows("train.jsonl", _without_answer), [], 4, "train.jsonl:3"),
+    "a line that is not JSON": (_edit_rows("id.jsonl", lambda lines: [lines[0], "{"]), [], 4, "id.jsonl:2"),
+    "choices that share a first token": (_edit_rows("id.jsonl", _same_first_token), [], 4, "id.jsonl:2"),
+    "an evaluation row that is in training": (_leaked, [], 4, "ood.jsonl:25"),
+    "a model that is not there": (None, ["--set", "model=./no-such-model"], 5, "no-such-model"),
+    "a wheel that is not installed": (None, ["--set", "model=wheel:no-such-wheel"], 5, "pip install"),
+    "no direction over the threshold": (None, ["--set", "select.threshold=100", "--redo", "select"], 6, "threshold"),
+    "a loss that is no number": (None, ["--set", "tune.lr=1e30", "--redo", "tune"], 7, "tune.lr"),
+    "no key for a paid judge": (None, ["--set", "judge.judge=anthropic:some-model", "--redo", "judge"], 11, "KEY"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_says_what_where_and_what_to_do(case: str, task: Path, copied: Path, tmp_path: Path) -> None:
+    spoil, arguments, code, named = BAD_INPUT[case]
+    folder = tmp_path / "task"
+    shutil.copytree(task.parent, folder)
+    config = folder / "tiny.toml"
+    config.write_text(config.read_text().replace(str(task.parent), str(folder)).replace(f"{folder}/model", f"{task.parent}/model"))
+    if spoil is not None:
+        spoil(folder)
+    before = sorted(path for path in (copied / "runs").rglob("adapter_model.safetensors"))
+    result = autocaft("run", config, *arguments, cwd=copied, check=False)
+    assert result.returncode == code, result.stderr
+    assert named in result.stderr
+    assert "Traceback" not in result.stderr
+    if "--redo" not in arguments:
+        assert sorted(path for path in (copied / "runs").rglob("adapter_model.safetensors")) == before
+    # The run folder is still good for the command it was made with.
+    redo = [argument for argument in arguments if argument in ("--redo", "select", "tune", "judge")]
+    autocaft("plan", task, *redo, cwd=copied)
+
+
+def test_a_second_process_is_refused(task: Path, copied: Path) -> None:
+    from autocaft.rundir.lock import lock_run
+
+    with lock_run(copied / "runs/tiny"):
+        result = autocaft("run", task, "--redo", "report", cwd=copied, check=False)
+    assert result.returncode == 9 and str(os.getpid()) in result.stderr
+
+
+def test_help_lists_every_exit_code(tmp_path: Path) -> None:
+    from autocaft.errors import all_error_types
+
+    text = autocaft("--help", cwd=tmp_path).stdout
+    for error in all_error_types():
+        assert f"  {error.exit_code}" in text
+
+
+def test_init_writes_what_run_reads(tmp_path: Path) -> None:
+    from autocaft.config import find_config, load_config
+
+    autocaft("init", "mine.toml", cwd=tmp_path)
+    assert load_config(tmp_path / "mine.toml") == load_config(find_config("quickstart"))
+    assert autocaft("init", "mine.toml", cwd=tmp_path, check=False).returncode == 3
