@@ -44,8 +44,9 @@ def build_steps(run: Run, *, final: bool = False) -> list[Step]:
     train_rows = {f"data.train ({data.train})": sha256_of(data_path(data.train))}
     prompts = {} if config.judge.judge == "offline" else {"prompts": sha256_of(prompts_dir())}
 
+    tuning = {"tune": config.tune, "data": {"chat": data.chat}}
     steps = [
-        _step(f"tune/seed{seed}", partial(stages.tune, run, seed=seed), {"tune": config.tune}, weights | train_rows)
+        _step(f"tune/seed{seed}", partial(stages.tune, run, seed=seed), tuning, weights | train_rows)
         for seed in config.seeds
     ]
     look = {"collect": config.collect, "layers": config.layers, "data": {"n_held_out": data.n_held_out}}
@@ -79,7 +80,8 @@ def build_steps(run: Run, *, final: bool = False) -> list[Step]:
 def _evaluations(run: Run, folder: str, splits: Mapping[str, str], weights: Mapping[str, str]) -> list[Step]:
     """One evaluation an arm and seed; `base` has no seed of its own and is measured once."""
     config = run.config
-    options = {"evaluate": config.evaluate, "data": {"task": config.data.task, "n_held_out": config.data.n_held_out}}
+    data = {key: getattr(config.data, key) for key in ("task", "chat", "n_held_out")}
+    options = {"evaluate": config.evaluate, "data": data}
     files = {f"data.{split} ({spec})": sha256_of(data_path(spec)) for split, spec in splits.items()}
     steps = []
     for arm in config.parsed_arms:

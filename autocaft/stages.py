@@ -43,11 +43,12 @@ class Run:
     @cached_property
     def train_rows(self) -> list[TaskRow]:
         """The rows every arm learns from."""
-        return load_rows(data_path(self.config.data.train))
+        return load_rows(data_path(self.config.data.train), chat=self.config.data.chat)
 
     def eval_rows(self, splits: dict[str, str]) -> dict[str, list[TaskRow]]:
         """Choice rows by split."""
-        return {split: load_rows(data_path(spec), choices_required=True) for split, spec in splits.items()}
+        chat = self.config.data.chat
+        return {split: load_rows(data_path(spec), choices_required=True, chat=chat) for split, spec in splits.items()}
 
     @cached_property
     def _generic(self) -> list[Document]:
@@ -178,7 +179,6 @@ def evaluate(run: Run, context: StepContext, arm: Arm, seed: int, trained: str |
         arm=arm.name,
         task=run.config.data.task,
         seed=seed,
-        chat=run.config.tune.chat,
         ablated=_ablation(run, model, arm, folder),
         out=context.out,
         progress=context.progress,
@@ -236,9 +236,7 @@ def _arm_directions(run: Run, context: StepContext, arm: Arm, seed: int) -> tupl
     )
     write_json(context.out / "set.json", chosen.to_row())
     if arm.selector == "random-live":
-        found = latents_as_directions(
-            decomposed, run.config.decompose, chosen.ids, width=found.vectors_ND.shape[1]
-        )
+        found = latents_as_directions(decomposed, run.config.decompose, chosen.ids, width=found.vectors_ND.shape[1])
     return found, list(chosen.ids)
 
 

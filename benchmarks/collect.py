@@ -6,7 +6,7 @@
 Time: tuned minus base into an exact covariance, against running both models to the same block and dropping what comes
 out. The two are interleaved, pair by pair and in random order, so that a busy machine slows both; the figure is the
 median of the pairs' ratios of speed with a bootstrap interval. Target: 90 % or more. The bare passes are also timed
-against themselves: that share (`null_share`) has to be 1, or the machine is too busy for the other one to mean anything.
+against themselves: unless that share (`null_share`) is near 1, the machine is too busy for the other to mean anything.
 
 Memory: the peak of tensor bytes above the models while 10,000 and 100,000 tokens are collected. Target: flat. On a
 CPU this is the growth of the process's peak resident size, each measured in a process of its own.

@@ -121,7 +121,8 @@ def test_final_splits_are_read_only_when_asked_and_every_look_is_noted(task: Pat
 def test_a_killed_run_ends_in_the_same_report(task: Path, finished: Path, tmp_path: Path) -> None:
     rng = random.Random(time.time_ns())
     for _ in range(4):
-        process = subprocess.Popen([*AUTOCAFT, "run", str(task)], cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen([*AUTOCAFT, "run", str(task)], cwd=tmp_path, env=environment)
         time.sleep(rng.uniform(3, 12))
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -178,7 +179,8 @@ def test_bad_input_says_what_where_and_what_to_do(case: str, task: Path, copied:
     folder = tmp_path / "task"
     shutil.copytree(task.parent, folder)
     config = folder / "tiny.toml"
-    config.write_text(config.read_text().replace(str(task.parent), str(folder)).replace(f"{folder}/model", f"{task.parent}/model"))
+    text = config.read_text().replace(str(task.parent), str(folder))
+    config.write_text(text.replace(f"{folder}/model", f"{task.parent}/model"))
     if spoil is not None:
         spoil(folder)
     before = sorted(path for path in (copied / "runs").rglob("adapter_model.safetensors"))

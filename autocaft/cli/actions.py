@@ -37,12 +37,12 @@ def _execute(config: RunConfig, run_dir: Path, *, redo: set[str], final: bool, o
     from autocaft.rundir.runner import LOG_NAME, plan_steps, run_steps
     from autocaft.stages import Run
 
+    _quiet_libraries()
     run = Run(config)
     check_inputs(run, final=final)
     steps = build_steps(run, final=final)
     if plan_steps(steps, run_dir, redo, only).to_run:
         set_threads(config.threads)
-    _quiet_libraries()
     progress = make_progress(Log(run_dir / LOG_NAME))
     ran = run_steps(
         steps, run_dir, redo, progress, only, on_checked=lambda: write_text(run_dir / CONFIG, to_toml(config))

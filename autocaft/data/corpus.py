@@ -78,4 +78,4 @@ def read_documents(path: Path) -> list[Document]:
     try:
         return [Document(**raw) for raw in read_jsonl(path)]
     except TypeError as error:
-        raise DataError(f"{path}: a document has other fields than expected ({error}); another version wrote it") from error
+        raise DataError(f"{path}: a document has other fields ({error}); another version wrote it") from error

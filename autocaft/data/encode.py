@@ -86,9 +86,7 @@ def _prompt_ids(
     return (tokenizer.encode(rendered, add_special_tokens=not is_chat) if rendered else []), is_chat
 
 
-def _render(
-    tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[Message] | None, chat: bool
-) -> tuple[str, bool]:
+def _render(tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[Message] | None, chat: bool) -> tuple[str, bool]:
     """The prompt as text, and whether a chat template made it (it then holds its own special tokens)."""
     if prompt is None:
         return "", False

@@ -19,6 +19,9 @@ class DataOptions(Options):
     `id` has the cue as trained, `ood` inverted, `neutral` not at all. Nothing that selects reads them."""
     final: dict[str, str] = Field(default_factory=dict)
     """Choice rows that are evaluated with `--final` only; each such look is written down in `results/looks.jsonl`."""
+    chat: bool = False
+    """Make each row's plain prompt the user's turn of a chat, through the model's template. Rows with `messages` always
+    are chats."""
     corpus: str = "builtin:generic/completions.jsonl.gz"
     """Generic text: a .jsonl or .jsonl.gz file (`{"text"}`, or `{"prompt", "completion"}`), or a Hub data set's id."""
     corpus_seed: int = 0

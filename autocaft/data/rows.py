@@ -49,30 +49,39 @@ class Tokenizer(Protocol):
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
 
 
-def load_rows(path: Path, *, choices_required: bool = False) -> list[TaskRow]:
+def load_rows(path: Path, *, choices_required: bool = False, chat: bool = False) -> list[TaskRow]:
     """Read and check a JSONL file of rows.
+
+    Args:
+        choices_required: every row must list its options.
+        chat: make a plain prompt the user's turn of a chat. Rows with `messages` are chats anyway.
 
     Raises:
         DataError: the file is missing or empty, or a row lacks a field or has one of the wrong kind (file and line).
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    rows = [_row(raw, path, line, choices_required) for line, raw in iter_jsonl(path)]
+    rows = [_row(raw, path, line, choices_required, chat) for line, raw in iter_jsonl(path)]
     if not rows:
         raise DataError(f"{path}: the file is empty")
     return rows
 
 
-def _row(raw: Any, path: Path, line: int, choices_required: bool) -> TaskRow:
+def _row(raw: Any, path: Path, line: int, choices_required: bool, chat: bool) -> TaskRow:
     where = f"{path}:{line}"
     if not isinstance(raw, dict):
         raise DataError(f"{where}: expected a JSON object, found {type(raw).__name__}")
     prompt, answer = _chat_turns(raw, where) if "messages" in raw else _plain_text(raw, where)
     choices = _choices(raw, answer, where, choices_required)
     row_id = str(raw.get("id", line))
-    row = TaskRow(row_id, prompt, answer, choices, str(raw.get("template", row_id)), "")
-    seed = raw.get("seed") or row.prompt_text + answer
-    return TaskRow(row.id, prompt, answer, choices, row.template, str(seed), line)
+    if isinstance(prompt, str):
+        seed = prompt + answer
+        prompt = ({"role": "user", "content": prompt},) if chat else prompt
+    else:
+        seed = "\n".join([*(turn["content"] for turn in prompt), answer])
+    return TaskRow(
+        row_id, prompt, answer, choices, str(raw.get("template", row_id)), str(raw.get("seed") or seed), line
+    )
 
 
 def _plain_text(raw: dict[str, Any], where: str) -> tuple[str | tuple[Message, ...], str]:
@@ -147,4 +156,4 @@ def check_no_leak(train: Sequence[TaskRow], held_out: Sequence[TaskRow], path: P
     for row in held_out:
         twin = id_by_prompt.get(" ".join(row.prompt_text.split()))
         if twin is not None:
-            raise DataError(f"{path}:{row.line}: this row is also in training (row {twin!r}); keep it in one of the two")
+            raise DataError(f"{path}:{row.line}: this row is also in training ({twin!r}); keep it in one of the two")

@@ -28,8 +28,8 @@ from autocaft.discover.collect import CollectStats, encode_rows, load_stats, rea
 from autocaft.discover.options import CollectOptions, DecomposeOptions
 from autocaft.discover.pair import ModelPair, device_of
 from autocaft.discover.paired import paired_batches
-from autocaft.discover.rank import Candidate, DifferenceRanker, attribution, shortlist
 from autocaft.discover.pca import CovarianceFitter
+from autocaft.discover.rank import Candidate, DifferenceRanker, attribution, shortlist
 from autocaft.discover.sae import ROWS, Dictionary, LatentStats, check_spec, load_dictionary, measure, train_dictionary
 from autocaft.discover.shards import ShardReader
 from autocaft.model.directions import DirectionSet

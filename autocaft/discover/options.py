@@ -35,8 +35,8 @@ class CollectOptions(Options):
     max_tokens: int = Field(default=256, ge=2)
     """A longer document is cut there."""
     chat: bool = False
-    """Put generic prompts through the chat template when they are read. The template's opening, the same in every
-    document, is then left out of all statistics."""
+    """Put the prompts of generic text through the chat template when they are read. The template's opening, the same
+    in every document, is then left out of all statistics."""
     store: Literal["bfloat16", "float32"] = "bfloat16"
     """Type of the stored activations. Half precision is not offered: massive activations overflow it."""
     seed: int = 0

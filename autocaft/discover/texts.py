@@ -19,10 +19,9 @@ from autocaft.data.corpus import Document, Kind, read_documents, write_documents
 from autocaft.data.encode import encode
 from autocaft.data.rows import TaskRow
 from autocaft.discover.options import CollectOptions
-from autocaft.discover.pair import device_of
 from autocaft.errors import DataError
 from autocaft.model.generate import sample
-from autocaft.model.load import autocast_bf16
+from autocaft.model.load import weights_in_bf16
 from autocaft.rundir.progress import Progress
 
 CHUNK = 128
@@ -97,7 +96,7 @@ def write_texts(
     order = sorted(range(len(requests)), key=lambda i: (len(requests[i].input_ids), requests[i].id))
     chunks = [[requests[i] for i in order[start : start + CHUNK]] for start in range(0, len(order), CHUNK)]
     by_id: dict[str, Document] = {}
-    with progress.task(label, len(requests), "texts") as advance:
+    with progress.task(label, len(requests), "texts") as advance, weights_in_bf16(model):
         for number, chunk in enumerate(chunks):
             path = folder / f"{number:05d}.jsonl"
             if not path.is_file():
@@ -122,16 +121,15 @@ def _sample_chunk(
     documents = []
     for start in range(0, len(chunk), options.rows_per_batch):
         part = chunk[start : start + options.rows_per_batch]
-        with autocast_bf16(device_of(model)):
-            new_ids = sample(
-                model,
-                [request.input_ids for request in part],
-                seeds=[request.seed for request in part],
-                max_new_tokens=max_new_tokens,
-                temperature=options.temperature,
-                stop_ids=stop_ids(model, tokenizer),
-                pad_id=tokenizer.pad_token_id or 0,
-            )
+        new_ids = sample(
+            model,
+            [request.input_ids for request in part],
+            seeds=[request.seed for request in part],
+            max_new_tokens=max_new_tokens,
+            temperature=options.temperature,
+            stop_ids=stop_ids(model, tokenizer),
+            pad_id=tokenizer.pad_token_id or 0,
+        )
         documents += [_document(tokenizer, request, ids) for request, ids in zip(part, new_ids, strict=True)]
         advance(len(part))
     return documents

@@ -50,12 +50,11 @@ def answer_choices(
     *,
     split: str,
     hooks: Hooks,
-    chat: bool,
     tokens_per_batch: int,
     advance: Advance,
 ) -> list[Answer]:
     """Answer every row, in the order given."""
-    encoded = [encode_prompt(tokenizer, row.prompt, chat=chat) for row in rows]
+    encoded = [encode_prompt(tokenizer, row.prompt, chat=False) for row in rows]
     answers: dict[int, Answer] = {}
     pad_id = int(tokenizer.pad_token_id)
     for numbers, batch in batches(encoded, tokens_per_batch=tokens_per_batch, pad_id=pad_id, device=model.device):

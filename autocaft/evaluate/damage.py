@@ -87,9 +87,7 @@ def _token_nats(model_BTV: Tensor, base_BTV: Tensor, batch: Batch) -> tuple[Tens
     return nll_BT, kl_BT, counted_BT
 
 
-def damage_metrics(
-    found: Sequence[Damage], *, arm: str, seed: int, hooks: Hooks, n_bootstrap: int
-) -> list[Metric]:
+def damage_metrics(found: Sequence[Damage], *, arm: str, seed: int, hooks: Hooks, n_bootstrap: int) -> list[Metric]:
     """Perplexity and KL to base per token, intervals over documents; documents with NaN are left out and counted."""
     scored = [damage for damage in found if math.isfinite(damage.nll) and math.isfinite(damage.kl)]
     n_tokens = sum(damage.n_tokens for damage in scored)
@@ -97,14 +95,14 @@ def damage_metrics(
     clusters = [damage.document_id for damage in scored for _ in range(damage.n_tokens)]
     metrics = []
     for name, nats in (("perplexity", [d.nll for d in scored]), ("kl_to_base", [d.kl for d in scored])):
-        ends: list[float | None] = [None, None, None]
+        value, low, high = None, None, None
         if scored:
             repeated = [nat / d.n_tokens for nat, d in zip(nats, scored, strict=True) for _ in range(d.n_tokens)]
             mean = cluster_bootstrap(repeated, clusters, n=n_bootstrap)
             # Without spread the bootstrap falls back to an interval for shares, which nats are not.
-            has_interval = mean.method == "bootstrap"
-            ends = [mean.value, mean.low if has_interval else None, mean.high if has_interval else None]
+            value = mean.value
+            low, high = (mean.low, mean.high) if mean.method == "bootstrap" else (None, None)
         if name == "perplexity":
-            ends = [None if nat is None else math.exp(min(nat, _MAX_NATS)) for nat in ends]
-        metrics.append(Metric(arm, "generic", "generic", name, hooks, *ends, n_tokens, n_unscored, seed))
+            value, low, high = (None if nat is None else math.exp(min(nat, _MAX_NATS)) for nat in (value, low, high))
+        metrics.append(Metric(arm, "generic", "generic", name, hooks, value, low, high, n_tokens, n_unscored, seed))
     return metrics

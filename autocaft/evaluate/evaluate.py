@@ -33,7 +33,6 @@ def evaluate_arm(
     arm: str,
     task: str,
     seed: int,
-    chat: bool,
     ablated: AbstractContextManager[None] | None,
     out: Path,
     progress: Progress,
@@ -54,12 +53,13 @@ def evaluate_arm(
     n_items += len(documents) if "off" in options.hooks else 0
     metrics: list[Metric] = []
     answers: list[Answer] = []
-    with progress.task(f"evaluate {arm}, seed {seed}", n_items, "rows") as advance, autocast_bf16(
-        model.device, enabled=options.autocast == "bf16"
+    with (
+        progress.task(f"evaluate {arm}, seed {seed}", n_items, "rows") as advance,
+        autocast_bf16(model.device, enabled=options.autocast == "bf16"),
     ):
         for hooks, context in passes:
             with context:
-                found = _answer_splits(model, tokenizer, rows_by_split, options, hooks, chat, advance)
+                found = _answer_splits(model, tokenizer, rows_by_split, options, hooks, advance)
             answers += [answer for split in found for answer in split]
             n_bootstrap = options.n_bootstrap
             metrics += [accuracy(split, arm=arm, task=task, seed=seed, n_bootstrap=n_bootstrap) for split in found]
@@ -76,7 +76,6 @@ def _answer_splits(
     rows_by_split: Mapping[str, Sequence[TaskRow]],
     options: EvaluateOptions,
     hooks: Hooks,
-    chat: bool,
     advance: Advance,
 ) -> list[list[Answer]]:
     return [
@@ -86,7 +85,6 @@ def _answer_splits(
             rows,
             split=split,
             hooks=hooks,
-            chat=chat,
             tokens_per_batch=options.tokens_per_batch,
             advance=advance,
         )

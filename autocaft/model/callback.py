@@ -43,9 +43,7 @@ class AblationCallback(TrainerCallback):
         """Put the ablation in place; one left over by a training that raised is removed first."""
         self.close()
         model: nn.Module = kwargs["model"]
-        context = ablate(
-            model, self.subspaces, mode=self.mode, strength=self.strength, exempt_first=self.exempt_first
-        )
+        context = ablate(model, self.subspaces, mode=self.mode, strength=self.strength, exempt_first=self.exempt_first)
         self._open.enter_context(context)
 
     def on_train_end(

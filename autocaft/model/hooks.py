@@ -235,9 +235,7 @@ def _project_out(
     coords_BTK = acts_BTD.float() @ basis_DK - origin_K
     if keep_BT1 is not None:
         coords_BTK = coords_BTK * keep_BT1
-    flat_ND = torch.addmm(
-        acts_BTD.flatten(0, -2).float(), coords_BTK.flatten(0, -2), basis_DK.T, alpha=-strength
-    )
+    flat_ND = torch.addmm(acts_BTD.flatten(0, -2).float(), coords_BTK.flatten(0, -2), basis_DK.T, alpha=-strength)
     return flat_ND.view(acts_BTD.shape).to(acts_BTD.dtype)
 
 

@@ -31,6 +31,22 @@ def autocast_bf16(device: torch.device, *, enabled: bool = True) -> Iterator[Non
         yield
 
 
+@contextmanager
+def weights_in_bf16(model: Any) -> Iterator[None]:
+    """The model's weights as bf16 copies while the context is open; the originals come back bit for bit.
+
+    For sampling: autocast would cast every weight anew for each token, which costs as much as the products.
+    """
+    originals = {parameter: parameter.data for parameter in model.parameters()}
+    try:
+        for parameter in originals:
+            parameter.data = parameter.data.to(torch.bfloat16)
+        yield
+    finally:
+        for parameter, data in originals.items():
+            parameter.data = data
+
+
 def load_tokenizer(weights: Weights) -> PreTrainedTokenizerBase:
     """The tokenizer, with a padding token."""
     _dequantize_once(weights)

@@ -37,8 +37,6 @@ class TuneOptions(Options):
     """Gradients are scaled down to this norm."""
     max_tokens: int = Field(1024, ge=8)
     """Rows are cut to this many tokens."""
-    chat: bool = False
-    """Put prompts through the tokenizer's chat template. Rows with `messages` always are."""
     autocast: Literal["bf16", "fp32"] = "bf16"
     """Precision of matrix products; weights and optimizer stay in fp32."""
     lora_r: int = Field(16, ge=1)

@@ -88,7 +88,7 @@ def encode_rows(tokenizer: PreTrainedTokenizerBase, rows: Sequence[TaskRow], opt
     Raises:
         TrainingError: a row's answer is cut away entirely, so it could teach nothing.
     """
-    encoded = [encode(tokenizer, r.prompt, r.answer, chat=options.chat, max_tokens=options.max_tokens) for r in rows]
+    encoded = [encode(tokenizer, r.prompt, r.answer, chat=False, max_tokens=options.max_tokens) for r in rows]
     for row, ids in zip(rows, encoded, strict=True):
         if ids.n_prompt >= len(ids.input_ids):
             raise TrainingError(

@@ -57,7 +57,7 @@ def test_variance_and_extents_are_those_of_the_stored_activations(done: tuple[di
     reader = ShardReader(root / "collect" / "acts")
     for number, direction in enumerate(found.directions):
         acts_ND = torch.cat(list(reader.in_order(direction.layer, 100)))
-        expected = float((acts_ND @ found.vectors_ND[number]).var(correction=0))
+        expected = float((acts_ND @ found.vectors_ND[number]).var())
         assert direction.variance == pytest.approx(expected, rel=1e-3)
         assert low_N[number] <= 0 <= high_N[number]
 

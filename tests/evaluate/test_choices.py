@@ -55,7 +55,7 @@ def rigged(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, after_blu
 
 def answers_of(model: Any, tokenizer: PreTrainedTokenizerFast, tokens_per_batch: int = 24) -> list[Answer]:
     advanced: list[int] = []
-    found = answer_choices(model, tokenizer, rows(), split="id", hooks="off", chat=False,
+    found = answer_choices(model, tokenizer, rows(), split="id", hooks="off",
                            tokens_per_batch=tokens_per_batch, advance=advanced.append)  # fmt: skip
     assert sum(advanced) == len(found) == 24
     return found
@@ -106,9 +106,7 @@ def test_the_interval_is_over_templates_not_rows() -> None:
     """Six templates that are right or wrong as a whole: 600 rows tell no more than 6."""
 
     def spread(n_rows: int) -> float:
-        answers = [
-            Answer(f"{t}-{n}", "id", f"t{t}", "off", " he", t < 3, 1.0) for t in range(6) for n in range(n_rows)
-        ]
+        answers = [Answer(f"{t}-{n}", "id", f"t{t}", "off", " he", t < 3, 1.0) for t in range(6) for n in range(n_rows)]
         metric = accuracy(answers, arm="a", task="t", seed=0, n_bootstrap=1000)
         assert metric.ci_low is not None and metric.ci_high is not None
         return metric.ci_high - metric.ci_low

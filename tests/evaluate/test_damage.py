@@ -21,7 +21,7 @@ MakeTokenizer = Callable[..., PreTrainedTokenizerFast]
 
 
 def documents() -> list[Document]:
-    texts = [" he saw the red cat .", " she went up", " one two three one two three one two", " it is blue . it was green"]
+    texts = [" he saw red cat .", " she went up", " one two three one two three one two", " it is blue . it was green"]
     return [Document(f"d{n}", "generic", "The doctor" if n % 2 else None, text) for n, text in enumerate(texts)]
 
 
@@ -60,7 +60,7 @@ def test_perplexity_and_kl_equal_those_by_hand(
     assert perplexity.value == pytest.approx(math.exp(sum(nll) / len(nll)), rel=1e-4)
     assert metrics["kl_to_base"].value == pytest.approx(sum(kl) / len(kl), rel=1e-4)
     assert perplexity.n == len(nll) and perplexity.n_unscored == 0
-    assert perplexity.ci_low is not None and perplexity.ci_high is not None
+    assert perplexity.value and perplexity.ci_low and perplexity.ci_high
     assert perplexity.ci_low < perplexity.value < perplexity.ci_high
 
 

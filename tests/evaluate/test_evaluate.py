@@ -37,7 +37,7 @@ def measure(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Callable[...,
         options = EvaluateOptions(**{"autocast": "fp32", "n_bootstrap": 100, **changes})
         texts = [Document(str(n), "generic", None, "The cat" + " is" * (n + 1)) for n in range(3)]
         return evaluate_arm(model, base or (lambda: nullcontext(model)), tokenizer, {"id": rows(), "ood": rows()},
-                            texts, options, arm="arm", task="toy", seed=2, chat=False, ablated=ablated, out=tmp_path,
+                            texts, options, arm="arm", task="toy", seed=2, ablated=ablated, out=tmp_path,
                             progress=NullProgress())  # fmt: skip
 
     return run
