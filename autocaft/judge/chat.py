@@ -39,6 +39,8 @@ Check = Callable[[Mapping[str, Any], Card], Problem | None]
 class ChatJudge:
     """Asks one model through a `LanguageClient`."""
 
+    reads_together = False
+
     def __init__(
         self, client: LanguageClient, *, name: str, model: str, max_output_tokens: int = 4000, concurrency: int = 8
     ) -> None:

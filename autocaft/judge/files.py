@@ -35,6 +35,8 @@ N_NAMED = 5
 class FilesJudge:
     """Writes cards into `folder/cards`, reads replies from `folder/replies`."""
 
+    reads_together = False
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.name = f"files:{folder}"

@@ -86,7 +86,7 @@ def judge_directions(
     cards = build_cards(directions, examples, n_describe=options.n_describe, n_verify=options.n_verify)
     write_jsonl(out / CARDS, [card.to_row() for card in cards])
     concept = Concept(options.undesired, options.wanted)
-    if getattr(judge, "reads_together", False):
+    if judge.reads_together:
         # Its scores rest on all cards at once: the rest of an interrupted run, read alone, would get others.
         (out / PARTIAL).unlink(missing_ok=True)
     done = _read_partial(out / PARTIAL, cards, judge)

@@ -30,6 +30,7 @@ class Counting:
 
     def __init__(self, *models: object, n: int = 99) -> None:
         self.usage = UsageBook()
+        self.reads_together = False
         self.n = n
         self.seen: list[str] = []
 
