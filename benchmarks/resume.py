@@ -51,7 +51,9 @@ def main() -> None:
         args.out.write_text(json.dumps(result, indent=1) + "\n")
     for point in points:
         sys.stdout.write(f"killed in {point['step']:<32} after {point['after_s']:6.2f} s\n")
-    sys.stdout.write(f"{len(points)} kills; report.json " + (f"differs in {differing}\n" if differing else "is equal\n"))
+    sys.stdout.write(
+        f"{len(points)} kills; report.json " + (f"differs in {differing}\n" if differing else "is equal\n")
+    )
     sys.exit(1 if differing else 0)
 
 

@@ -5,6 +5,7 @@ the README comes from here, so a figure in it cannot drift from its measurement.
 
     python benchmarks/tables.py --write
     python benchmarks/tables.py --check     exit 1, naming each table that differs
+    python benchmarks/tables.py --take runs/quickstart     a run's figures into results/quickstart.json
 """
 
 from __future__ import annotations
@@ -72,14 +73,44 @@ def regenerate(text: str, results: Path) -> tuple[str, list[str]]:
     return BLOCK.sub(fresh, text), differing
 
 
+KEPT = (
+    "command",
+    "headline",
+    "metrics",
+    "directions",
+    "judge",
+    "timing",
+    "model",
+    "data",
+    "threads",
+    "versions",
+    "config",
+)
+"""What of a report is kept in results/: figures and what is needed to make them again, without the windows of text."""
+
+
+def take(run_dir: Path, results: Path) -> Path:
+    """Copy a run's figures into results/, under the run's name."""
+    report = json.loads((run_dir / "report.json").read_text(encoding="utf-8"))
+    path = results / f"{run_dir.name}.json"
+    path.write_text(
+        json.dumps({key: report[key] for key in KEPT}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    return path
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description="Write or check the README's tables from results/.")
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--check", action="store_true", help="exit 1 if a table differs from its measurement")
     action.add_argument("--write", action="store_true", help="put the measurements into README.md")
+    action.add_argument("--take", type=Path, metavar="RUN_DIR", help="copy a run's figures into results/")
     parser.add_argument("--root", type=Path, default=ROOT, help="folder with README.md and results/")
     options = parser.parse_args(arguments)
+    if options.take:
+        sys.stdout.write(f"wrote {take(options.take, options.root / 'results')}\n")
+        return 0
     readme = options.root / "README.md"
     try:
         text, differing = regenerate(readme.read_text(encoding="utf-8"), options.root / "results")

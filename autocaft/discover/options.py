@@ -43,7 +43,7 @@ class CollectOptions(Options):
     """Of the sampled texts."""
     tokens_per_batch: int = transport(4096, ge=1)
     """Padded tokens of one forward pass."""
-    rows_per_batch: int = transport(64, ge=1)
+    rows_per_batch: int = transport(128, ge=1)
     """Rows that are sampled at once."""
     shard_mb: int = transport(64, ge=1)
     """Megabytes of one activation file; memory while collecting and mining is a few of them."""

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from autocaft.data.encode import batches, encode_prompt
 from autocaft.data.rows import TaskRow
+from autocaft.model.blocks import last_logits
 from autocaft.records import Hooks, Metric
 from autocaft.rundir.progress import Advance
 from autocaft.stats import cluster_bootstrap
@@ -58,7 +59,7 @@ def answer_choices(
     answers: dict[int, Answer] = {}
     pad_id = int(tokenizer.pad_token_id)
     for numbers, batch in batches(encoded, tokens_per_batch=tokens_per_batch, pad_id=pad_id, device=model.device):
-        logits_BV = model(**batch.inputs, logits_to_keep=1).logits[:, -1].float()
+        logits_BV = model(**batch.inputs, **last_logits(model, 1), use_cache=False).logits[:, -1].float()
         for number, logits_V in zip(numbers, logits_BV, strict=True):
             answers[number] = _answer(rows[number], logits_V, tokenizer, split, hooks)
         advance(len(numbers))

@@ -9,6 +9,7 @@ these four names. A model with none of them is an error that lists what was trie
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from torch import nn
@@ -64,3 +65,9 @@ def d_model(model: nn.Module) -> int:
     config = unwrapped(model).config
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     return int(config.hidden_size)
+
+
+def last_logits(model: Any, n_positions: int) -> dict[str, int]:
+    """Forward arguments that ask for the logits of the last positions only; none for the few models that cannot."""
+    can = "logits_to_keep" in inspect.signature(unwrapped(model).forward).parameters
+    return {"logits_to_keep": n_positions} if can else {}

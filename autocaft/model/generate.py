@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from autocaft.model.blocks import last_logits
+
 
 @torch.no_grad()
 def sample(
@@ -51,7 +53,7 @@ def sample(
             position_ids=position_BT,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
+            **last_logits(model, 1),
         )
         cache = out.past_key_values
         token_B = _draw(out.logits[:, -1].float(), draws_BT[:, step], temperature)

@@ -269,7 +269,7 @@ class Recorder:
         try:
             for layer in self.layers:
                 handles.append(blocks[layer].register_forward_hook(self._capture(layer, acts_by_layer)))
-            self.model(**inputs)
+            self.model(**inputs, use_cache=False)
         except _StopForwardError:
             pass
         finally:

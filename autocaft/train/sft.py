@@ -10,7 +10,6 @@ SFTTrainer cannot do, and which is a quarter of the time of a small model with a
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -25,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from autocaft.data.encode import Encoded, collate, encode
 from autocaft.data.rows import TaskRow
 from autocaft.errors import DataError, TrainingError
-from autocaft.model.blocks import unwrapped
+from autocaft.model.blocks import last_logits
 from autocaft.model.directions import Subspace
 from autocaft.model.hooks import Mode, ablate
 from autocaft.rundir.files import disk_errors, read_json, remove_folder, replacing_folder, write_jsonl
@@ -207,18 +206,12 @@ def answer_loss(
         n_items: labelled tokens of the whole optimizer step, so that accumulated batches weigh by their tokens.
     """
     n_kept = int((labels_BT != IGNORED).any(dim=0).long().flip(0).nonzero().max()) + 2
-    logits_BTV = model(**inputs, **_head_arguments(model, n_kept)).logits[:, -n_kept:]
+    logits_BTV = model(**inputs, **last_logits(model, n_kept)).logits[:, -n_kept:]
     targets_N = labels_BT[:, -n_kept:][:, 1:].flatten()
     logits_NV = logits_BTV[:, :-1].flatten(0, 1)
     kept_N = targets_N != IGNORED
     losses_N = nn.functional.cross_entropy(logits_NV[kept_N].float(), targets_N[kept_N], reduction="none")
     return losses_N.mean() if n_items is None else losses_N.sum() / n_items
-
-
-def _head_arguments(model: nn.Module, n_kept: int) -> dict[str, int]:
-    """Ask for the last logits only, of models that can (nearly all)."""
-    can = "logits_to_keep" in inspect.signature(unwrapped(model).forward).parameters
-    return {"logits_to_keep": n_kept} if can else {}
 
 
 class _ProgressCallback(TrainerCallback):
