@@ -63,7 +63,19 @@ def load_model(
     _dequantize_once(weights)
     model: Any = AutoModelForCausalLM.from_pretrained(weights.folder, dtype=dtype)
     loaded: PreTrainedModel = model.to(device or default_device()).eval()
+    head = loaded.get_output_embeddings()
+    if head is not None:
+        head.register_forward_pre_hook(_contiguous)
     return loaded
+
+
+def _contiguous(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Before the language-model head: copy the few positions it reads into one block.
+
+    `logits_to_keep` hands it a strided slice. With a frozen head (LoRA) torch then multiplies row by row against a copy
+    of the whole vocabulary for each: 3.4 GB and 2.9 s for 60 rows at a vocabulary of 49,000, instead of .02 s.
+    """
+    return (args[0].contiguous(), *args[1:])
 
 
 def load_trained(
