@@ -73,6 +73,12 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
+ON_DISK = {
+    "acts": "the base model's activations",
+    "compared": "its activations on the compared texts, only where base and tuned do not fit into memory together",
+}
+
+
 def estimate(run: Run) -> list[str]:
     """Sizes and costs of a run, in lines."""
     from autocaft.discover.collect import plan_bytes
@@ -86,7 +92,7 @@ def estimate(run: Run) -> list[str]:
     n_layers, width = run.weights.n_layers, run.weights.d_model
     if n_layers is not None and width is not None:
         sizes = plan_bytes(n_rows=len(run.train_rows), n_layers=len(config.layers), width=width, options=config.collect)
-        lines += [f"on disk, at most: {name} {size / 1e6:,.0f} MB" for name, size in sizes.items()]
+        lines += [f"on disk, at most {sizes[name] / 1e6:,.0f} MB: {what}" for name, what in ON_DISK.items()]
     if config.judge.judge.startswith(("openai:", "anthropic:")):
         n_most = len(config.layers) * (3 * config.decompose.n_candidates + config.decompose.n_pcs)
         lines.append(f"{config.judge.judge}: at most {n_most:,} directions, 3 calls each (4 after a repair)")

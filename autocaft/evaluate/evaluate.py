@@ -108,7 +108,8 @@ def _damage(
         tokenizer,
         documents,
         max_tokens=options.damage_max_tokens,
-        tokens_per_batch=options.tokens_per_batch,
+        # Two full tables of logits over the vocabulary stand side by side here, and nowhere else.
+        tokens_per_batch=max(1, options.tokens_per_batch // 4),
         advance=advance,
     )
     return damage_metrics(found, arm=arm, seed=seed, hooks="off", n_bootstrap=options.n_bootstrap)

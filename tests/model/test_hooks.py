@@ -541,9 +541,9 @@ def test_recorder_gives_what_the_next_block_reads(family_model: PreTrainedModel)
     found = Recorder(family_model, [1, 0]).run(**inputs)
     assert sorted(found) == [0, 1]
     for layer, acts_BTD in found.items():
-        assert torch.equal(acts_BTD, next_input(family_model, layer, **inputs))
+        assert torch.equal(acts_BTD, next_input(family_model, layer, **inputs, use_cache=False))
     # Hidden states are read on the first call of a fresh model: some families hook their own blocks for them.
-    hidden = family_model(**inputs, output_hidden_states=True).hidden_states
+    hidden = family_model(**inputs, output_hidden_states=True, use_cache=False).hidden_states
     assert torch.equal(found[0], hidden[1]) and torch.equal(found[1], hidden[2])
 
 
