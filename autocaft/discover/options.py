@@ -45,8 +45,9 @@ class CollectOptions(Options):
     """Padded tokens of one forward pass."""
     rows_per_batch: int = transport(128, ge=1)
     """Rows that are sampled at once."""
-    shard_mb: int = transport(64, ge=1)
-    """Megabytes of one activation file; memory while collecting and mining is a few of them."""
+    shard_mb: int = Field(default=64, ge=1)
+    """Megabytes of one activation file; memory while collecting and mining is a few of them. Where files end
+    decides which rows a dictionary sees together, so another size gives another dictionary."""
 
 
 class DecomposeOptions(Options):
