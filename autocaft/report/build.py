@@ -59,7 +59,8 @@ def build_report(
     lines = summarize_arms(metrics, rows)
     counts = _counts(directions, verdicts, sets, discovery)
     judge_name = str(judge.get("name", "unknown"))
-    headline, sentences = tell(lines, rows, _set_sizes(sets), judge_name)
+    spoken = "offline" if judge_name.startswith("offline:") else judge_name  # the long name stands at the top
+    headline, sentences = tell(lines, rows, _set_sizes(sets), spoken)
     report = {
         "name": name,
         "headline": headline,

@@ -198,7 +198,7 @@ def _price_sentence(lines: Sequence[Line], rows: Sequence[RowScore], arm: Line) 
 def limits(lines: Sequence[Line], judge: str, provenance: str | None, n_unscored: int) -> list[str]:
     """What this report does not show, in plain words."""
     found = []
-    if judge == "offline":
+    if judge.partition(":")[0] == "offline":
         found.append(
             "No large language model and no person read these directions. The offline judge names a pole by the words "
             "that set its windows apart, and rates it with a small encoder and the model's own likelihoods."

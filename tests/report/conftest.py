@@ -172,7 +172,7 @@ def inputs(
             "always_on_by_layer": {"8": 5, "14": 3},
         },
         "judge": {
-            "name": "offline",
+            "name": "offline:encoder+model",
             "threshold": 60.0,
             "undesired": "the gender of a person",
             "wanted": "grammatical case",
