@@ -34,19 +34,20 @@ def _execute(config: RunConfig, run_dir: Path, *, redo: set[str], final: bool, o
     from autocaft.pipeline import build_steps
     from autocaft.preflight import check_inputs, set_threads
     from autocaft.rundir.progress import Log, make_progress
-    from autocaft.rundir.runner import LOG_NAME, plan_steps, run_steps
+    from autocaft.rundir.runner import LOG_NAME, run_steps
     from autocaft.stages import Run
 
     _quiet_libraries()
     run = Run(config)
     check_inputs(run, final=final)
     steps = build_steps(run, final=final)
-    if plan_steps(steps, run_dir, redo, only).to_run:
-        set_threads(config.threads)
     progress = make_progress(Log(run_dir / LOG_NAME))
-    ran = run_steps(
-        steps, run_dir, redo, progress, only, on_checked=lambda: write_text(run_dir / CONFIG, to_toml(config))
-    )
+
+    def begin() -> None:
+        write_text(run_dir / CONFIG, to_toml(config))
+        set_threads(config.threads)
+
+    ran = run_steps(steps, run_dir, redo, progress, only, on_checked=begin)
     if final:
         from autocaft.report.looks import note_look
 

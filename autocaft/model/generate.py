@@ -4,7 +4,7 @@ In: prompts as token ids, one seed a row. Out: the new token ids of each row, up
 
 A loop of our own, and not `model.generate`: there one generator serves the whole batch, so a row's text depends on
 the rows beside it and a resumed run could not repeat it; and its exponential draws over the whole vocabulary took
-four fifths of the time on a CPU. Here a row draws one uniform number a step and inverts the cumulative distribution.
+a third of the time on a CPU. Here a row draws one uniform number a step and inverts the cumulative distribution.
 """
 
 from __future__ import annotations
