@@ -8,8 +8,10 @@ out. The two are interleaved, pair by pair and in random order, so that a busy m
 median of the pairs' ratios of speed with a bootstrap interval. Target: 90 % or more. The bare passes are also timed
 against themselves: unless that share (`null_share`) is near 1, the machine is too busy for the other to mean anything.
 
-Memory: the peak of tensor bytes above the models while 10,000 and 100,000 tokens are collected. Target: flat. On a
-CPU this is the growth of the process's peak resident size, each measured in a process of its own.
+Memory: the peak of live tensor bytes above the models while 10,000 and 100,000 tokens are collected and stored, each in
+a process of its own. Target: flat. On CUDA the caching allocator counts them, on a CPU torch's profiler does. On a CPU
+the growth of the resident size stands beside: it holds what the C library keeps of freed blocks, too, so it depends on
+how many different batch shapes came by, and levels off.
 """
 
 from __future__ import annotations
@@ -25,12 +27,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from autocaft.data.encode import Encoded, batches
+from autocaft.discover.options import CollectOptions
 from autocaft.discover.pair import ModelPair
 from autocaft.discover.paired import paired_batches, record_batch
 from autocaft.discover.pca import CovarianceFitter
@@ -154,24 +158,47 @@ def bootstrap_median(values: list[float], n_draws: int = 2000) -> tuple[float, f
     return medians[int(0.025 * n_draws)], medians[int(0.975 * n_draws) - 1]
 
 
-def peak_megabytes(arguments: argparse.Namespace, n_tokens: int) -> float:
-    """Peak memory above the models while so many tokens are collected and stored."""
+def peak_megabytes(arguments: argparse.Namespace, n_tokens: int, kind: str) -> float:
+    """Peak memory above the models while so many tokens are collected and stored: `tensors` or `resident`."""
     torch.set_num_threads(arguments.threads)
     pair = make_pair(arguments)
     collect_once(pair, make_rows(2 * arguments.rows, arguments.length), arguments.layer, Path("unused"))
     rows = make_rows(max(1, n_tokens * 4 // (3 * arguments.length)), arguments.length)
-    before = _peak()
-    with tempfile.TemporaryDirectory() as folder:
-        collect_once(pair, rows, arguments.layer, Path("unused"))
-        store_once(pair, rows, arguments.layer, Path(folder))
-    return _peak() - before
+
+    def work() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            collect_once(pair, rows, arguments.layer, Path("unused"))
+            store_once(pair, rows, arguments.layer, Path(folder))
+
+    return (peak_of_tensors(work) if kind == "tensors" else resident_growth(work)) / 2**20
+
+
+def peak_of_tensors(work: Callable[[], None]) -> float:
+    """Most bytes of tensors alive at once during the work, above what was alive before."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        work()
+    events = profile.profiler.kineto_results.events()
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    return max(accumulate((n_bytes for _, n_bytes in changes), initial=0))
+
+
+def resident_growth(work: Callable[[], None]) -> float:
+    """How far the process's peak resident size, in bytes, rises during the work."""
+    before = _peak_resident()
+    work()
+    return _peak_resident() - before
 
 
 def store_once(pair: ModelPair, rows: list[Encoded], layer: int, folder: Path) -> None:
     """What the stage does with the base's activations."""
     with pair.base() as base:
         width = d_model(base)
-        size = shard_rows(width, torch.bfloat16, 4)
+        size = shard_rows(width, torch.bfloat16, CollectOptions().shard_mb)
         writer = ShardWriter(folder, [layer], d_model=width, dtype=torch.bfloat16, rows_per_shard=size)
         for chosen, batch in batches(rows, tokens_per_batch=4096, pad_id=0):
             acts_BTD = record_batch(base, [layer], batch)[layer]
@@ -181,19 +208,19 @@ def store_once(pair: ModelPair, rows: list[Encoded], layer: int, folder: Path) -
         writer.close()
 
 
-def _peak() -> float:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if platform.system() == "Darwin" else 2**10)
+def _peak_resident() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 2**10)
 
 
-def measure_memory(arguments: argparse.Namespace) -> dict[str, float]:
-    """Peak megabytes above the models, by number of tokens, each in a fresh process."""
+def measure_memory(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Peak megabytes above the models, by kind and number of tokens, each in a fresh process."""
     context = multiprocessing.get_context("spawn")
-    found = {}
-    for n_tokens in arguments.tokens:
-        with context.Pool(1) as pool:
-            found[str(n_tokens)] = pool.apply(peak_megabytes, (arguments, n_tokens))
+    found: dict[str, dict[str, float]] = {}
+    for kind in ("tensors",) if torch.cuda.is_available() else ("tensors", "resident"):
+        found[kind] = {}
+        for n_tokens in arguments.tokens:
+            with context.Pool(1) as pool:
+                found[kind][str(n_tokens)] = pool.apply(peak_megabytes, (arguments, n_tokens, kind))
     return found
 
 
@@ -207,7 +234,11 @@ def main() -> None:
         f"speed against two bare passes   {speed['speed_share']:.3f} [{speed['low']:.3f}, {speed['high']:.3f}]"
         f"   ({speed['n_pairs']} pairs, {speed['tokens_per_second']:,.0f} tokens/s)",
         f"the bare passes against themselves   {speed['null_share']:.3f}",
-        *(f"memory above the models         {value:,.0f} MB at {int(n):,} tokens" for n, value in memory.items()),
+        *(
+            f"memory above the models, {kind:<10} {value:,.1f} MB at {int(n):,} tokens"
+            for kind, row in memory.items()
+            for n, value in row.items()
+        ),
     ]
     sys.stdout.write("\n".join(lines) + "\n")
     if arguments.out is not None:

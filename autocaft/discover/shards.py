@@ -43,28 +43,35 @@ class ShardWriter:
         self.rows_per_shard = rows_per_shard
         self.shards: list[int] = []
         self.n_documents = 0
+        # One buffer a layer for all shards: the same memory whatever the number of tokens.
+        self._acts = self._buffers(rows_per_shard)
         self._reset()
         folder.mkdir(parents=True, exist_ok=True)
         clean_temporary(folder)
 
+    def _buffers(self, n_rows: int) -> dict[int, Tensor]:
+        return {layer: torch.empty(n_rows, self.d_model, dtype=self.dtype) for layer in self.layers}
+
     def _reset(self) -> None:
         self._docs: list[int] = []
         self._tokens: list[Tensor] = []
-        self._acts: dict[int, list[Tensor]] = {layer: [] for layer in self.layers}
         self._n_rows = 0
 
     def append(self, document: int, tokens_T: Tensor, acts_by_layer: Mapping[int, Tensor]) -> None:
         """One document: its number, its tokens and, for each layer, its activations (T, D)."""
         assert set(acts_by_layer) == set(self.layers), (sorted(acts_by_layer), self.layers)
-        if self._n_rows and self._n_rows + len(tokens_T) > self.rows_per_shard:
+        first, last = self._n_rows, self._n_rows + len(tokens_T)
+        if first and last > self.rows_per_shard:
             self._flush()
+            first, last = 0, len(tokens_T)
+        if last > len(self._acts[self.layers[0]]):  # one document longer than a shard
+            self._acts = self._buffers(last)
         self._docs.append(document)
         self._tokens.append(tokens_T.to("cpu", torch.int32, copy=True))
         for layer, acts_TD in acts_by_layer.items():
             assert acts_TD.shape == (len(tokens_T), self.d_model), (tuple(acts_TD.shape), len(tokens_T), self.d_model)
-            # A copy: a slice would keep the whole batch alive until the shard is full.
-            self._acts[layer].append(acts_TD.to("cpu", self.dtype, copy=True))
-        self._n_rows += len(tokens_T)
+            self._acts[layer][first:last] = acts_TD
+        self._n_rows = last
 
     def _flush(self) -> None:
         if not self._docs:
@@ -76,7 +83,7 @@ class ShardWriter:
             save_file(meta, path)
         for layer in self.layers:
             with replacing(self.folder / f"{number:05d}.L{layer}.safetensors") as path:
-                save_file({"acts_ND": torch.cat(self._acts[layer])}, path)
+                save_file({"acts_ND": self._acts[layer][: self._n_rows]}, path)
         self.shards.append(self._n_rows)
         self.n_documents += len(self._docs)
         self._reset()

@@ -84,8 +84,18 @@ def test_chunks_cover_every_document_once(tmp_path: Path, n_rows: int) -> None:
     assert all(starts[last] - starts[first] <= n_rows for first, last in chunks)
 
 
-def test_writer_does_not_keep_the_batch_alive(tmp_path: Path) -> None:
+def test_writer_keeps_a_copy_and_not_the_batch(tmp_path: Path) -> None:
     writer = ShardWriter(tmp_path, [0], d_model=4, dtype=torch.float32, rows_per_shard=100)
     batch_ND = torch.zeros(1000, 4)
     writer.append(0, torch.zeros(2), {0: batch_ND[:2]})
-    assert writer._acts[0][0].untyped_storage().nbytes() == 2 * 4 * 4
+    batch_ND.fill_(9.0)
+    writer.close()
+    assert not next(ShardReader(tmp_path).in_order(0, 10)).any()
+
+
+def test_one_buffer_serves_every_shard(tmp_path: Path) -> None:
+    writer = ShardWriter(tmp_path, [0], d_model=4, dtype=torch.float32, rows_per_shard=10)
+    place = writer._acts[0].data_ptr()
+    for number in range(7):
+        writer.append(number, torch.zeros(6), {0: torch.zeros(6, 4)})
+    assert len(writer.shards) == 6 and writer._acts[0].data_ptr() == place
