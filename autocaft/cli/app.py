@@ -87,6 +87,32 @@ def recipes() -> None:
     list_recipes()
 
 
+@app.command(help="Say how far the judge's choice is a person's: on a run folder, or on two selection files.")
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="RUN|HUMAN.json", help="A run folder, or a person's selection.")],
+    second: Annotated[Path | None, typer.Argument(metavar="AUTO.json", help="The judge's selection.")] = None,
+    candidates: Annotated[
+        int | None, typer.Option(min=1, help="How many directions both files chose from; gives Cohen's kappa.")
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON with every figure.")] = False,
+    out: Annotated[bool, typer.Option("--out", help="Also write compare.json into the run folder.")] = False,
+    reviewer_error: Annotated[float, typer.Option(help="Of the simulated reviewer: share of wrong answers.")] = 0.1,
+    reviewer_seconds: Annotated[float, typer.Option(help="Of the simulated reviewer: time a direction.")] = 20.0,
+) -> None:
+    """Judge against person."""
+    from autocaft.cli.actions import compare_choices
+
+    compare_choices(
+        first,
+        second,
+        candidates=candidates,
+        as_json=json_,
+        out=out,
+        reviewer_error=reviewer_error,
+        reviewer_seconds=reviewer_seconds,
+    )
+
+
 def _add_stage(stage: str) -> None:
     """A command for one stage on a run folder that exists."""
 
