@@ -139,6 +139,31 @@ def compare_choices(
         _print(run_table(found) if second is None else selections_table(found))
 
 
+def review_run(run_dir: Path, name: str, *, host: str, port: int, export: Path | None, import_: Path | None) -> None:
+    """`autocaft review`."""
+    if export is not None and import_ is not None:
+        raise ConfigError("--export and --import are two commands; give one of them")
+    if export is not None:
+        from autocaft.review.files import export_answers
+
+        for path in export_answers(run_dir, name, export):
+            _print(f"{path}")
+    elif import_ is not None:
+        from autocaft.review.files import import_answers
+
+        _print(f"{import_answers(run_dir, name, import_)} new answers of {name} from {import_}")
+    else:
+        from autocaft.review.server import serve
+
+        serve(run_dir, name, host=host, port=port, announce=_announce)
+
+
+def _announce(url: str) -> None:
+    """At once, also into a pipe: whoever started the server waits for the address."""
+    _print(f"{url}\nOpen this address in a browser on this machine. Ctrl-C stops; what is answered is saved.")
+    sys.stdout.flush()
+
+
 def _quiet_libraries() -> None:
     """Bars and warnings of the libraries would run through ours; what matters of them is raised or logged."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -113,6 +113,26 @@ def compare(
     )
 
 
+@app.command(help="Read the directions of a run yourself, blind to the judge, on a page in your browser.")
+def review(
+    run_dir: Annotated[Path, typer.Argument(help="The run folder, as `runs/quickstart`.")],
+    name: Annotated[str, typer.Option("--name", help="Who reads: decisions are `human:<name>`.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+    host: Annotated[str, typer.Option(help="A loopback address; others are refused.")] = "127.0.0.1",
+    export: Annotated[
+        Path | None,
+        typer.Option("--export", metavar="DIR", help="Write the answers there (csv, jsonl, json) and stop."),
+    ] = None,
+    import_: Annotated[
+        Path | None, typer.Option("--import", metavar="FILE", help="Take answers from a .csv or .jsonl file and stop.")
+    ] = None,
+) -> None:
+    """A person's turn."""
+    from autocaft.cli.actions import review_run
+
+    review_run(run_dir, name, host=host, port=port, export=export, import_=import_)
+
+
 def _add_stage(stage: str) -> None:
     """A command for one stage on a run folder that exists."""
 

@@ -28,6 +28,7 @@ from autocaft.rundir.files import disk_errors
 REVIEW_DIR = "review"
 Choice = Literal["ablate", "keep", "unsure"]
 CHOICES: tuple[Choice, ...] = get_args(Choice)
+ActKind = Literal["ablate", "keep", "unsure", "withdraw", "see judge"]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 
 
@@ -36,7 +37,7 @@ class Act(Record):
     """One thing a reviewer did about one direction."""
 
     direction_id: str
-    act: Literal["ablate", "keep", "unsure", "withdraw", "see judge"]
+    act: ActKind
     by: str
     """`human:<name>`."""
     note: str
