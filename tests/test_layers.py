@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[tuple[str, ...], bool], ...] = (
 )
 RANK = {room: rank for rank, (rooms, _) in enumerate(LAYERS) for room in rooms}
 # What a command line may load before a command is chosen.
-HEAVY = ("torch", "transformers", "sae_lens", "pandas", "numpy", "openai", "anthropic", "pydantic")
+HEAVY = ("torch", "transformers", "sae_lens", "pandas", "numpy", "openai", "anthropic", "pydantic", "starlette")
 
 
 def room_of(path: Path) -> str:

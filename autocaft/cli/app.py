@@ -87,7 +87,7 @@ def recipes() -> None:
     list_recipes()
 
 
-@app.command(help="Say how far the judge's choice is a person's: on a run folder, or on two selection files.")
+@app.command(help="Compare the judge with a person. On a run folder: everything; on two selection files: the overlap.")
 def compare(
     first: Annotated[Path, typer.Argument(metavar="RUN|HUMAN.json", help="A run folder, or a person's selection.")],
     second: Annotated[Path | None, typer.Argument(metavar="AUTO.json", help="The judge's selection.")] = None,
@@ -113,7 +113,7 @@ def compare(
     )
 
 
-@app.command(help="Read the directions of a run yourself, blind to the judge, on a page in your browser.")
+@app.command(help="Read the directions yourself, in your browser. Blind: the judge's words come after yours.")
 def review(
     run_dir: Annotated[Path, typer.Argument(help="The run folder, as `runs/quickstart`.")],
     name: Annotated[str, typer.Option("--name", help="Who reads: decisions are `human:<name>`.")],

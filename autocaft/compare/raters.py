@@ -96,7 +96,7 @@ def _from_acts(by: str, acts: Sequence[Act]) -> Rater:
     return Rater(
         by,
         {answer.direction_id: answer.choice == "ablate" for answer in decided},
-        {answer.direction_id: answer.note or answer.choice for answer in decided},
+        {answer.direction_id: answer.note for answer in decided},
         n_unsure=len(first) - len(decided),
         n_not_blind=sum(blind.get(key) != answer for key, answer in standing.items() if key[1] == 0),
         seconds=[answer.seconds for answer in blind.values() if answer.seconds is not None],

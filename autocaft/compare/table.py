@@ -116,10 +116,11 @@ def _disagreements(rows: Sequence[Mapping[str, Any]]) -> str:
         return "no disagreement"
     lines = [f"{len(rows)} disagreements"]
     for row in rows[:N_DISAGREEMENTS]:
-        lines.append(f"  {row['direction_id']}  human: {row['human']}  ({_short(row['human_reason'])})")
-        lines.append(f"  {'':<{len(row['direction_id'])}}  auto:  {row['auto']}  ({_short(row['auto_reason'])})")
+        indent = " " * len(row["direction_id"])
+        lines.append(f"  {row['direction_id']}  human: {row['human']:<6}  {_short(row['human_reason'])}".rstrip())
+        lines.append(f"  {indent}  auto:  {row['auto']:<6}  {_short(row['auto_reason'])}")
         if row["description"]:
-            lines.append(f"  {'':<{len(row['direction_id'])}}  {_short(row['description'])}")
+            lines.append(f"  {indent}  {_short(row['description'])}")
     if len(rows) > N_DISAGREEMENTS:
         lines.append(f"  and {len(rows) - N_DISAGREEMENTS} more: --json has all")
     return "\n".join(lines)
@@ -139,10 +140,11 @@ def _outcome(row: Mapping[str, Any]) -> str:
 
 
 def _thinned(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """A dozen points, evenly spaced, with both ends."""
-    if len(points) <= N_CURVE:
-        return list(points)
-    return [points[round(i * (len(points) - 1) / (N_CURVE - 1))] for i in range(N_CURVE)]
+    """A dozen points, evenly spaced, with both ends, of those that select differently."""
+    different = [p for i, p in enumerate(points) if i == 0 or p["n_selected"] != points[i - 1]["n_selected"]]
+    if len(different) <= N_CURVE:
+        return different
+    return [different[round(i * (len(different) - 1) / (N_CURVE - 1))] for i in range(N_CURVE)]
 
 
 def _short(text: str) -> str:

@@ -22,7 +22,7 @@ from typing import Literal, Self, get_args
 from filelock import FileLock, Timeout
 
 from autocaft.errors import ConfigError, DataError, RunLockedError
-from autocaft.records import Decision, Record
+from autocaft.records import Record
 from autocaft.rundir.files import disk_errors
 
 REVIEW_DIR = "review"
@@ -61,13 +61,6 @@ class Answer:
     note: str
     seconds: float | None
     at: str
-
-    def as_decision(self) -> Decision | None:
-        """The decision a run can use; None for `unsure`, which is none."""
-        if self.choice == "unsure":
-            return None
-        reason = self.note or "read on the review page"
-        return Decision(self.direction_id, self.choice == "ablate", self.by, reason, self.at)
 
 
 def answers(acts: Iterable[Act], *, blind: bool = False) -> dict[tuple[str, int], Answer]:

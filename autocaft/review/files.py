@@ -92,14 +92,10 @@ def _said(row: dict[str, Any], deck: Deck, where: str) -> Said | None:
 
 
 def _as_row(answer: Answer) -> dict[str, Any]:
-    return {
-        "direction_id": answer.direction_id,
-        "answer": answer.choice,
-        "note": answer.note,
-        "seconds": answer.seconds,
-        "by": answer.by,
-        "at": answer.at,
-    }
+    """A `Decision` and what the page knows besides; `unsure` is none, so its `ablate` is null."""
+    decided = None if answer.choice == "unsure" else answer.choice == "ablate"
+    decision = {"direction_id": answer.direction_id, "ablate": decided, "by": answer.by, "reason": answer.note}
+    return decision | {"at": answer.at, "answer": answer.choice, "note": answer.note, "seconds": answer.seconds}
 
 
 def _as_csv(deck: Deck, first: dict[str, Answer]) -> str:

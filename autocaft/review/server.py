@@ -166,12 +166,12 @@ class Page:
         return {direction_id: a for (direction_id, repeat), a in self._review.standing.items() if repeat == 0}
 
     def _differing(self) -> list[str]:
-        """Directions on which the rule decided otherwise than the person."""
+        """Directions on which the rule decided otherwise than the person, who was not unsure."""
         decisions = self._review.deck.decisions
         return [
             direction_id
             for direction_id, answer in sorted(self._first_answers().items())
-            if direction_id in decisions and answer.choice != ("ablate" if decisions[direction_id].ablate else "keep")
+            if direction_id in decisions and answer.choice == ("keep" if decisions[direction_id].ablate else "ablate")
         ]
 
 

@@ -38,16 +38,17 @@ class Server:
         """As `kill -9`."""
         self._end(signal.SIGKILL)
 
-    def stop(self) -> None:
-        """As Ctrl-C."""
-        self._end(signal.SIGINT)
+    def stop(self) -> int:
+        """As Ctrl-C; gives the exit code."""
+        return self._end(signal.SIGINT)
 
-    def _end(self, how: signal.Signals) -> None:
+    def _end(self, how: signal.Signals) -> int:
         if self._process.poll() is None:
             self._process.send_signal(how)
             self._process.wait(timeout=20)
         assert self._process.stdout is not None
         self._process.stdout.close()
+        return self._process.returncode
 
 
 StartServer = Callable[..., Server]

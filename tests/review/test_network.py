@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 import pytest
 
 from autocaft.cli.actions import review_run
-from autocaft.errors import ConfigError
+from autocaft.errors import ConfigError, RunLockedError
 from autocaft.review.acts import read_acts
 from tests.planted_run import make_run
 from tests.review.conftest import Server
@@ -187,6 +187,23 @@ def test_the_token_goes_into_a_cookie_no_script_and_no_other_site_can_use(server
     assert status == 303 and "location: /\r\n" in reply
     (cookie,) = [line.lower() for line in reply.split("\r\n") if line.lower().startswith("set-cookie")]
     assert "httponly" in cookie and "samesite=strict" in cookie
+
+
+def test_ctrl_c_stops_the_server_and_lets_the_next_one_in(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "planted")
+    first = Server(run_dir, "ada")
+    assert first.stop() == 130
+    second = Server(run_dir, "ada", first.port)
+    assert second.token != first.token
+    second.kill()
+
+
+def test_a_second_server_for_one_person_is_refused(server: Server) -> None:
+    run_dir = server.log.parent.parent
+    with pytest.raises(RunLockedError, match="another"):
+        review_run(run_dir, "ada", host="127.0.0.1", port=0, export=None, import_=None)
+    with pytest.raises(ConfigError, match="--port"):
+        review_run(run_dir, "bob", host="127.0.0.1", port=server.port, export=None, import_=None)
 
 
 def test_the_page_s_own_write_is_taken_and_saving_is_fast(server: Server) -> None:

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from autocaft.cli.actions import review_run
 from autocaft.errors import ConfigError, DataError, RunLockedError
-from autocaft.records import Direction
+from autocaft.records import Decision, Direction
 from autocaft.review.acts import ActLog, answers, log_path, read_acts
 from autocaft.review.deck import load_deck
 from autocaft.review.files import export_answers, guard_cell, import_answers, unguard_cell
 from autocaft.review.session import Review
-from autocaft.rundir.files import read_records
+from autocaft.rundir.files import read_jsonl, read_records
 from autocaft.select.choices import read_person_choice
 from tests.planted_run import AT, make_run
 
@@ -80,6 +80,14 @@ def test_what_is_exported_can_be_taken_in_by_another(ending: str, run_dir: Path,
     assert taken == said | {"L8.latent3": ("ablate", "two words; \"quoted\", 'é'")}, "a note is one line"
     assert {act.by for act in read_acts(log_path(run_dir, "bob"))} == {"human:bob"}
     assert import_answers(run_dir, "bob", path) == 0, "a second time there is nothing new"
+
+
+def test_json_lines_hold_decisions_and_unsure_is_none(run_dir: Path, tmp_path: Path) -> None:
+    _review(run_dir, {"L8.latent3": ("ablate", "why"), "L14.pc1": ("keep", ""), "L8.pc0": ("unsure", "")})
+    rows = {row["direction_id"]: row for row in read_jsonl(export_answers(run_dir, "ada", tmp_path)[1])}
+    assert {i: row["ablate"] for i, row in rows.items()} == {"L8.latent3": True, "L14.pc1": False, "L8.pc0": None}
+    fields = {field: rows["L8.latent3"][field] for field in Decision.__dataclass_fields__}
+    assert Decision.from_row(fields).by == "human:ada" and Decision.from_row(fields).reason == "why"
 
 
 @pytest.mark.parametrize(("separator", "mark"), [(",", "\ufeff"), (";", ""), ("\t", "")])

@@ -17,7 +17,7 @@ from tests.planted_run import make_run
 from tests.review.conftest import Server, StartServer
 
 KEYS = {"a": "ablate", "k": "keep", "u": "unsure"}
-SHORT = 3000
+SHORT = 10_000
 """Milliseconds that a save may take before a test gives up."""
 
 
@@ -259,7 +259,8 @@ def poison(run_dir: Path) -> dict[str, str]:
     write_jsonl(run_dir / "judge" / "verdicts.jsonl", verdicts)
     decisions = read_jsonl(run_dir / "select" / "decisions.jsonl")
     write_jsonl(
-        run_dir / "select" / "decisions.jsonl", [d | {"reason": text_by_id[d["direction_id"]]} for d in decisions]
+        run_dir / "select" / "decisions.jsonl",
+        [d | {"reason": text_by_id[d["direction_id"]], "ablate": False} for d in decisions],
     )
     documents = read_jsonl(run_dir / "collect" / "documents.jsonl.gz")
     write_jsonl(run_dir / "collect" / "documents.jsonl.gz", [d | {"kind": texts[i]} for i, d in enumerate(documents)])
@@ -289,7 +290,7 @@ def test_100_hostile_texts_are_shown_as_they_are_and_do_nothing(
         shown |= {text for text in text_by_id.values() if text in windows}
         page.fill("#note", payloads()[len(shown) - 1])
         page.keyboard.press("Escape")
-        press(page, "u")
+        press(page, "a")  # the rule keeps all, so the judge is shown on all at the end
     assert shown == set(text_by_id.values()), "every text was read in its window as it was"
     page.keyboard.press("j")
     page.wait_for_selector("#judge section", timeout=3 * SHORT)
@@ -312,8 +313,7 @@ def test_100_hostile_texts_are_shown_as_they_are_and_do_nothing(
 # how it is read
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
 def test_nothing_serious_for_axe_and_nothing_sideways(
     width: int, scheme: Any, run_dir: Path, start_server: StartServer, browser: Browser
 ) -> None:

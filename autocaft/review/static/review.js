@@ -65,8 +65,11 @@
   });
 
   document.body.addEventListener("htmx:afterSwap", (event) => {
+    if (event.detail.target.id === "judge") {
+      document.querySelector("#judge h2")?.focus();
+      return;
+    }
     window.scrollTo(0, 0);
-    if (event.detail.target.id !== "review") return;
     seconds = 0;
     since = document.hidden ? null : performance.now();
     status.classList.remove("bad");
