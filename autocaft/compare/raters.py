@@ -15,7 +15,7 @@ from pathlib import Path
 
 from autocaft.errors import DataError
 from autocaft.records import Decision, Direction
-from autocaft.review.acts import Act, acts_on_cards, answers, log_path, read_acts, repeats_of, reviewers
+from autocaft.review.acts import Act, acts_on_cards, answers, first_answers, log_path, read_acts, repeats_of, reviewers
 from autocaft.rundir.files import read_jsonl, read_records
 
 CONTROL_SOURCES = ("random", "planted")
@@ -91,14 +91,14 @@ def _from_decisions(by: str, log: Iterable[Decision], directions: Sequence[Direc
 def _from_acts(by: str, acts: Sequence[Act]) -> Rater:
     """What a reviewer answered before seeing the judge's words."""
     standing, blind = answers(acts), answers(acts, blind=True)
-    first = [answer for (_, showing), answer in blind.items() if showing == 0]
+    first = first_answers(blind).values()
     decided = [answer for answer in first if answer.choice != "unsure"]
     return Rater(
         by,
         {answer.direction_id: answer.choice == "ablate" for answer in decided},
         {answer.direction_id: answer.note for answer in decided},
         n_unsure=len(first) - len(decided),
-        n_not_blind=sum(blind.get(key) != answer for key, answer in standing.items() if key[1] == 0),
+        n_not_blind=sum(blind.get((i, 0)) != answer for i, answer in first_answers(standing).items()),
         seconds=[answer.seconds for answer in blind.values() if answer.seconds is not None],
         repeats=[(one.choice, two.choice) for one, two in repeats_of(blind)],
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,6 +83,11 @@ def answers(acts: Iterable[Act], *, blind: bool = False) -> dict[tuple[str, int]
             standing.pop(key, None)  # so that the order is that of the last answers
             standing[key] = Answer(act.direction_id, act.act, act.by, act.note, act.seconds, act.at)
     return standing
+
+
+def first_answers(standing: Mapping[tuple[str, int], Answer]) -> dict[str, Answer]:
+    """The answer to the first showing of each direction: the one that counts."""
+    return {direction_id: answer for (direction_id, showing), answer in standing.items() if showing == 0}
 
 
 def seen_directions(acts: Iterable[Act]) -> set[str]:
@@ -203,7 +208,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def repeats_of(standing: dict[tuple[str, int], Answer]) -> Sequence[tuple[Answer, Answer]]:
+def repeats_of(standing: Mapping[tuple[str, int], Answer]) -> Sequence[tuple[Answer, Answer]]:
     """First and second answer on each direction that was shown twice."""
     pairs = ((standing.get((direction_id, 0)), second) for (direction_id, n), second in standing.items() if n == 1)
     return [(first, second) for first, second in pairs if first is not None]

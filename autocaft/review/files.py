@@ -17,7 +17,17 @@ from typing import Any
 
 from autocaft.errors import DataError
 from autocaft.records import Direction
-from autocaft.review.acts import CHOICES, ActLog, Answer, Choice, acts_on_cards, answers, log_path, read_acts
+from autocaft.review.acts import (
+    CHOICES,
+    ActLog,
+    Answer,
+    Choice,
+    acts_on_cards,
+    answers,
+    first_answers,
+    log_path,
+    read_acts,
+)
 from autocaft.review.deck import Deck, ShownWindow, load_deck
 from autocaft.review.session import Review
 from autocaft.rundir.files import iter_jsonl, read_records, write_json, write_jsonl, write_text
@@ -36,8 +46,7 @@ def export_answers(run_dir: Path, name: str, folder: Path) -> list[Path]:
     """Write `<name>.csv` (every direction, also to be filled in), `.jsonl` and `.json`; gives their paths."""
     deck = load_deck(run_dir)
     hashes = {card.hash for card in deck.cards.values()}
-    standing = answers(acts_on_cards(read_acts(log_path(run_dir, name)), hashes))
-    first = {direction_id: answer for (direction_id, repeat), answer in standing.items() if repeat == 0}
+    first = first_answers(answers(acts_on_cards(read_acts(log_path(run_dir, name)), hashes)))
     paths = [folder / f"{name}.{ending}" for ending in ("csv", "jsonl", "json")]
     write_text(paths[0], _as_csv(deck, first))
     write_jsonl(paths[1], (_as_row(answer) for answer in first.values()))

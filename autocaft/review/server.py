@@ -18,7 +18,7 @@ from urllib.parse import parse_qs
 
 from autocaft.errors import ConfigError
 from autocaft.report.html import duration
-from autocaft.review.acts import CHOICES, ActLog, Answer, log_path
+from autocaft.review.acts import CHOICES, ActLog, first_answers, log_path
 from autocaft.review.deck import ShownCard, load_deck, signed
 from autocaft.review.guard import MAX_BODY, START, Guard, loopback
 from autocaft.review.session import Review
@@ -155,22 +155,18 @@ class Page:
             status=status,
             judged=judged,
             differing=differing,
-            answers=self._first_answers(),
+            answers=first_answers(review.standing),
             note=note,
             said=SAID,
         )
         return HTMLResponse(html, code)
-
-    def _first_answers(self) -> dict[str, Answer]:
-        """The answer to the first showing of each direction: the one that counts."""
-        return {direction_id: a for (direction_id, repeat), a in self._review.standing.items() if repeat == 0}
 
     def _differing(self) -> list[str]:
         """Directions on which the rule decided otherwise than the person, who was not unsure."""
         decisions = self._review.deck.decisions
         return [
             direction_id
-            for direction_id, answer in sorted(self._first_answers().items())
+            for direction_id, answer in sorted(first_answers(self._review.standing).items())
             if direction_id in decisions and answer.choice == ("keep" if decisions[direction_id].ablate else "ablate")
         ]
 

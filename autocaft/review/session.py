@@ -14,7 +14,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from autocaft.review.acts import Act, ActKind, ActLog, Answer, Choice, acts_on_cards, answers, now, seen_directions
+from autocaft.review.acts import (
+    Act,
+    ActKind,
+    ActLog,
+    Answer,
+    Choice,
+    acts_on_cards,
+    answers,
+    first_answers,
+    now,
+    seen_directions,
+)
 from autocaft.review.deck import Deck, ShownCard
 
 ONE_REPEAT_IN = 20
@@ -154,7 +165,7 @@ class Review:
 
     def take_in(self, said: Sequence[tuple[str, Choice, str]]) -> int:
         """Answers from a file: direction, choice, note. Gives how many were new."""
-        first = {direction_id: a for (direction_id, repeat), a in self.standing.items() if repeat == 0}
+        first = first_answers(self.standing)
         news = [
             self._act(Showing(direction_id, 0), choice, note, None)
             for direction_id, choice, note in said
