@@ -35,7 +35,7 @@ def report_parts(run: Run, context: StepContext, measured: Sequence[str], traine
         **found,
         "name": context.out.parent.name,
         "metrics": [metric for folder in folders for metric in read_records(folder / "metrics.jsonl", Metric)],
-        "rows": [score for folder in folders for score in _row_scores(folder / "rows.jsonl")],
+        "rows": [score for folder in folders for score in row_scores(folder / "rows.jsonl")],
         "timing": _seconds_by_stage(context),
         "versions": _versions(),
         "threads": _threads(),
@@ -90,7 +90,8 @@ def _latent_counts(summary: dict[str, Any]) -> dict[str, dict[str, int]]:
     return counts
 
 
-def _row_scores(path: Path) -> list[RowScore]:
+def row_scores(path: Path) -> list[RowScore]:
+    """The scored rows of one evaluation."""
     return [
         RowScore(r["arm"], r["split"], r["hooks"], r["seed"], r["row_id"], r["template"], float(r["correct"]))
         for r in read_jsonl(path)

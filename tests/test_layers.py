@@ -21,11 +21,12 @@ LAYERS: tuple[tuple[tuple[str, ...], bool], ...] = (
     (("config",), False),
     (("stages", "preflight", "outcome"), True),
     (("pipeline",), False),
+    (("review", "compare"), True),
     (("cli",), False),
 )
 RANK = {room: rank for rank, (rooms, _) in enumerate(LAYERS) for room in rooms}
 # What a command line may load before a command is chosen.
-HEAVY = ("torch", "transformers", "sae_lens", "pandas", "numpy", "openai", "anthropic", "pydantic")
+HEAVY = ("torch", "transformers", "sae_lens", "pandas", "numpy", "openai", "anthropic", "pydantic", "starlette")
 
 
 def room_of(path: Path) -> str:

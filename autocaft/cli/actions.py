@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from autocaft.config import RunConfig, find_config, load_config, recipe_names, to_toml
 from autocaft.errors import ConfigError
-from autocaft.rundir.files import read_json, write_text
+from autocaft.rundir.files import read_json, write_json, write_text
 
 CONFIG = "config.toml"
 
@@ -102,6 +103,65 @@ def list_recipes() -> None:
     for name in recipe_names():
         first = find_config(name).read_text(encoding="utf-8").splitlines()[0]
         _print(f"{name:<14} {first.lstrip('# ')}")
+
+
+def compare_choices(
+    first: Path,
+    second: Path | None,
+    *,
+    candidates: int | None,
+    as_json: bool,
+    out: bool,
+    reviewer_error: float,
+    reviewer_seconds: float,
+) -> None:
+    """`autocaft compare`."""
+    from autocaft.compare.table import run_table, selections_table
+
+    if second is not None:
+        from autocaft.compare.selections import compare_selections
+
+        if out:
+            raise ConfigError("--out writes into a run folder, and two selection files have none. Use --json > FILE")
+        found = compare_selections(first, second, candidates)
+    else:
+        from autocaft.compare.compare import compare_run
+        from autocaft.compare.hybrid import SimulatedReviewer
+
+        if candidates is not None:
+            raise ConfigError("--candidates is for two selection files; a run folder knows its candidates")
+        found = compare_run(first, SimulatedReviewer(reviewer_error, reviewer_seconds))
+        if out:
+            write_json(first / "compare.json", found)
+    if as_json:
+        _print(json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        _print(run_table(found) if second is None else selections_table(found))
+
+
+def review_run(run_dir: Path, name: str, *, host: str, port: int, export: Path | None, import_: Path | None) -> None:
+    """`autocaft review`."""
+    if export is not None and import_ is not None:
+        raise ConfigError("--export and --import are two commands; give one of them")
+    if export is not None:
+        from autocaft.review.files import export_answers
+
+        for path in export_answers(run_dir, name, export):
+            _print(f"{path}")
+    elif import_ is not None:
+        from autocaft.review.files import import_answers
+
+        _print(f"{import_answers(run_dir, name, import_)} new answers of {name} from {import_}")
+    else:
+        from autocaft.review.server import serve
+
+        serve(run_dir, name, host=host, port=port, announce=_announce)
+
+
+def _announce(url: str) -> None:
+    """At once, also into a pipe: whoever started the server waits for the address."""
+    _print(f"{url}\nOpen this address in a browser on this machine. Ctrl-C stops; what is answered is saved.")
+    sys.stdout.flush()
 
 
 def _quiet_libraries() -> None:

@@ -87,6 +87,52 @@ def recipes() -> None:
     list_recipes()
 
 
+@app.command(help="Compare the judge with a person. On a run folder: everything; on two selection files: the overlap.")
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="RUN|HUMAN.json", help="A run folder, or a person's selection.")],
+    second: Annotated[Path | None, typer.Argument(metavar="AUTO.json", help="The judge's selection.")] = None,
+    candidates: Annotated[
+        int | None, typer.Option(min=1, help="How many directions both files chose from; gives Cohen's kappa.")
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON with every figure.")] = False,
+    out: Annotated[bool, typer.Option("--out", help="Also write compare.json into the run folder.")] = False,
+    reviewer_error: Annotated[float, typer.Option(help="Of the simulated reviewer: share of wrong answers.")] = 0.1,
+    reviewer_seconds: Annotated[float, typer.Option(help="Of the simulated reviewer: time a direction.")] = 20.0,
+) -> None:
+    """Judge against person."""
+    from autocaft.cli.actions import compare_choices
+
+    compare_choices(
+        first,
+        second,
+        candidates=candidates,
+        as_json=json_,
+        out=out,
+        reviewer_error=reviewer_error,
+        reviewer_seconds=reviewer_seconds,
+    )
+
+
+@app.command(help="Read the directions yourself, in your browser. Blind: the judge's words come after yours.")
+def review(
+    run_dir: Annotated[Path, typer.Argument(help="The run folder, as `runs/quickstart`.")],
+    name: Annotated[str, typer.Option("--name", help="Who reads: decisions are `human:<name>`.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+    host: Annotated[str, typer.Option(help="A loopback address; others are refused.")] = "127.0.0.1",
+    export: Annotated[
+        Path | None,
+        typer.Option("--export", metavar="DIR", help="Write the answers there (csv, jsonl, json) and stop."),
+    ] = None,
+    import_: Annotated[
+        Path | None, typer.Option("--import", metavar="FILE", help="Take answers from a .csv or .jsonl file and stop.")
+    ] = None,
+) -> None:
+    """A person's turn."""
+    from autocaft.cli.actions import review_run
+
+    review_run(run_dir, name, host=host, port=port, export=export, import_=import_)
+
+
 def _add_stage(stage: str) -> None:
     """A command for one stage on a run folder that exists."""
 

@@ -28,13 +28,22 @@ def read_person_choice(path: Path, directions: Sequence[Direction], person: str,
             candidate is named).
     """
     decisions: dict[str, Decision] = {}
-    for source, layer_key, index in _entries(_read_json(path), path):
-        direction = _find(path, directions, source, _layer_number(layer_key, path), index)
+    for source, layer, index in read_entries(path):
+        direction = _find(path, directions, source, layer, index)
         reason = f"chosen in {path.name}"
         decisions[direction.id] = Decision(direction.id, True, f"human:{person}", reason, at)
     if not decisions:
         raise DataError(f'{path}: chooses nothing. Write {{"model.layers.14": [3, 7]}}: layer, then candidate indices.')
     return list(decisions.values())
+
+
+def read_entries(path: Path) -> list[tuple[str | None, int, int]]:
+    """(source or None, layer, index) for each choice in a person's file; sources are named only where the file does.
+
+    Raises:
+        DataError: not readable, or not `{layer: [index, ...]}`.
+    """
+    return [(source, _layer_number(key, path), index) for source, key, index in _entries(_read_json(path), path)]
 
 
 def read_words(path: Path) -> frozenset[str]:
@@ -90,7 +99,7 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise DataError(f"{path}: cannot read select.file ({error.strerror}).") from error
+        raise DataError(f"{path}: cannot read the choice ({error.strerror}).") from error
     except ValueError as error:
         raise DataError(f"{path}: is not JSON ({error}).") from error
 

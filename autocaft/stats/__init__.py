@@ -6,6 +6,7 @@ so an interval over rows would be too narrow.
 
 from __future__ import annotations
 
+from autocaft.stats.agreement import Cells, PairAgreement, krippendorff_alpha, pair_agreement
 from autocaft.stats.intervals import (
     Interval,
     cluster_bootstrap,
@@ -14,13 +15,19 @@ from autocaft.stats.intervals import (
     wilson,
 )
 from autocaft.stats.ranking import average_precision, roc_auc
+from autocaft.stats.ratio import seed_cluster_ratio
 
 __all__ = [
+    "Cells",
     "Interval",
+    "PairAgreement",
     "average_precision",
     "cluster_bootstrap",
+    "krippendorff_alpha",
+    "pair_agreement",
     "paired_cluster_bootstrap",
     "roc_auc",
     "seed_cluster_bootstrap",
+    "seed_cluster_ratio",
     "wilson",
 ]

@@ -79,7 +79,7 @@ def cluster_bootstrap(
     rng = np.random.default_rng(seed)
     value = float(row_values.mean()) if statistic is None else float(statistic(row_values))
     if statistic is None:
-        weights_RG = _resample(rng, n, n_clusters)
+        weights_RG = resample_weights(rng, n, n_clusters)
         sums = np.bincount(row_clusters, weights=row_values, minlength=n_clusters)
         counts = np.bincount(row_clusters, minlength=n_clusters)
         draws = (weights_RG @ sums) / (weights_RG @ counts)
@@ -110,7 +110,7 @@ def paired_cluster_bootstrap(
     a, row_clusters, n_clusters = _checked(values_a, clusters)
     b, _, _ = _checked(values_b, clusters)
     difference = a - b
-    weights_RG = _resample(np.random.default_rng(seed), n, n_clusters)
+    weights_RG = resample_weights(np.random.default_rng(seed), n, n_clusters)
     sums = np.bincount(row_clusters, weights=difference, minlength=n_clusters)
     counts = np.bincount(row_clusters, minlength=n_clusters)
     value = float(difference.mean())
@@ -149,7 +149,7 @@ def seed_cluster_bootstrap(
     np.add.at(sums_SG, (row_seeds, row_clusters), row_values)
     np.add.at(counts_SG, (row_seeds, row_clusters), 1.0)
     rng = np.random.default_rng(seed)
-    seeds_RS, clusters_RG = _resample(rng, n, n_seeds), _resample(rng, n, n_clusters)
+    seeds_RS, clusters_RG = resample_weights(rng, n, n_seeds), resample_weights(rng, n, n_clusters)
     counts_RS = clusters_RG @ counts_SG.T
     # a seed whose rows were all left out of a resample carries no weight in it
     means_RS = np.divide(clusters_RG @ sums_SG.T, counts_RS, out=np.zeros_like(counts_RS), where=counts_RS > 0)
@@ -169,12 +169,19 @@ def _checked(values: Sequence[float], labels: Sequence[Any]) -> tuple[Array, Ind
         raise ValueError(f"needs as many values as labels and at least one, got {array.shape} and {len(labels)}")
     if not np.isfinite(array).all():
         raise ValueError("a value is not a finite number: leave unscored rows out and count them as unscored")
+    return array, *label_numbers(labels)
+
+
+def label_numbers(labels: Sequence[Hashable]) -> tuple[Index, int]:
+    """Labels as numbers 0..G-1 in order of appearance, and G."""
+    import numpy as np
+
     numbers: dict[Hashable, int] = {}
     codes = np.array([numbers.setdefault(label, len(numbers)) for label in labels], dtype=np.int64)
-    return array, codes, len(numbers)
+    return codes, len(numbers)
 
 
-def _resample(rng: np.random.Generator, n: int, n_units: int) -> Array:
+def resample_weights(rng: np.random.Generator, n: int, n_units: int) -> Array:
     """How often each unit is drawn in each of `n` resamples with replacement, shape R x units."""
     import numpy as np
 

@@ -1,0 +1,1 @@
+"""How far the judge's choice is a person's: in names, in the span that is ablated, and in the model that comes out."""

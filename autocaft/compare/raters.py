@@ -1,0 +1,104 @@
+"""Who said what about the directions of a run.
+
+In: `select/decisions.jsonl` and the review page's files. Out: one `Rater` a judge's rule and a person. The decision a
+reader would question: a person's file (`select.file`) is a list of what to ablate, so what it leaves out counts as
+kept, among candidates of the kinds it names; a review counts what the person answered and nothing else. Whoever is both
+in decisions.jsonl and on the review page counts with the review, of which the file is presumably an export.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autocaft.errors import DataError
+from autocaft.records import Decision, Direction
+from autocaft.review.acts import Act, acts_on_cards, answers, first_answers, log_path, read_acts, repeats_of, reviewers
+from autocaft.rundir.files import read_jsonl, read_records
+
+CONTROL_SOURCES = ("random", "planted")
+
+
+@dataclass(frozen=True)
+class Rater:
+    """One judge's rule or one person."""
+
+    by: str
+    """`auto:<rule>` or `human:<name>`."""
+    ablates: Mapping[str, bool]
+    """Direction id -> ablate; without what the rater said nothing on."""
+    reason_by_id: Mapping[str, str]
+    from_list: bool = False
+    """The rater only listed what to ablate: the rest is taken as kept."""
+    n_unsure: int = 0
+    n_not_blind: int = 0
+    """Answers given or changed after the judge's words were seen; `ablates` has what was said before, if anything."""
+    seconds: Sequence[float] = ()
+    """Time of each answer that has one."""
+    repeats: Sequence[tuple[str, str]] = ()
+    """First and second answer on each direction that was shown twice."""
+
+    @property
+    def is_human(self) -> bool:
+        """Whether a person decided."""
+        return self.by.startswith("human:")
+
+    @property
+    def chosen(self) -> set[str]:
+        """What the rater ablates."""
+        return {direction_id for direction_id, ablate in self.ablates.items() if ablate}
+
+
+def load_raters(run_dir: Path, directions: Sequence[Direction]) -> list[Rater]:
+    """All judges' rules and persons of a run; rules first, each in order of name.
+
+    Raises:
+        DataError: the run has no decisions, or a file cannot be read.
+    """
+    path = run_dir / "select" / "decisions.jsonl"
+    if not path.is_file():
+        raise DataError(
+            f"{run_dir}: no select/decisions.jsonl, so nothing is decided yet. Run `autocaft select {run_dir}`."
+        )
+    log_by_rater: dict[str, list[Decision]] = defaultdict(list)
+    for decision in read_records(path, Decision):
+        if decision.by.split(":")[0] in ("auto", "human"):
+            log_by_rater[decision.by].append(decision)
+    raters = {by: _from_decisions(by, log, directions) for by, log in log_by_rater.items()}
+    cards = run_dir / "judge" / "cards.jsonl"
+    hashes = {str(row["hash"]) for row in read_jsonl(cards)} if cards.is_file() else set()
+    for name in reviewers(run_dir):
+        acts = acts_on_cards(read_acts(log_path(run_dir, name)), hashes)
+        if acts:
+            raters[f"human:{name}"] = _from_acts(f"human:{name}", acts)
+    return [raters[by] for by in sorted(raters)]
+
+
+def _from_decisions(by: str, log: Iterable[Decision], directions: Sequence[Direction]) -> Rater:
+    """The last decision on each direction; a list of what to ablate is completed with what it leaves out."""
+    latest = {decision.direction_id: decision for decision in log}
+    ablates = {direction_id: decision.ablate for direction_id, decision in latest.items()}
+    from_list = by.startswith("human:") and all(ablates.values())
+    if from_list:
+        kinds = {direction.source for direction in directions if direction.id in ablates}
+        ablates = {d.id: d.id in ablates for d in directions if d.source in kinds}
+    reasons = {direction_id: decision.reason for direction_id, decision in latest.items()}
+    return Rater(by, ablates, reasons, from_list)
+
+
+def _from_acts(by: str, acts: Sequence[Act]) -> Rater:
+    """What a reviewer answered before seeing the judge's words."""
+    standing, blind = answers(acts), answers(acts, blind=True)
+    first = first_answers(blind).values()
+    decided = [answer for answer in first if answer.choice != "unsure"]
+    return Rater(
+        by,
+        {answer.direction_id: answer.choice == "ablate" for answer in decided},
+        {answer.direction_id: answer.note for answer in decided},
+        n_unsure=len(first) - len(decided),
+        n_not_blind=sum(blind.get((i, 0)) != answer for i, answer in first_answers(standing).items()),
+        seconds=[answer.seconds for answer in blind.values() if answer.seconds is not None],
+        repeats=[(one.choice, two.choice) for one, two in repeats_of(blind)],
+    )

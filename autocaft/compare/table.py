@@ -1,0 +1,168 @@
+"""What `autocaft compare` prints: the dicts of the other modules as aligned plain text.
+
+In: what `--json` would print. Out: text. The decision a reader would question: curves are thinned to a dozen lines
+here; `--json` has every point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MEASURES = ("precision", "recall", "f1", "kappa", "alpha")
+N_CURVE, N_DISAGREEMENTS, WIDTH = 12, 20, 56
+
+
+def selections_table(row: Mapping[str, Any]) -> str:
+    """Two selection files."""
+    lines = [["", "chosen", "shared"], ["human", str(row["n_human"]), str(row["n_shared"])]]
+    lines.append(["auto", str(row["n_auto"]), str(row["n_shared"])])
+    measures = [["precision", "recall", "f1"], [_plain(row[name]) for name in ("precision", "recall", "f1")]]
+    if "kappa" in row:
+        measures = [[*measures[0], "kappa"], [*measures[1], _plain(row["kappa"])]]
+    parts = [_aligned(lines), _aligned(measures)]
+    for key, title in (("only_human", "only human"), ("only_auto", "only auto")):
+        if row[key]:
+            parts.append(f"{title}: {', '.join(row[key])}")
+    return "\n\n".join(parts)
+
+
+def run_table(found: Mapping[str, Any]) -> str:
+    """A whole run."""
+    parts = [f"{found['run']}: {found['n_candidates']} candidates", _raters(found["raters"])]
+    for pair in found["auto_against_human"]:
+        parts += _pair_parts(pair)
+    for pair in found["human_against_human"]:
+        title = f"{pair['second']} against {pair['first']} (the ceiling: two people)"
+        parts.append(f"{title}\n{_agreement(pair['agreement'])}")
+    if found["alpha_of_humans"] is not None:
+        parts.append(f"Krippendorff's alpha of all people: {_with_interval(found['alpha_of_humans'])}")
+    parts += [_outcome(row) for row in found["outcome"]]
+    return "\n\n".join(parts)
+
+
+def _raters(raters: Sequence[Mapping[str, Any]]) -> str:
+    rows = [["rater", "rated", "ablate", "unsure", "s each", "minutes", "same when repeated", "random ablated"]]
+    for rater in raters:
+        again, controls = rater["self_agreement"], rater["random_controls"]
+        rows.append(
+            [
+                rater["by"] + (" (a list)" if rater["from_list"] else ""),
+                str(rater["n_rated"]),
+                str(rater["n_ablate"]),
+                str(rater["n_unsure"]),
+                _plain(rater["seconds_a_direction"], 0),
+                _plain(rater["minutes"], 1),
+                "-" if again is None else f"{again['n_same']}/{again['n']}",
+                "-" if controls is None else f"{controls['n_ablated']}/{controls['n']}",
+            ]
+        )
+    return _aligned(rows)
+
+
+def _pair_parts(pair: Mapping[str, Any]) -> list[str]:
+    """The judge against one person: measures, spans, thresholds, help, disagreements."""
+    note = f"; {pair['n_unscored']} unscored count as not selected" if pair["n_unscored"] else ""
+    parts = [f"{pair['auto']} against {pair['human']}{note}\n{_agreement(pair['agreement'])}"]
+    if pair["subspaces"]:
+        parts.append(
+            f"the same in span (share of the variance in one's span that the other removes too)\n{_spans(pair)}"
+        )
+    if pair["thresholds"]:
+        rows = [["threshold", "selected", "precision", "recall", "f1"]]
+        for point in _thinned(pair["thresholds"]):
+            figures = [_plain(point[name]) for name in ("precision", "recall", "f1")]
+            rows.append([f"{point['threshold']:.1f}", str(point["n_selected"]), *figures])
+        parts.append(f"at other thresholds\n{_aligned(rows)}")
+    hybrid = pair["hybrid"]
+    rows = [["read", "minutes", "f1"]]
+    rows += [[str(p["n_read"]), f"{p['minutes']:.1f}", _with_interval(p["f1"])] for p in hybrid["points"]]
+    parts.append(
+        f"SIMULATED reviewer of what the judge is least sure of (wrong in {hybrid['reviewer_error']:.0%}, "
+        f"{hybrid['reviewer_seconds']:g} s each)\n{_aligned(rows)}"
+    )
+    return [*parts, _disagreements(pair["disagreements"])]
+
+
+def _agreement(rows: Sequence[Mapping[str, Any]]) -> str:
+    table = [["", "n", "shared", *MEASURES]]
+    for row in rows:
+        where = "all" if row["source"] is None else row["source"]
+        where = where if row["layer"] is None else f"  layer {row['layer']}"
+        table.append([where, str(row["n"]), str(row["n_shared"]), *(_with_interval(row[name]) for name in MEASURES)])
+    return _aligned(table)
+
+
+def _spans(pair: Mapping[str, Any]) -> str:
+    rows = [["", "human", "auto", "of human's", "of auto's", "by chance", "smallest and largest angle"]]
+    for row in pair["subspaces"]:
+        angles = row["angles_degrees"]
+        rows.append(
+            [
+                f"{row['source']} layer {row['layer']}",
+                str(row["n_human"]),
+                str(row["n_auto"]),
+                _plain(row["covered_human"]),
+                _plain(row["covered_auto"]),
+                _plain(row["chance"]),
+                f"{angles[0]:.0f}° to {angles[-1]:.0f}°" if angles else "-",
+            ]
+        )
+    return _aligned(rows)
+
+
+def _disagreements(rows: Sequence[Mapping[str, Any]]) -> str:
+    if not rows:
+        return "no disagreement"
+    lines = [f"{len(rows)} disagreements"]
+    for row in rows[:N_DISAGREEMENTS]:
+        indent = " " * len(row["direction_id"])
+        lines.append(f"  {row['direction_id']}  human: {row['human']:<6}  {_short(row['human_reason'])}".rstrip())
+        lines.append(f"  {indent}  auto:  {row['auto']:<6}  {_short(row['auto_reason'])}")
+        if row["description"]:
+            lines.append(f"  {indent}  {_short(row['description'])}")
+    if len(rows) > N_DISAGREEMENTS:
+        lines.append(f"  and {len(rows) - N_DISAGREEMENTS} more: --json has all")
+    return "\n".join(lines)
+
+
+def _outcome(row: Mapping[str, Any]) -> str:
+    head = f"{row['auto']} against {row['human']}, gain over tuned on {row['split']}, seeds {row['seeds']}"
+    if row["share"] is None:
+        return f"{head}\n  no share: {row['why']}"
+    lines = [head, f"  gain of the person's choice  {_with_interval(row['gain_human'])}"]
+    lines.append(f"  gain of the judge's choice   {_with_interval(row['gain_auto'])}")
+    lines.append(f"  share recovered              {_with_interval(row['share'])}")
+    if row["task"] is not None:
+        split, difference = row["task"]["split"], _with_interval(row["task"]["difference"])
+        lines.append(f"  task score ({split}), judge's minus person's: {difference}")
+    return "\n".join([*lines, f"  at matched task score: {row['matched_task_score']}"])
+
+
+def _thinned(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """A dozen points, evenly spaced, with both ends, of those that select differently."""
+    different = [p for i, p in enumerate(points) if i == 0 or p["n_selected"] != points[i - 1]["n_selected"]]
+    if len(different) <= N_CURVE:
+        return different
+    return [different[round(i * (len(different) - 1) / (N_CURVE - 1))] for i in range(N_CURVE)]
+
+
+def _short(text: str) -> str:
+    """One line of text from a judge or a person, cut; nothing in it can move the cursor."""
+    line = "".join(char if char.isprintable() else " " for char in text)
+    return line if len(line) <= WIDTH else line[: WIDTH - 1] + "…"
+
+
+def _plain(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _with_interval(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "-"
+    return f"{row['value']:.2f}" + ("" if row["low"] is None else f" [{row['low']:.2f}, {row['high']:.2f}]")
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)

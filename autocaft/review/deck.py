@@ -1,0 +1,183 @@
+"""The cards of a run as a person is shown them, and what the judge said, apart.
+
+In: `judge/`, `mine/` and `collect/` of a run folder. Out: a `Deck`. The decision a reader would question: a card here
+has no id, score or source on its face, and the judge's words lie in another mapping, so that a template cannot show
+them by oversight; and the histogram is of the mined windows, which over-represent the ends, as its caption says.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autocaft.data.corpus import read_documents
+from autocaft.errors import DataError
+from autocaft.records import Decision, Example, Verdict
+from autocaft.report.html import shade
+from autocaft.rundir.files import iter_jsonl, read_json, read_records
+
+Pieces = list[tuple[str, str, str]]
+"""(text, css class, projection) of each token."""
+
+N_BINS = 28
+KIND_WORDS = {
+    "generic": "generic text",
+    "seeded": "text that continues training rows",
+    "train": "training rows",
+    "completion": "completions",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ShownWindow:
+    """One window of text."""
+
+    pieces: Pieces
+    peak: str
+    """The strongest projection, as text with its sign."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """One bar of the histogram."""
+
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShownCard:
+    """One direction, blind."""
+
+    direction_id: str
+    """For the log; not shown before the answer."""
+    hash: str
+    layer: int
+    poles: Mapping[str, Sequence[ShownWindow]]
+    """`top`, and `bottom` if the direction has one."""
+    contrast: Sequence[ShownWindow]
+    """Middling and random windows."""
+    bins: Sequence[Bin]
+    kinds: Mapping[str, Sequence[tuple[str, int]]]
+    """Pole -> kind of document in words -> windows."""
+
+
+@dataclass(frozen=True)
+class Deck:
+    """All cards of a run, with what the judge and the rule made of them."""
+
+    run_name: str
+    undesired: str
+    wanted: str
+    cards: Mapping[str, ShownCard]
+    verdicts: Mapping[str, Verdict]
+    decisions: Mapping[str, Decision]
+
+
+def load_deck(run_dir: Path) -> Deck:
+    """Read a run's cards.
+
+    Raises:
+        DataError: the run has no cards yet, or a file cannot be read.
+    """
+    judged = run_dir / "judge"
+    if not (judged / "cards.jsonl").is_file():
+        raise DataError(f"{run_dir} has no judge/cards.jsonl, so there is nothing to read. Run `autocaft judge` on it.")
+    summary = read_json(judged / "summary.json")
+    decided = run_dir / "select" / "decisions.jsonl"
+    decisions = read_records(decided, Decision) if decided.is_file() else []
+    return Deck(
+        run_name=run_dir.resolve().name,
+        undesired=str(summary.get("undesired", "")),
+        wanted=str(summary.get("wanted", "")),
+        cards=_load_cards(run_dir),
+        verdicts={v.direction_id: v for v in read_records(judged / "verdicts.jsonl", Verdict)},
+        decisions={d.direction_id: d for d in decisions if d.by.startswith("auto:")},
+    )
+
+
+def _load_cards(run_dir: Path) -> dict[str, ShownCard]:
+    kind_by_document = {d.id: d.kind for d in read_documents(run_dir / "collect" / "documents.jsonl.gz")}
+    projections: dict[str, list[float]] = defaultdict(list)
+    kinds: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+    for example in read_records(run_dir / "mine" / "examples.jsonl", Example):
+        projections[example.direction_id] += example.projections
+        if example.pole in ("top", "bottom"):
+            kind = kind_by_document.get(example.doc_id, "generic")
+            kinds[example.direction_id][example.pole][KIND_WORDS.get(kind, kind)] += 1
+    path = run_dir / "judge" / "cards.jsonl"
+    cards = {}
+    for number, row in iter_jsonl(path):
+        try:
+            name = str(row["direction_id"])
+            kinds_by_pole = {pole: counts.most_common() for pole, counts in kinds[name].items()}
+            cards[name] = _shown(row, histogram(projections[name]), kinds_by_pole)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{path}:{number} is no card: {error!r}. Run `autocaft judge --redo` on the run."
+            ) from error
+    return cards
+
+
+def _shown(row: Mapping[str, Any], bins: Sequence[Bin], kinds: Mapping[str, Any]) -> ShownCard:
+    groups = [window for pole in ("top", "bottom", "middle", "random") for window in row[pole]]
+    scale = max((abs(value) for window in groups for value in window["projections"]), default=0.0)
+    return ShownCard(
+        direction_id=str(row["direction_id"]),
+        hash=str(row["hash"]),
+        layer=int(row["layer"]),
+        poles={pole: [_window(w, scale, pole) for w in row[pole]] for pole in ("top", "bottom") if row[pole]},
+        contrast=[_window(window, scale, pole) for pole in ("middle", "random") for window in row[pole]],
+        bins=bins,
+        kinds=kinds,
+    )
+
+
+def _window(window: Mapping[str, Any], scale: float, pole: str) -> ShownWindow:
+    """Shaded as in the report; the peak is the strongest towards the window's pole, or of either sign if it has none.
+
+    A window in which the direction is silent has no peak.
+    """
+    projections = [float(value) for value in window["projections"]]
+    strength = {"top": lambda v: v, "bottom": lambda v: -v}.get(pole, abs)
+    place = max(range(len(projections)), key=lambda i: strength(projections[i]), default=None)
+    peak = place if place is not None and projections[place] else None
+    pieces = shade({"tokens": window["tokens"], "projections": projections, "peak": peak}, scale)
+    apart = [piece for pair in map(_space_apart, pieces) for piece in pair if piece[0]]
+    return ShownWindow(apart, "0" if peak is None else signed(projections[peak]))
+
+
+def _space_apart(piece: tuple[str, str, str]) -> Pieces:
+    """The white space before a token, unshaded, and the token: a mark should hold the word and nothing else."""
+    text, kind, value = piece
+    body = text.lstrip(" ")
+    return [(text[: len(text) - len(body)], "", ""), (body, kind, value)] if body else [piece]
+
+
+def signed(value: float) -> str:
+    """Three digits with a sign, the minus a real one."""
+    return f"{value:+#.3g}".rstrip(".").replace("-", "\u2212")
+
+
+def histogram(values: Iterable[float]) -> list[Bin]:
+    """Equal bins from the lowest to the highest value, one edge at zero, so that no bar mixes the signs."""
+    numbers = list(values)
+    low, high = min(numbers, default=0.0), max(numbers, default=0.0)
+    low, high = min(low, 0.0), max(high, 0.0)
+    if high == low:
+        return []
+    n_below = round(N_BINS * -low / (high - low))
+    n_below = min(max(n_below, 1 if low < 0 else 0), N_BINS - 1 if high > 0 else N_BINS)
+    edges = [low * (n_below - i) / n_below for i in range(n_below)] if n_below else []
+    n_above = N_BINS - n_below
+    edges += [high * i / n_above for i in range(n_above + 1)] if n_above else [0.0]
+    counts = [0] * N_BINS
+    for value in numbers:
+        width = -low / n_below if value < 0 else high / max(n_above, 1)
+        place = n_below + int(value // width) if width else n_below
+        counts[min(max(place, 0), N_BINS - 1)] += 1
+    return [Bin(edges[i], edges[i + 1], count) for i, count in enumerate(counts)]

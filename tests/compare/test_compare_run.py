@@ -1,0 +1,217 @@
+"""The judge against people on a run folder whose truth is planted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from statsmodels.stats.inter_rater import cohens_kappa
+
+from autocaft.compare.compare import compare_run
+from autocaft.compare.hybrid import SimulatedReviewer, hybrid_curve
+from autocaft.compare.raters import load_raters
+from autocaft.compare.subspaces import compare_spans
+from autocaft.compare.table import run_table
+from autocaft.errors import ConfigError, DataError
+from autocaft.records import Decision, Direction
+from autocaft.review.acts import Act, ActLog, log_path
+from autocaft.rundir.files import read_json, read_jsonl, read_records
+from tests.planted_run import AT, add_outcome, add_person, concept_ids, make_run, selected_ids
+
+N_CANDIDATES = 2 * 23
+"""Without the two random controls."""
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    return make_run(tmp_path / "planted")
+
+
+def _acts(run_dir: Path, name: str, *said: tuple[str, str]) -> None:
+    hashes = {row["direction_id"]: row["hash"] for row in read_jsonl(run_dir / "judge" / "cards.jsonl")}
+    with ActLog(log_path(run_dir, name)) as log:
+        shown: set[str] = set()
+        for direction_id, act in said:
+            showing = 1 if act != "see judge" and direction_id in shown else 0
+            log.append(Act(direction_id, act, f"human:{name}", "", 12.0, AT, showing, hashes[direction_id]))  # type: ignore[arg-type]
+            shown.add(direction_id)
+
+
+def test_agreement_on_the_planted_pair_equals_the_hand_computation(run_dir: Path) -> None:
+    add_person(run_dir, "ada", concept_ids())
+    found = compare_run(run_dir, SimulatedReviewer())
+    (pair,) = found["auto_against_human"]
+    overall = pair["agreement"][0]
+    assert (overall["n"], overall["n_shared"]) == (N_CANDIDATES, 8)
+    assert overall["precision"]["value"] == pytest.approx(8 / 10)
+    assert overall["recall"]["value"] == pytest.approx(8 / 10)
+    assert overall["kappa"]["value"] == pytest.approx(cohens_kappa([[8, 2], [2, 34]]).kappa)
+    assert overall["kappa"]["low"] < overall["kappa"]["value"] < overall["kappa"]["high"]
+    places = [(row["source"], row["layer"]) for row in pair["agreement"]]
+    assert places == [(None, None), ("pca", None), ("pca", 8), ("pca", 14), ("sae", None), ("sae", 8), ("sae", 14)]
+    assert pair["agreement"][1]["kappa"] is None, "nobody chose a PC: there is no kappa, and it is not 0 or 1"
+    assert pair["n_unscored"] == 2
+    named = {row["direction_id"]: (row["human"], row["auto"]) for row in pair["disagreements"]}
+    assert named == {f"L{layer}.latent4": ("ablate", "keep") for layer in (8, 14)} | {
+        f"L{layer}.latent7": ("keep", "ablate") for layer in (8, 14)
+    }
+    first = pair["disagreements"][0]
+    assert first["human_reason"] == "ada thinks so" and first["auto_reason"].startswith("relevance")
+    assert "auto:threshold against human:ada" in run_table(found)
+
+
+def test_a_list_of_what_to_ablate_keeps_the_rest_of_its_kind_only(run_dir: Path) -> None:
+    path = run_dir / "select" / "decisions.jsonl"
+    rows = [Decision(i, True, "human:ada", "chosen in ada.json", AT).to_row() for i in sorted(concept_ids())]
+    path.write_text(path.read_text() + "".join(json.dumps(row) + "\n" for row in rows))
+    (ada,) = [r for r in load_raters(run_dir, _directions(run_dir)) if r.is_human]
+    assert ada.from_list and len(ada.ablates) == 40 and ada.chosen == concept_ids()
+    assert not any(".pc" in direction_id or "random" in direction_id for direction_id in ada.ablates)
+
+
+def _directions(run_dir: Path) -> list[Direction]:
+    return read_records(run_dir / "decompose" / "directions.jsonl", Direction)
+
+
+def test_a_review_counts_what_was_said_before_the_judge_was_seen(run_dir: Path) -> None:
+    _acts(run_dir, "eve", ("L8.latent0", "ablate"), ("L8.latent4", "keep"), ("L8.latent4", "see judge"))
+    with ActLog(log_path(run_dir, "eve")) as log:
+        first = log.acts[1]
+        log.append(Act("L8.latent4", "withdraw", first.by, "", None, AT, 0, first.card))
+        log.append(Act("L8.latent4", "ablate", first.by, "", 3.0, AT, 0, first.card))
+    (eve,) = [r for r in load_raters(run_dir, _directions(run_dir)) if r.is_human]
+    assert eve.ablates == {"L8.latent0": True, "L8.latent4": False}
+    assert eve.n_not_blind == 1
+
+
+def test_unsure_is_no_decision_and_an_answer_to_an_older_card_does_not_count(run_dir: Path) -> None:
+    _acts(run_dir, "eve", ("L8.latent0", "ablate"), ("L8.latent1", "unsure"))
+    with ActLog(log_path(run_dir, "eve")) as log:
+        log.append(Act("L8.latent2", "ablate", "human:eve", "", 3.0, AT, 0, "another-card"))
+    (eve,) = [r for r in load_raters(run_dir, _directions(run_dir)) if r.is_human]
+    assert set(eve.ablates) == {"L8.latent0"} and eve.n_unsure == 1
+
+
+def test_repeats_and_random_controls_are_counted(run_dir: Path) -> None:
+    said = [("L8.latent0", "ablate"), ("L8.latent5", "keep"), ("L8.random0", "ablate"), ("L8.random1", "keep")]
+    _acts(run_dir, "eve", *said, ("L8.latent0", "ablate"), ("L8.latent5", "ablate"))
+    found = compare_run(run_dir, SimulatedReviewer())
+    (eve,) = [row for row in found["raters"] if row["by"] == "human:eve"]
+    assert (eve["self_agreement"]["n"], eve["self_agreement"]["n_same"]) == (2, 1)
+    assert (eve["random_controls"]["n"], eve["random_controls"]["n_ablated"]) == (2, 1)
+    assert eve["minutes"] == pytest.approx(6 * 12 / 60)
+    assert found["auto_against_human"][0]["agreement"][0]["n"] == 2, "controls are no candidates"
+
+
+def test_two_people_are_the_ceiling(run_dir: Path) -> None:
+    add_person(run_dir, "ada", concept_ids())
+    add_person(run_dir, "bob", concept_ids() - {"L8.latent4"})
+    found = compare_run(run_dir, SimulatedReviewer())
+    (pair,) = found["human_against_human"]
+    assert (pair["first"], pair["second"]) == ("human:ada", "human:bob")
+    assert pair["agreement"][0]["kappa"]["value"] == pytest.approx(cohens_kappa([[9, 1], [0, 36]]).kappa)
+    assert found["alpha_of_humans"]["value"] == pytest.approx(pair["agreement"][0]["alpha"]["value"])
+    assert len(found["auto_against_human"]) == 2
+
+
+def test_threshold_curve_holds_the_run_s_own_selection(run_dir: Path) -> None:
+    add_person(run_dir, "ada", concept_ids())
+    (pair,) = compare_run(run_dir, SimulatedReviewer())["auto_against_human"]
+    curve = pair["thresholds"]
+    assert curve[0]["n_selected"] >= curve[-1]["n_selected"]
+    at_selection = min((p for p in curve if p["threshold"] >= 50), key=lambda point: point["threshold"])
+    assert at_selection["n_selected"] == len(selected_ids())
+    assert at_selection["precision"] == at_selection["recall"] == pytest.approx(0.8)
+
+
+def test_other_names_for_the_same_span_agree_in_span() -> None:
+    rng = np.random.default_rng(0)
+    basis_DK, _ = np.linalg.qr(rng.normal(size=(40, 5)))
+    turned_DK = basis_DK @ np.linalg.qr(rng.normal(size=(5, 5)))[0]
+    spread = np.diag(np.linspace(0.1, 4, 40))
+    same = compare_spans(basis_DK, turned_DK, spread)
+    assert same["covered_human"] == pytest.approx(1) and max(same["angles_degrees"]) < 1e-4
+    part = compare_spans(basis_DK, basis_DK[:, :2], spread)
+    assert part["covered_auto"] == pytest.approx(1) and 0 < part["covered_human"] < 1
+    across = np.linalg.svd(basis_DK)[0][:, 5:10]
+    apart = compare_spans(basis_DK, across, None)
+    assert apart["covered_human"] == pytest.approx(0, abs=1e-12) and apart["angles_degrees"] == pytest.approx([90] * 5)
+    drawn = [compare_spans(basis_DK, np.linalg.qr(rng.normal(size=(40, 8)))[0], None) for _ in range(200)]
+    mean = float(np.mean([row["covered_human"] for row in drawn]))
+    assert mean == pytest.approx(drawn[0]["chance"], abs=0.02) and drawn[0]["chance"] == 0.2
+    assert compare_spans(None, basis_DK, None)["covered_human"] is None
+
+
+def test_spans_are_compared_layer_by_layer(run_dir: Path) -> None:
+    add_person(run_dir, "ada", {"L8.latent0", "L8.latent1", "L14.pc0"})
+    (pair,) = compare_run(run_dir, SimulatedReviewer())["auto_against_human"]
+    rows = {(row["source"], row["layer"]): row for row in pair["subspaces"]}
+    assert rows["sae", 8]["covered_human"] == pytest.approx(1, abs=1e-5), "the judge took both and more"
+    assert rows["pca", 14]["n_auto"] == 0 and rows["pca", 14]["angles_degrees"] == []
+
+
+def test_share_of_the_human_gain_is_pooled_over_seeds(run_dir: Path) -> None:
+    add_person(run_dir, "ada", concept_ids())
+    add_outcome(run_dir, {"base": 0.5, "tuned": 0.1, "caft-sae-auto": 0.7, "caft-sae-human": 0.9})
+    (row,) = compare_run(run_dir, SimulatedReviewer())["outcome"]
+    assert row["share"]["value"] == pytest.approx(0.6 / 0.8) and row["seeds"] == [0, 1, 2]
+    assert row["share"]["low"] < 0.75 < row["share"]["high"]
+    assert row["task"] == {"split": "neutral", "difference": {"value": 0.0, "low": None, "high": None}}
+    assert "not comparable" in row["matched_task_score"]
+
+
+def test_no_human_gain_means_no_share(run_dir: Path) -> None:
+    add_person(run_dir, "ada", concept_ids())
+    add_outcome(run_dir, {"tuned": 0.1, "caft-sae-auto": 0.7, "caft-sae-human": 0.1})
+    (row,) = compare_run(run_dir, SimulatedReviewer())["outcome"]
+    assert row["share"] is None and "no gain" in row["why"]
+    add_outcome(run_dir, {"tuned": 0.1, "caft-sae-auto": 0.7})
+    assert compare_run(run_dir, SimulatedReviewer())["outcome"] == []
+
+
+def test_a_faultless_simulated_reviewer_mends_the_judge_and_says_it_is_simulated(run_dir: Path) -> None:
+    add_person(run_dir, "ada", concept_ids())
+    hybrid = compare_run(run_dir, SimulatedReviewer(error=0.0, seconds=30))["auto_against_human"][0]["hybrid"]
+    assert hybrid["simulated"] is True
+    first, last = hybrid["points"][0], hybrid["points"][-1]
+    assert (first["n_read"], first["minutes"]) == (0, 0) and first["f1"]["value"] == pytest.approx(0.8)
+    assert last["minutes"] == pytest.approx(N_CANDIDATES * 0.5) and last["f1"]["value"] == 1
+    scores = [point["f1"]["value"] for point in hybrid["points"]]
+    assert scores == sorted(scores)
+
+
+def test_the_least_sure_are_read_first_and_a_reviewer_who_guesses_does_harm() -> None:
+    truth = {f"d{i}": i < 5 for i in range(20)}
+    auto = truth | {"d5": True}
+    relevance: dict[str, float | None] = {i: 90.0 if auto[i] else 10.0 for i in truth} | {"d5": 51.0, "d6": None}
+    points = hybrid_curve(truth, auto, relevance, 50, SimulatedReviewer(error=0.0))
+    assert {p["n_read"]: p["f1"]["value"] for p in points}[2] == 1, "d6 (unscored) and d5 (51) come first"
+    guessed = hybrid_curve(truth, auto, relevance, 50, SimulatedReviewer(error=0.5))
+    assert guessed[-1]["f1"]["value"] < guessed[0]["f1"]["value"]
+    with pytest.raises(ConfigError, match="reviewer-error"):
+        SimulatedReviewer(error=2)
+
+
+def test_a_run_without_a_person_says_what_to_do(run_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="autocaft review"):
+        compare_run(run_dir, SimulatedReviewer())
+    with pytest.raises(DataError, match="no run folder"):
+        compare_run(tmp_path / "nowhere", SimulatedReviewer())
+    (run_dir / "select" / "decisions.jsonl").unlink()
+    with pytest.raises(DataError, match="autocaft select"):
+        compare_run(run_dir, SimulatedReviewer())
+
+
+def test_compare_json_is_written_only_when_asked(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from autocaft.cli.actions import compare_choices
+
+    add_person(run_dir, "ada", concept_ids())
+    options = {"candidates": None, "reviewer_error": 0.1, "reviewer_seconds": 20.0}
+    compare_choices(run_dir, None, as_json=True, out=False, **options)  # type: ignore[arg-type]
+    printed = json.loads(capsys.readouterr().out)
+    assert not (run_dir / "compare.json").exists()
+    compare_choices(run_dir, None, as_json=False, out=True, **options)  # type: ignore[arg-type]
+    assert read_json(run_dir / "compare.json") == printed
+    assert "SIMULATED" in capsys.readouterr().out

@@ -1,0 +1,329 @@
+"""The page in a real browser: keys alone, reloads, two people, no network, a killed server, hostile text, a reader."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, Page
+
+from autocaft.review.acts import answers, read_acts
+from autocaft.rundir.files import read_jsonl, write_jsonl
+from tests.planted_run import make_run
+from tests.review.conftest import Server, StartServer
+
+KEYS = {"a": "ablate", "k": "keep", "u": "unsure"}
+SHORT = 10_000
+"""Milliseconds that a save may take before a test gives up."""
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """100 directions."""
+    return make_run(tmp_path / "planted", n_latents=47, n_random=0)
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    opened = browser.new_context()
+    yield opened
+    opened.close()
+
+
+def open_page(context: BrowserContext, server: Server) -> Page:
+    page = context.new_page()
+    page.goto(server.url)
+    page.wait_for_selector("#question")
+    return page
+
+
+def n_done(page: Page) -> int:
+    return int(page.locator("progress").get_attribute("value") or -1)
+
+
+def press(page: Page, key: str) -> None:
+    """Press a key and wait until the answer is saved and the next card is there."""
+    before = n_done(page)
+    page.keyboard.press(key)
+    page.wait_for_function("n => document.querySelector('progress').value !== n", arg=before, timeout=SHORT)
+
+
+def said(server: Server) -> list[str]:
+    return [answer.choice for answer in answers(read_acts(server.log)).values()]
+
+
+def test_100_directions_by_keyboard_with_reloads_a_note_and_undo(
+    run_dir: Path, start_server: StartServer, context: BrowserContext
+) -> None:
+    server = start_server(run_dir, "ada")
+    page = open_page(context, server)
+    pressed: list[str] = []
+    while page.locator("#answer button[data-key=a]").count():
+        if len(pressed) == 10:
+            page.keyboard.press("w")
+            page.keyboard.type("a note, kaz")
+            page.keyboard.press("Escape")
+        if len(pressed) == 20:
+            press(page, "u")
+            press(page, "z")
+        if len(pressed) % 30 == 29:
+            page.reload()
+        pressed.append("aku"[len(pressed) % 3])
+        press(page, pressed[-1])
+    assert len(pressed) == 105, "100 and 5 of them again"
+    assert said(server) == [KEYS[key] for key in pressed]
+    acts = read_acts(server.log)
+    assert [act.note for act in acts if act.note] == ["a note, kaz"], "letters in a note are no answers"
+    assert all(act.seconds is not None and 0 <= act.seconds < 60 for act in acts if act.act in KEYS.values())
+    assert {act.by for act in acts} == {"human:ada"}
+    assert "All 105 are answered" in page.inner_text("#review")
+
+
+def test_the_judge_is_hidden_until_asked_for_after_the_answer(
+    run_dir: Path, start_server: StartServer, context: BrowserContext
+) -> None:
+    page = open_page(context, start_server(run_dir, "ada"))
+    page.keyboard.press("j")
+    page.wait_for_function(
+        "() => document.getElementById('status').textContent.startsWith('Answer first')", timeout=SHORT
+    )
+    assert "latent" not in page.content(), "not even the name is on the page"
+    for _ in range(8):
+        press(page, "a")
+        assert "judge's words" not in page.content()
+        with page.expect_response("**/judge"):
+            page.keyboard.press("j")
+        page.wait_for_timeout(100)
+        if page.locator("#judge h2").count():
+            break
+    assert "judge's words on L" in page.inner_text("#judge")
+    assert [act.act for act in read_acts(run_dir / "review" / "ada.jsonl")][-1] == "see judge"
+
+
+def test_two_people_answer_apart(run_dir: Path, start_server: StartServer, browser: Browser) -> None:
+    servers = [start_server(run_dir, name) for name in ("ada", "bob")]
+    context = browser.new_context()  # one browser: the cookies of the two must not mix
+    pages = [open_page(context, server) for server in servers]
+    assert pages[0].inner_text(".poles") != pages[1].inner_text(".poles"), "each has an order of their own"
+    for _ in range(5):
+        press(pages[0], "a")
+        press(pages[1], "k")
+    context.close()
+    assert said(servers[0]) == ["ablate"] * 5 and said(servers[1]) == ["keep"] * 5
+
+
+def test_an_answer_in_a_network_cut_is_saved_once_when_the_network_is_back(
+    run_dir: Path, start_server: StartServer, context: BrowserContext
+) -> None:
+    server = start_server(run_dir, "ada")
+    page = open_page(context, server)
+    press(page, "a")
+    context.set_offline(True)
+    page.keyboard.press("k")
+    page.wait_for_function(
+        "() => document.getElementById('status').textContent.startsWith('Not saved yet')", timeout=SHORT
+    )
+    assert n_done(page) == 1 and said(server) == ["ablate"]
+    page.wait_for_timeout(1500)
+    context.set_offline(False)
+    page.wait_for_function("() => document.querySelector('progress').value === 2", timeout=2 * SHORT)
+    assert said(server) == ["ablate", "keep"] and len(read_acts(server.log)) == 2
+    press(page, "u")
+    assert said(server) == ["ablate", "keep", "unsure"]
+
+
+def test_a_reply_that_is_lost_does_not_save_twice(
+    run_dir: Path, start_server: StartServer, context: BrowserContext
+) -> None:
+    server = start_server(run_dir, "ada")
+    page = open_page(context, server)
+    lost = []
+
+    def lose_first(route: Any) -> None:
+        if lost:
+            route.continue_()
+            return
+        lost.append(route.fetch().status)  # the server has it, the page does not know
+        route.abort()
+
+    page.route("**/answer", lose_first)
+    press(page, "a")
+    assert lost == [200] and said(server) == ["ablate"] and len(read_acts(server.log)) == 1
+    press(page, "k")
+    assert said(server) == ["ablate", "keep"]
+
+
+def test_a_killed_server_loses_nothing_that_was_confirmed(
+    run_dir: Path, start_server: StartServer, context: BrowserContext
+) -> None:
+    server = start_server(run_dir, "ada")
+    page = open_page(context, server)
+    for round_ in range(3):
+        for key in "aku":
+            press(page, key)
+        server.kill()
+        assert said(server) == ["ablate", "keep", "unsure"] * (round_ + 1)
+        page.keyboard.press("a")
+        page.wait_for_function(
+            "() => document.getElementById('status').textContent.startsWith('Not saved')", timeout=SHORT
+        )
+        server = start_server(run_dir, "ada", server.port)
+        page.wait_for_function(
+            "() => document.getElementById('status').textContent.includes('started anew')", timeout=2 * SHORT
+        )
+        assert len(said(server)) == 3 * (round_ + 1), "the old page has no pass to the new server"
+        page.goto(server.url)
+        assert n_done(page) == 3 * (round_ + 1)
+
+
+def test_an_answer_from_a_second_window_is_not_overwritten(
+    run_dir: Path, start_server: StartServer, context: BrowserContext
+) -> None:
+    server = start_server(run_dir, "ada")
+    first, second = open_page(context, server), open_page(context, server)
+    press(first, "a")
+    press(second, "k")
+    assert said(server) == ["ablate"]
+    assert "another window" in second.inner_text("#status")
+
+
+def test_keys_work_only_where_they_are_meant(run_dir: Path, start_server: StartServer, context: BrowserContext) -> None:
+    server = start_server(run_dir, "ada")
+    page = open_page(context, server)
+    page.keyboard.press("Control+a")
+    page.keyboard.press("Enter")
+    page.keyboard.press("?")
+    page.wait_for_selector("#help[open]")
+    page.keyboard.press("a")
+    page.locator("#single-keys").uncheck()
+    page.keyboard.press("Escape")
+    page.keyboard.press("a")
+    page.reload()
+    page.keyboard.press("k")
+    page.wait_for_timeout(300)
+    assert said(server) == [] and n_done(page) == 0, "single keys can be switched off, and stay off"
+    page.get_by_role("button", name="Keep").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.querySelector('progress').value === 1", timeout=SHORT)
+    assert said(server) == ["keep"]
+    assert page.evaluate("document.activeElement.id") == "question", "a screen reader goes on at the new card"
+
+
+# hostile text
+
+
+def payloads() -> list[str]:
+    """100 texts that would do something if the page took them for more than text."""
+    bodies = [
+        "<script>alert({n})</script>", "<img src=x onerror=alert({n})>", "<svg onload=alert({n})></svg>",
+        "<iframe src='javascript:alert({n})'></iframe>", "<a href='javascript:alert({n})'>x</a>",
+        "<div hx-get='/x{n}' hx-trigger='load'></div>", "<div data-hx-post='/undo' data-hx-trigger='load'></div>",
+        "<b hx-on::load='alert({n})' hx-on:click='alert({n})'>x</b>", "<form action='//evil.example/{n}'></form>",
+        "<meta http-equiv=refresh content='0;url=//evil.example/{n}'>", "<base href='//evil.example/{n}/'>",
+        "<link rel=stylesheet href='//evil.example/{n}.css'>", "<style>@import '//evil.example/{n}'</style>",
+        "<p style='background:url(//evil.example/{n})'>x</p>", "<details open ontoggle=alert({n})>x</details>",
+        "<input autofocus onfocus=alert({n})>", "<object data='//evil.example/{n}'></object>",
+        "<video><source onerror=alert({n})></video>", "<template><script>alert({n})</script></template>",
+        "<p id=status hx-swap-oob=true>forged {n}</p>",
+    ]  # fmt: skip
+    wrappers = [
+        "{}",
+        "</mark></span></li></ol></main>{}",
+        '" onmouseover=alert(1) x="\'>{}<!--',
+        "{{{{7*7}}}}{{% raw %}}&lt;{}]]>\u202e",
+    ]
+    return [wrapper.format(body.format(n=n)) for n, body in enumerate(bodies) for wrapper in wrappers][:80] + [
+        f"&#x3c;script&#x3e;alert({n})&#x3c;/script&#x3e; javascript:alert({n}) ${{alert({n})}} \\u003cscript\\u003e"
+        for n in range(20)
+    ]
+
+
+def poison(run_dir: Path) -> dict[str, str]:
+    """Put one payload into every shown field of each direction; gives payload by direction."""
+    cards, texts = read_jsonl(run_dir / "judge" / "cards.jsonl"), payloads()
+    assert len(cards) == len(texts) == 100
+    text_by_id = {card["direction_id"]: text for card, text in zip(cards, texts, strict=True)}
+    for card in cards:
+        for group in ("top", "bottom", "middle", "random"):
+            for window in card[group]:
+                window["tokens"][0] = text_by_id[card["direction_id"]]
+    write_jsonl(run_dir / "judge" / "cards.jsonl", cards)
+    verdicts = read_jsonl(run_dir / "judge" / "verdicts.jsonl")
+    for row in verdicts:
+        text = text_by_id[row["direction_id"]]
+        row |= {"description": text, "rationale": text, "judge": text, "quotes": [text], "unscored_reason": text}
+    write_jsonl(run_dir / "judge" / "verdicts.jsonl", verdicts)
+    decisions = read_jsonl(run_dir / "select" / "decisions.jsonl")
+    write_jsonl(
+        run_dir / "select" / "decisions.jsonl",
+        [d | {"reason": text_by_id[d["direction_id"]], "ablate": False} for d in decisions],
+    )
+    documents = read_jsonl(run_dir / "collect" / "documents.jsonl.gz")
+    write_jsonl(run_dir / "collect" / "documents.jsonl.gz", [d | {"kind": texts[i]} for i, d in enumerate(documents)])
+    summary = json.loads((run_dir / "judge" / "summary.json").read_text())
+    (run_dir / "judge" / "summary.json").write_text(json.dumps(summary | {"undesired": texts[0], "wanted": texts[1]}))
+    return text_by_id
+
+
+@pytest.mark.slow
+def test_100_hostile_texts_are_shown_as_they_are_and_do_nothing(
+    tmp_path: Path, start_server: StartServer, context: BrowserContext
+) -> None:
+    run_dir = make_run(tmp_path / "<b>planted", n_latents=47, n_random=0)
+    text_by_id = poison(run_dir)
+    server = start_server(run_dir, "ada")
+    page = context.new_page()
+    dialogs, requests, messages = [], [], []
+    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    context.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.goto(server.url)
+    shown: set[str] = set()
+    while page.locator("#answer button[data-key=a]").count():
+        assert payloads()[0] in (page.text_content(".concepts") or "")
+        windows = page.locator(".windows").first.text_content() or ""
+        shown |= {text for text in text_by_id.values() if text in windows}
+        page.fill("#note", payloads()[len(shown) - 1])
+        page.keyboard.press("Escape")
+        press(page, "a")  # the rule keeps all, so the judge is shown on all at the end
+    assert shown == set(text_by_id.values()), "every text was read in its window as it was"
+    page.keyboard.press("j")
+    page.wait_for_selector("#judge section", timeout=3 * SHORT)
+    judged = page.text_content("#judge") or ""
+    for text in text_by_id.values():
+        assert judged.count(text) >= 5, f"description, reasons, quote, judge, rule: {text}"
+    assert dialogs == [] and messages == []
+    own = f"http://127.0.0.1:{server.port}"
+    paths = {url.removeprefix(own).split("?")[0] for url in requests}
+    assert paths <= {
+        "/start",
+        "/",
+        "/answer",
+        "/judge",
+        *(f"/static/{f}" for f in ("review.css", "review.js", "htmx.min.js", "icon.svg")),
+    }
+    assert len(said(server)) == 105
+
+
+# how it is read
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
+def test_nothing_serious_for_axe_and_nothing_sideways(
+    width: int, scheme: Any, run_dir: Path, start_server: StartServer, browser: Browser
+) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, bypass_csp=True)
+    page = open_page(context, start_server(run_dir, "ada"))
+    for keys in ("", "a", "aj", "?"):
+        for key in keys:
+            page.keyboard.press(key)
+            page.wait_for_timeout(250)
+        serious = [v for v in Axe().run(page).response["violations"] if v["impact"] in ("serious", "critical")]
+        assert not serious, [(v["id"], [node["html"][:120] for node in v["nodes"]]) for v in serious]
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), keys
+    context.close()

@@ -1,0 +1,202 @@
+"""The way through the cards, and the log: nothing confirmed is lost, nothing is seen before it may be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from autocaft.errors import ConfigError, DataError, RunLockedError
+from autocaft.review.acts import ActLog, answers, log_path, read_acts, reviewers
+from autocaft.review.deck import Deck, histogram, load_deck
+from autocaft.review.session import MIN_GAP, Review, plan_order
+from tests.planted_run import make_run
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    return make_run(tmp_path / "planted")
+
+
+@pytest.fixture
+def deck(run_dir: Path) -> Deck:
+    return load_deck(run_dir)
+
+
+@pytest.fixture
+def review(run_dir: Path, deck: Deck) -> Iterator[Review]:
+    with ActLog(log_path(run_dir, "ada")) as log:
+        yield Review(deck, log, "ada")
+
+
+def _answer_all(review: Review, n: int | None = None) -> None:
+    while review.current is not None and n != 0:
+        review.answer(review.current, "keep", "", 5.0)
+        n = None if n is None else n - 1
+
+
+# order
+
+
+def test_order_is_random_per_reviewer_and_the_same_when_taken_up_again(deck: Deck) -> None:
+    ids = list(deck.cards)
+    assert plan_order(ids, "ada") == plan_order(ids[::-1], "ada")
+    assert plan_order(ids, "ada") != plan_order(ids, "bob")
+    first = [showing.direction_id for showing in plan_order(ids, "ada") if showing.repeat == 0]
+    assert sorted(first) == sorted(ids) and first != ids
+
+
+def test_repeats_come_a_while_after_the_first_time() -> None:
+    order = plan_order([f"d{i}" for i in range(200)], "ada")
+    place = {(showing.direction_id, showing.repeat): i for i, showing in enumerate(order)}
+    repeats = [showing for showing in order if showing.repeat]
+    assert len(repeats) == 10
+    assert all(place[s.direction_id, 1] - place[s.direction_id, 0] >= MIN_GAP for s in repeats)
+    assert len(plan_order(["one"], "ada")) == 1 and plan_order([], "ada") == []
+
+
+def test_controls_are_mixed_in_and_look_like_the_rest(deck: Deck) -> None:
+    assert {"L8.random0", "L8.random1"} <= set(deck.cards)
+    assert set(deck.cards["L8.random0"].poles) == set(deck.cards["L8.pc0"].poles)
+
+
+# answering
+
+
+def test_every_card_is_shown_and_answered_once_and_repeats_twice(review: Review) -> None:
+    _answer_all(review)
+    assert len(review.standing) == len(review.order) == review.progress.n_done
+    assert review.progress.seconds_left == 0
+
+
+def test_the_same_answer_sent_twice_is_saved_once(review: Review) -> None:
+    assert review.answer(0, "ablate", "", 2.0) == "saved"
+    assert review.answer(0, "ablate", "", 2.0) == "already saved"
+    assert review.answer(0, "keep", "", 2.0) == "answered otherwise"
+    assert [act.act for act in review.acts] == ["ablate"]
+
+
+def test_undo_shows_the_direction_again_and_keeps_both_in_the_log(review: Review) -> None:
+    _answer_all(review, 3)
+    last = review.order[2]
+    taken = review.undo()
+    assert taken is not None and taken.direction_id == last.direction_id and review.current == 2
+    review.answer(2, "ablate", "meant this", 1.0)
+    assert [act.act for act in review.acts][-3:] == ["keep", "withdraw", "ablate"]
+    assert review.standing[last.direction_id, 0].choice == "ablate" and review.current == 3
+
+
+def test_what_is_left_for_later_comes_at_the_end(review: Review) -> None:
+    review.leave_for_later(0)
+    assert review.current == 1 and not review.acts, "leaving says nothing"
+    _answer_all(
+        review, len(review.order) - 1 - sum(s.direction_id == review.order[0].direction_id for s in review.order[1:])
+    )
+    assert review.current == 0
+
+
+def test_a_review_goes_on_after_a_restart(run_dir: Path, deck: Deck) -> None:
+    for n in (4, 7):
+        with ActLog(log_path(run_dir, "ada")) as log:
+            _answer_all(Review(deck, log, "ada"), n)
+    with ActLog(log_path(run_dir, "ada")) as log:
+        assert Review(deck, log, "ada").current == 11
+    assert reviewers(run_dir) == ["ada"]
+
+
+def test_an_answer_to_a_card_that_changed_does_not_count(run_dir: Path, deck: Deck, review: Review) -> None:
+    review.answer(0, "ablate", "", 1.0)
+    path = run_dir / "judge" / "cards.jsonl"
+    path.write_text(path.read_text().replace(deck.cards[review.order[0].direction_id].hash, "another"))
+    assert Review(load_deck(run_dir), review._log, "ada").current == 0
+
+
+# what may be seen
+
+
+def test_the_judge_is_not_seen_before_the_answer_and_what_follows_is_not_blind(review: Review) -> None:
+    once = next(
+        i for i, s in enumerate(review.order) if sum(t.direction_id == s.direction_id for t in review.order) == 1
+    )
+    direction_id = review.order[once].direction_id
+    with pytest.raises(AssertionError):
+        review.see_judge([direction_id])
+    review.answer(once, "keep", "", 1.0)
+    review.see_judge([direction_id])
+    review.see_judge([direction_id])
+    assert [act.act for act in review.acts] == ["keep", "see judge"], "seeing is logged once"
+    review.undo()
+    review.answer(once, "ablate", "", 1.0)
+    assert answers(review.acts)[direction_id, 0].choice == "ablate"
+    assert answers(review.acts, blind=True)[direction_id, 0].choice == "keep"
+
+
+def test_the_judge_on_a_direction_that_comes_again_is_held_back(review: Review) -> None:
+    repeated = next(s.direction_id for s in review.order if s.repeat == 1)
+    first, second = (i for i, s in enumerate(review.order) if s.direction_id == repeated)
+    review.answer(first, "keep", "", 1.0)
+    assert not review.may_see_judge(repeated)
+    review.answer(second, "keep", "", 1.0)
+    assert review.may_see_judge(repeated)
+
+
+# the log
+
+
+def test_a_line_cut_off_by_a_kill_is_dropped_and_the_next_is_whole(run_dir: Path, deck: Deck) -> None:
+    path = log_path(run_dir, "ada")
+    with ActLog(path) as log:
+        _answer_all(Review(deck, log, "ada"), 3)
+    whole = path.read_bytes()
+    for cut in (1, 20, len(whole.splitlines()[-1])):
+        path.write_bytes(whole[:-cut])
+        assert len(read_acts(path)) == 2
+        with ActLog(path) as log:
+            _answer_all(Review(deck, log, "ada"), 1)
+        assert len(read_acts(path)) == 3
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+def test_two_processes_do_not_write_one_file(run_dir: Path) -> None:
+    with (
+        ActLog(log_path(run_dir, "ada")),
+        pytest.raises(RunLockedError, match="another"),
+        ActLog(log_path(run_dir, "ada")),
+    ):
+        pass
+    with ActLog(log_path(run_dir, "ada")), ActLog(log_path(run_dir, "bob")):
+        pass
+
+
+def test_a_spoilt_line_is_named(run_dir: Path) -> None:
+    path = log_path(run_dir, "ada")
+    path.parent.mkdir()
+    path.write_text('{"direction_id": 3}\n')
+    with pytest.raises(DataError, match=r"ada\.jsonl:1"):
+        read_acts(path)
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "a b", "x" * 41, "é"])
+def test_a_reviewer_s_name_can_only_name_a_file(name: str, run_dir: Path) -> None:
+    with pytest.raises(ConfigError, match="reviewer"):
+        log_path(run_dir, name)
+
+
+def test_a_run_without_cards_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="autocaft judge"):
+        load_deck(tmp_path)
+
+
+# the histogram
+
+
+@pytest.mark.parametrize("values", [[0.0, 0.0, 3.0], [-2.0, 0.0, 5.0], [-1.0, -0.5], [0.001, -100.0, 2.0]])
+def test_histogram_counts_every_value_and_no_bar_mixes_the_signs(values: list[float]) -> None:
+    bins = histogram(values)
+    assert sum(b.n for b in bins) == len(values)
+    assert all(b.low >= 0 or b.high <= 0 for b in bins)
+    assert (bins[0].low, bins[-1].high) == (min(*values, 0), max(*values, 0))
+    assert sum(b.n for b in bins if b.high <= 0) == sum(value < 0 for value in values)
+    assert histogram([0.0, 0.0]) == []
