@@ -124,7 +124,7 @@ def test_truncated_json_is_repaired_once(part: str, tmp_path: Path) -> None:
         ("rate", lambda reply: reply["top"].update(relevance="high"), "parse_failure"),
         ("rate", lambda reply: reply.update(note="extra"), "parse_failure"),
         ("describe", lambda reply: reply["top"].update(confidence=-1), "off_menu"),
-        ("describe", lambda reply: reply["top"].update(quotes=["no window says this"]), "no_quote"),
+        ("rate", lambda reply: reply["top"].update(quotes=["no window says this"]), "no_quote"),
         ("verify", lambda reply: reply["answers"].pop(), "missing_item"),
         ("verify", lambda reply: reply["answers"][0].update(id="i99"), "off_menu"),
         ("verify", lambda reply: reply["answers"].append(reply["answers"][0]), "off_menu"),
@@ -147,7 +147,7 @@ def test_a_quote_that_no_window_has_is_dropped_and_counted(tmp_path: Path) -> No
     def invent(reply: dict[str, Any]) -> None:
         reply["top"]["quotes"] += ["she is the queen of nowhere", "  She "]
 
-    with serving(tampered("describe", invent)) as server:
+    with serving(tampered("rate", invent)) as server:
         (verdict,), summary = run(one_latent(), server, tmp_path)
     assert verdict.quotes == ("she",) and verdict.relevance == 95.0
     assert summary["n_quotes_dropped"] == 2
@@ -156,7 +156,7 @@ def test_a_quote_that_no_window_has_is_dropped_and_counted(tmp_path: Path) -> No
 def test_a_pole_whose_quotes_are_all_invented_cannot_score(two_directions: Planted, tmp_path: Path) -> None:
     """The PC counts with its bottom; that its top is honest does not help."""
     data = two_directions[0][1:], two_directions[1]
-    with serving(tampered("describe", lambda reply: reply["bottom"].update(quotes=["invented"]))) as server:
+    with serving(tampered("rate", lambda reply: reply["bottom"].update(quotes=["invented"]))) as server:
         (verdict,), _ = run(data, server, tmp_path)
     assert (verdict.pole, verdict.relevance, verdict.unscored_reason) == ("bottom", None, "no_quote")
 

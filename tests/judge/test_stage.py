@@ -31,6 +31,7 @@ class Counting:
     def __init__(self, *models: object, n: int = 99) -> None:
         self.usage = UsageBook()
         self.reads_together = False
+        self.readers = dict.fromkeys(("describe", "verify", "rate"), self.name)
         self.n = n
         self.seen: list[str] = []
 
