@@ -104,7 +104,7 @@ class Verdict(Record):
     ratings: tuple[float, ...] = ()
     """The single ratings whose mean is the relevance: asked again near the threshold, or by each judge of a panel."""
     abstains: bool = False
-    """The judge is not sure: the relevance lies near the threshold, or a panel disagrees. A person should look first."""
+    """The judge is not sure: a rating lies near the threshold, or a panel disagrees. A person should look first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,10 +75,8 @@ class _Draft:
     ) -> _Draft:
         shown = {pole: _strongest(examples, pole, n_describe) for pole in SIGN_BY_POLE}
         bars = {pole: MARK_SHARE * max((peak(e, pole) for e in shown[pole]), default=0.0) for pole in SIGN_BY_POLE}
-        shown["middle"] = [e for e in examples if e.split == "describe" and e.pole == "middle"][: n_describe // 3]
-        shown["random"] = [e for e in examples if e.split == "describe" and e.pole == "random"][
-            : max(1, n_describe // 2)
-        ]
+        for group, n in (("middle", n_describe // 3), ("random", max(1, n_describe // 2))):
+            shown[group] = [e for e in examples if e.split == "describe" and e.pole == group][:n]
         held_out = _disjoint(
             [e for e in examples if e.split == "verify"], [e for group in shown.values() for e in group]
         )
@@ -188,13 +186,11 @@ def _verify_set(
     """
     n_positive = max(1, round(n_verify * (0.4 if len(ranked) == 1 else 0.3)))
     positives = {pole: _evenly(group, n_positive) for pole, group in ranked.items()}
-    bars = {
-        pole: NEGATIVE_SHARE * min((peak(e, pole) for e in group), default=0.0) for pole, group in positives.items()
-    }
+    weakest = {pole: min((peak(e, pole) for e in group), default=0.0) for pole, group in positives.items()}
 
     def truth(example: Example) -> dict[str, bool | None]:
         return {
-            pole: True if example.pole == pole else (False if peak(example, pole) < bars[pole] else None)
+            pole: example.pole == pole or (False if peak(example, pole) < NEGATIVE_SHARE * weakest[pole] else None)
             for pole in ranked
         }
 

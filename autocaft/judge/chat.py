@@ -1,5 +1,6 @@
-"""A judge that asks language models: describe (blind), verify, rate. Three calls for both poles of a direction; a repair
-and, near the threshold, up to two further ratings on other windows come on top.
+"""A judge that asks language models: describe (blind), verify, rate. Three calls for both poles of a direction.
+
+A repair comes on top, and near the threshold up to two further ratings on other windows.
 
 In: cards and the concept. Out: verdicts. Each call is a fresh context: the describer never sees the concept, the
 verifier sees only the descriptions and unmarked held-out windows, the rater both concepts. The three may be three
@@ -65,7 +66,7 @@ class ChatJudge:
     ) -> None:
         """`band`: a relevance inside is asked for again."""
         self.reader_by_part = reader_by_part
-        self.readers = {part: reader_by_part[part].name for part in PARTS}
+        self.readers: Mapping[str, str] = {part: reader_by_part[part].name for part in PARTS}
         one = len(set(self.readers.values())) == 1
         self.name = self.readers["rate"] if one else ", ".join(f"{part} {who}" for part, who in self.readers.items())
         self.usage = UsageBook()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class FilesJudge:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.name = f"files:{folder}"
-        self.readers = dict.fromkeys(("describe", "verify", "rate"), self.name)
+        self.readers: Mapping[str, str] = dict.fromkeys(("describe", "verify", "rate"), self.name)
         self.usage = UsageBook()
         self._prompt = load_prompt("files")
         self.prompt_hash = combined_hash([self._prompt])

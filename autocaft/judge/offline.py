@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -87,7 +87,7 @@ class OfflineJudge:
         self.likelihood = WordLikelihood(model, tokenizer) if model is not None else None
         lm_name = lm_name or Path(getattr(getattr(model, "config", None), "name_or_path", "") or "lm").name
         self.name = f"offline:{ENCODER_NAME}" + (f"+{lm_name}" if self.likelihood else "")
-        self.readers = dict.fromkeys(("describe", "verify", "rate"), self.name)
+        self.readers: Mapping[str, str] = dict.fromkeys(("describe", "verify", "rate"), self.name)
         self.prompt_hash = method_hash()
         self.usage = UsageBook()
 
@@ -262,5 +262,6 @@ def _unreadable(card: Card, pole: str) -> str | None:
 
 def _all_words(card: Card) -> Iterator[str]:
     """Every word that reading this card may look up."""
-    groups = (card.top, card.bottom, card.middle, card.verify, *card.choices.values())
-    return chain.from_iterable(words_of(item.text) for group in groups for item in group)
+    windows = chain(card.top, card.bottom, card.middle)
+    items = chain(card.verify, *card.choices.values())
+    return chain.from_iterable(words_of(text) for text in [*(w.text for w in windows), *(item.text for item in items)])

@@ -40,11 +40,8 @@ def verdict_of(
         description = describe["top"]["description"] if "top" in describe else ""
         return unscored(card, judge, problem.reason, description=description, rationale=problem.detail), n_dropped
     pole = strongest_pole(card, ratings)
-    verify, relevance, wanted = (
-        replies["verify"],
-        numbers(ratings, pole, "relevance"),
-        numbers(ratings, pole, "wanted_relevance"),
-    )
+    relevance, wanted = (numbers(ratings, pole, name) for name in ("relevance", "wanted_relevance"))
+    verify = replies["verify"]
     said_yes = {answer["id"]: answer[pole] for answer in verify["answers"]}
     found = detection(said_yes, {item: truth[pole] for item, truth in card.answer_key.items()})
     verdict = dataclasses.replace(
