@@ -189,10 +189,8 @@ def _verify_set(
     weakest = {pole: min((peak(e, pole) for e in group), default=0.0) for pole, group in positives.items()}
 
     def truth(example: Example) -> dict[str, bool | None]:
-        return {
-            pole: example.pole == pole or (False if peak(example, pole) < NEGATIVE_SHARE * weakest[pole] else None)
-            for pole in ranked
-        }
+        is_quiet = {pole: peak(example, pole) < NEGATIVE_SHARE * weakest[pole] for pole in ranked}
+        return {pole: example.pole == pole or (False if is_quiet[pole] else None) for pole in ranked}
 
     chosen = [e for group in positives.values() for e in group]
     n_left = n_verify - len(chosen)
