@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[tuple[str, ...], bool], ...] = (
     (("config",), False),
     (("stages", "preflight", "outcome"), True),
     (("pipeline",), False),
+    (("calibrate",), False),
     (("cli",), False),
 )
 RANK = {room: rank for rank, (rooms, _) in enumerate(LAYERS) for room in rooms}

@@ -3,7 +3,7 @@
 In: a model, the concepts of one split. Out: directions with what was planted in them, and mined examples, kept in a
 folder. Five kinds of direction:
 
-`concept`   mean activation at the concept's words minus that at all others', at each of three layers
+`concept`   mean activation at the concept's words minus that at others' (`_differences`), at each of three layers
 `contrast`  one concept minus another: two poles, each with a meaning
 `mixture`   one concept plus another: no right answer, reported beside
 `shuffled`  as `concept`, of words that were dealt out at random: the same activations, no meaning
@@ -47,6 +47,10 @@ N_GENERIC, GENERIC_TOKENS = 200, 64
 CORPUS = "builtin:generic/completions.jsonl.gz"
 TOKENS_PER_BATCH, TOKENS_PER_CHUNK = 2048, 4096
 MINE = MineOptions(n_describe=10, n_verify=16)
+EXTENT = 0.999
+"""Quantile of projections that counts as a direction's extent; the largest may be an attention sink's."""
+SETTINGS = [EXTENT, DEPTHS, N_CONTROLS, N_GENERIC, GENERIC_TOKENS, MINE.model_dump()]
+"""What the windows depend on besides model and concepts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,18 +164,18 @@ def _make_directions(
         planted.append(PlantedDirection(direction, kind, tuple(names)))
         vectors.append(normalize(vector_D, dim=0))
 
-    names = [concept.name for concept in concepts]
+    names, families = [concept.name for concept in concepts], [concept.family for concept in concepts]
     n, middle = len(concepts), sorted(acts_by_layer)[1]
     for layer, acts in sorted(acts_by_layer.items()):
-        for name, vector_D in zip(names, _differences(acts), strict=True):
+        for name, vector_D in zip(names, _differences(acts, families), strict=True):
             add(layer, "concept", [name], vector_D)
         pool_ND = torch.cat(list(acts))
         dealt = pool_ND[torch.randperm(len(pool_ND), generator=generator)].split([len(a) for a in acts])
-        for vector_D in _differences(dealt)[:N_CONTROLS]:
+        for vector_D in _differences(dealt, families)[:N_CONTROLS]:
             add(layer, "shuffled", [], vector_D)
         for _ in range(N_CONTROLS):
             add(layer, "random", [], torch.randn(pool_ND.shape[1], generator=generator))
-    units = [normalize(vector_D, dim=0) for vector_D in _differences(acts_by_layer[middle])]
+    units = [normalize(vector_D, dim=0) for vector_D in _differences(acts_by_layer[middle], families)]
     for first, second in _partners(n, n // 2):
         add(middle, "contrast", [names[first], names[second]], units[first] - units[second])
     for first, second in _partners(n, n // 4):
@@ -179,11 +183,19 @@ def _make_directions(
     return planted, vectors
 
 
-def _differences(acts: Sequence[Tensor]) -> list[Tensor]:
-    """Mean of each group minus the mean of the other groups' means."""
+def _differences(acts: Sequence[Tensor], families: Sequence[str]) -> list[Tensor]:
+    """Mean of each group minus half the mean of its own family's others and half that of all other families.
+
+    Against all others alike, men and women would both be little but "a relative".
+    """
     means_CD = torch.stack([acts_ND.mean(0) for acts_ND in acts])
-    others_CD = (means_CD.sum(0) - means_CD) / max(1, len(means_CD) - 1)
-    return list(means_CD - others_CD)
+    found = []
+    for number, family in enumerate(families):
+        siblings = [i for i, other in enumerate(families) if other == family and i != number]
+        strangers = [i for i, other in enumerate(families) if other != family]
+        rivals = [means_CD[rows].mean(0) for rows in (siblings, strangers) if rows]
+        found.append(means_CD[number] - torch.stack(rivals).mean(0))
+    return found
 
 
 def _partners(n: int, distance: int) -> list[tuple[int, int]]:
@@ -211,7 +223,8 @@ def _mine(
         mean_D = torch.cat(list(reader.in_order(layer, TOKENS_PER_CHUNK))).mean(0)
         probe = Probe.of([planted[i].direction for i in at], vectors_ND[at], mean_D)
         values = torch.cat([probe.linear(acts_ND) for acts_ND in reader.in_order(layer, TOKENS_PER_CHUNK)])
-        miner = Miner(probe, groups, values.amin(0), values.amax(0), MINE)
+        low_C, high_C = values.quantile(torch.tensor([1 - EXTENT, EXTENT]), dim=0)
+        miner = Miner(probe, groups, low_C, high_C, MINE)
         for shard in reader.shards(layer):
             for chunk in probe.chunks(shard, groups, TOKENS_PER_CHUNK):
                 miner.update(chunk)

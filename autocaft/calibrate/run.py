@@ -1,9 +1,9 @@
 """`autocaft calibrate`: judge planted directions as a run would, and say how far the judge can be trusted.
 
 In: a model, a judge, a split, a folder. Out, in the folder: `calibration.json` (figures of each split so far),
-`SPLIT/` (activations, windows, cards, verdicts) and `answers.sqlite` (every paid answer). A killed calibration goes on:
-nothing that is there is made or bought again. The decision a reader would question: the threshold comes from `tuning`
-alone, so `held_out` refuses to run before it.
+`SPLIT-KEY/` (activations and windows), `SPLIT/` (cards, verdicts) and `answers.sqlite` (every paid answer). A killed
+calibration goes on: nothing that is there is made or bought again. The decision a reader would question: the threshold
+comes from `tuning` alone, so `held_out` refuses to run before it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from autocaft.calibrate.directions import PlantedDirection, planted_examples
+from autocaft.calibrate import directions
+from autocaft.calibrate.directions import PlantedDirection
 from autocaft.calibrate.planted import SPLITS, Planted, Split, load_concepts
 from autocaft.calibrate.questions import Question, make_questions
-from autocaft.calibrate.score import Rated, best_threshold, figures
+from autocaft.calibrate.score import Rated, figures, tuned
 from autocaft.errors import ConfigError
 from autocaft.judge.base import Card, Judge, JudgeUsage
 from autocaft.judge.cards import build_cards
@@ -55,6 +56,7 @@ def calibrate(
     progress: Progress,
     run_dir: Path | None = None,
     concepts: Sequence[Planted] | None = None,
+    materials: Path | None = None,
 ) -> dict[str, Any]:
     """Judge one split; returns its figures, also in `calibration.json`.
 
@@ -62,30 +64,33 @@ def calibrate(
         options: the judge; its own two concepts are not used.
         run_dir: a run folder whose PCs and latents are judged beside.
         concepts: other concepts than the split's own.
+        materials: where directions and windows are kept, `out` by default; several judges can share them.
 
     Raises:
         ConfigError: `held_out` before `tuning`, or a judge that cannot be asked about many concepts.
     """
     if any(name.startswith("files:") for name in (options.judge, *options.panel)):
         raise ConfigError("calibrate: a files judge answers each card for one concept; calibrate the model behind it")
-    threshold = None if split == "tuning" else _tuned_threshold(out)
     weights = locate(model)
     language_model, tokenizer = load_model(weights), load_tokenizer(weights)
+    judge = make_judge(options, store=store, local_model=lambda: (language_model, tokenizer))
+    who = {"judge": judge.name, "prompt_hash": judge.prompt_hash, "model": weights.identity}
+    chosen = None if split == "tuning" else _tuned(out / RESULT, who)
     concepts = concepts or load_concepts(split)
-    planted, examples = planted_examples(
+    key = digest([weights.identity, [asdict(concept) for concept in concepts], directions.SETTINGS])
+    planted, examples = directions.planted_examples(
         language_model,
         tokenizer,
         concepts,
         second_half=split == "held_out",
-        folder=out / split,
+        folder=(materials or out) / f"{split}-{key[:8]}",
         progress=progress,
     )
     material = _material(concepts, planted, examples, options, run_dir)
     write_jsonl(out / split / "cards.jsonl", [card.to_row() for card in material.cards])
-    judge = make_judge(options, store=store, local_model=lambda: (language_model, tokenizer))
     rated, seconds = _judge_all(judge, material, options, out / split / "verdicts.jsonl", progress)
-    found = figures(rated, best_threshold(rated) if threshold is None else threshold, seconds)
-    _keep(out / RESULT, split, {"judge": judge.name, "prompt_hash": judge.prompt_hash, "model": model}, found)
+    found = figures(rated, chosen or tuned(rated), seconds)
+    _keep(out / RESULT, split, who, found)
     return found
 
 
@@ -99,9 +104,9 @@ def _material(
     real = [] if run_dir is None else read_records(run_dir / "decompose" / "directions.jsonl", Direction)
     if run_dir is not None:
         examples = examples + read_records(run_dir / "mine" / "examples.jsonl", Example)
-    directions = (*(item.direction for item in planted), *real)
+    found = (*(item.direction for item in planted), *real)
     cards = build_cards(
-        directions,
+        found,
         examples,
         n_describe=options.n_describe,
         n_verify=options.n_verify,
@@ -109,7 +114,7 @@ def _material(
     )
     kinds = {item.direction.id: str(item.kind) for item in planted} | {direction.id: "real" for direction in real}
     questions = make_questions(concepts, planted, [direction.id for direction in real])
-    return Material(directions, kinds, tuple(cards), tuple(questions))
+    return Material(found, kinds, tuple(cards), tuple(questions))
 
 
 def _judge_all(
@@ -182,19 +187,26 @@ def _read_kept(path: Path) -> dict[str, dict[str, Any]]:
     return {row["key"]: row for row in map(json.loads, whole)}
 
 
-def _tuned_threshold(out: Path) -> float:
-    tuned = (read_json(out / RESULT) if (out / RESULT).is_file() else {}).get("tuning")
-    if tuned is None:
-        raise ConfigError(f"{out}: the threshold comes from the tuning split, which was not run yet: --split tuning")
-    return float(tuned["threshold"])
+def _tuned(path: Path, who: dict[str, str]) -> dict[str, Any]:
+    """What the tuning split chose for this judge and model."""
+    before = read_json(path) if path.is_file() else {}
+    if "tuning" not in before or not _is_of(before, who):
+        raise ConfigError(
+            f"{path.parent}: the threshold comes from the tuning split, which {who['judge']} has not judged here yet. "
+            "Run it first: --split tuning"
+        )
+    return {key: before["tuning"][key] for key in ("threshold", "probability")}
 
 
 def _keep(path: Path, split: Split, who: dict[str, str], found: dict[str, Any]) -> None:
     """Put the split's figures into the file; figures of another judge or model are not left beside them."""
     before = read_json(path) if path.is_file() else {}
-    same = all(before.get(key) == value for key, value in who.items())
-    others = {name: before[name] for name in SPLITS if same and name in before and name != split}
-    write_json(path, who | {name: ({**others, split: found}).get(name) for name in SPLITS if name in {*others, split}})
+    by_split = {name: before[name] for name in SPLITS if name in before and _is_of(before, who)} | {split: found}
+    write_json(path, who | {name: by_split[name] for name in SPLITS if name in by_split})
+
+
+def _is_of(result: dict[str, Any], who: dict[str, str]) -> bool:
+    return all(result.get(key) == value for key, value in who.items())
 
 
 def text_of(found: dict[str, Any]) -> str:
@@ -214,6 +226,8 @@ def text_of(found: dict[str, Any]) -> str:
         line("random directions selected", "random_selected", "{:.1%}".format),
         line("Brier skill", "brier_skill"),
         line("calibration error (ECE)", "ece"),
+        line("  Brier skill, mapped on tuning", "mapped_brier_skill"),
+        line("  ECE, mapped on tuning", "mapped_ece"),
         line("discrimination (chance .25)", "discrimination"),
         "  a direction costs "
         + f"{found['calls_per_direction']:.1f} calls, {found['input_tokens_per_direction']:,.0f} "

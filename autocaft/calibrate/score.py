@@ -69,19 +69,24 @@ def best_threshold(rated: Sequence[Rated]) -> float:
     return float(equal[len(equal) // 2])
 
 
-def figures(rated: Sequence[Rated], threshold: float, seconds: float) -> dict[str, Any]:
-    """All figures of one split at a threshold."""
-    picks = selected(rated, threshold)
+def tuned(rated: Sequence[Rated]) -> dict[str, Any]:
+    """What is chosen on the tuning split alone: the threshold, and the map from relevance to probability."""
+    return {"threshold": best_threshold(rated), "probability": fit_probability(*_said_and_true(rated))}
+
+
+def figures(rated: Sequence[Rated], chosen: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """All figures of one split with what `tuned` chose."""
+    picks = selected(rated, chosen["threshold"])
     known = [item for item in rated if item.truth is not None]
-    scored = [(item.share, item.truth) for item in known if item.share is not None]
-    shares, truths = [share for share, _ in scored], [bool(truth) for _, truth in scored]
+    shares, truths = _said_and_true(rated)
+    mapped = probabilities(shares, chosen["probability"])
     family_by_question = {item.question: item.family for item in rated}
     f1 = f1_by_question(rated, picks)
     ap = [_average_precision([item for item in known if item.question == question]) for question in f1]
     families = [family_by_question[question] for question in f1]
     mixtures = [item.share for item in rated if item.kind == "mixture" and item.share is not None]
     return {
-        "threshold": threshold,
+        **chosen,
         "n_questions": len(f1),
         "n_rated": len(rated),
         "n_unscored": sum(item.share is None for item in rated),
@@ -96,6 +101,8 @@ def figures(rated: Sequence[Rated], threshold: float, seconds: float) -> dict[st
         **_row("random_selected", random_selected(rated, picks)),
         "brier_skill": brier_skill(shares, truths),
         "ece": calibration_error(shares, truths),
+        "mapped_brier_skill": brier_skill(mapped, truths),
+        "mapped_ece": calibration_error(mapped, truths),
         "reliability": reliability(shares, truths),
         "mixture_relevance": 100 * mean(mixtures) if mixtures else None,
         "selected_by_kind": {
@@ -129,6 +136,42 @@ def random_selected(rated: Sequence[Rated], picks: Sequence[bool]) -> Interval:
     """Share of the random and shuffled directions that were selected."""
     own = [pick for item, pick in zip(rated, picks, strict=True) if item.kind in CONTROLS]
     return wilson(sum(own), len(own))
+
+
+def fit_probability(shares: Sequence[float], truths: Sequence[bool]) -> list[float]:
+    """Offset and slope of a logistic map from the judge's log odds to those of the truth (Platt 1999)."""
+    import numpy as np
+    from scipy.optimize import minimize
+
+    odds, truth = _log_odds(shares), np.asarray(truths, dtype=float)
+
+    def loss(weights: Any) -> float:
+        value = weights[0] + weights[1] * odds
+        # a small pull towards "as said", or a judge without a mistake would get an infinite slope
+        pull = 0.01 * (weights[0] ** 2 + (weights[1] - 1) ** 2)
+        return float(np.mean(np.logaddexp(0.0, value) - truth * value) + pull)
+
+    return [float(weight) for weight in minimize(loss, [0.0, 1.0]).x]
+
+
+def probabilities(shares: Sequence[float], weights: Sequence[float]) -> list[float]:
+    """Relevances as probabilities by a fitted map."""
+    import numpy as np
+
+    return [float(value) for value in 1 / (1 + np.exp(-(weights[0] + weights[1] * _log_odds(shares))))]
+
+
+def _log_odds(shares: Sequence[float]) -> Any:
+    import numpy as np
+
+    clipped = np.clip(np.asarray(shares, dtype=float), 0.005, 0.995)
+    return np.log(clipped / (1 - clipped))
+
+
+def _said_and_true(rated: Sequence[Rated]) -> tuple[list[float], list[bool]]:
+    """Relevance as a share, and the right answer, where both are known."""
+    pairs = [(item.share, item.truth) for item in rated if item.share is not None and item.truth is not None]
+    return [share for share, _ in pairs], [truth for _, truth in pairs]
 
 
 def brier_skill(shares: Sequence[float], truths: Sequence[bool]) -> float:

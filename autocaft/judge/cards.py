@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +20,10 @@ from autocaft.judge.base import N_CHOICES, Card, VerifyItem, Window
 from autocaft.records import Direction, Example
 
 SIGN_BY_POLE = {"top": 1.0, "bottom": -1.0}
-MARK_SHARE = 0.4
-"""A token is marked from this share of the pole's peak: between the 0.2 (latents) and 0.5 (PCs) of the CAFT authors.
-A held-out window is a positive only if it would have a mark."""
+MARK_SHARE = 0.5
+"""A token is marked from this share of the median peak of the pole's windows. Of the median, not of the largest: one
+attention sink among the windows, a hundred times stronger than any word, would leave all others without a mark. A
+held-out window is a positive only if it would have a mark."""
 NEGATIVE_SHARE = 0.5
 """A negative's strongest projection must stay under this share of the weakest positive's."""
 Encode = Callable[[Sequence[str]], Any]
@@ -56,6 +58,12 @@ def peak(example: Example, pole: str) -> float:
     return max((SIGN_BY_POLE[pole] * value for value in example.projections), default=0.0)
 
 
+def mark_bar(examples: Sequence[Example], pole: str) -> float:
+    """From which projection on, in the pole's own sign, a token counts as strong."""
+    peaks = [peak(e, pole) for e in examples]
+    return MARK_SHARE * statistics.median(peaks) if peaks else 0.0
+
+
 @dataclass(frozen=True)
 class _Draft:
     """A card before its discrimination item, which needs the windows of the other directions."""
@@ -74,7 +82,7 @@ class _Draft:
         cls, direction: Direction, examples: Sequence[Example], n_describe: int, n_verify: int, encode: Encode | None
     ) -> _Draft:
         shown = {pole: _strongest(examples, pole, n_describe) for pole in SIGN_BY_POLE}
-        bars = {pole: MARK_SHARE * max((peak(e, pole) for e in shown[pole]), default=0.0) for pole in SIGN_BY_POLE}
+        bars = {pole: mark_bar(shown[pole], pole) for pole in SIGN_BY_POLE}
         for group, n in (("middle", n_describe // 3), ("random", max(1, n_describe // 2))):
             shown[group] = [e for e in examples if e.split == "describe" and e.pole == group][:n]
         held_out = _disjoint(
@@ -142,9 +150,8 @@ def _strongest(examples: Sequence[Example], pole: str, n: int, split: str = "des
 
 
 def _windows(group: str, examples: Sequence[Example]) -> tuple[Window, ...]:
-    """Windows with marks. The bar is the pole's peak over all its windows, so that a weak window has fewer marks, not
-    the same."""
-    bar = MARK_SHARE * max((peak(e, group) for e in examples), default=0.0) if group in SIGN_BY_POLE else 0.0
+    """Windows with marks. One bar for all windows of a pole: a weak one has fewer marks, not the same."""
+    bar = mark_bar(examples, group) if group in SIGN_BY_POLE else 0.0
     sign = SIGN_BY_POLE.get(group, 1.0)
     return tuple(
         Window(
