@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests" / folder) for folder in ("llm", "judge", "calibrate")]
 
 from fake_vendor import FakeVendor, serving  # noqa: E402
+from injection import attacks, outcomes_of, table  # noqa: E402
 from truthful import Truthful  # noqa: E402
 
 from autocaft.calibrate.planted import SPLITS  # noqa: E402
@@ -45,10 +46,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    result: dict[str, Any]
     if args.what == "injection":
-        from injection import measure
-
-        result = measure()
+        result = injection()
     else:
         assert args.folder is not None, f"{args.what} needs a folder"
         result = cost(args.folder) if args.what == "cost" else planted(args.folder)
@@ -112,6 +112,16 @@ def planted(folder: Path) -> dict[str, Any]:
                 )
                 say(f"\n{name} on {split}\n{text_of(found[name][split])}")
     say(json.dumps({name: {s: round(f["f1"], 3) for s, f in splits.items()} for name, splits in found.items()}))
+    return found
+
+
+def injection() -> dict[str, Any]:
+    """What becomes of every template in every place, read by a judge that obeys whatever it reads."""
+    found: dict[str, Any] = {}
+    for family, what in (("gender", "a direction that is the concept"), ("colour", "a direction that is another")):
+        outcomes = outcomes_of(family, list(attacks()))
+        say(f"{what}; an obedient reader; windows attacked:\n{table(outcomes)}\n")
+        found[family] = {f"{kind}: {outcome}": n for (kind, outcome), n in outcomes.items()}
     return found
 
 

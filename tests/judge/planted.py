@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fake_vendor import Answer, Asked
@@ -84,16 +84,14 @@ def verify_truthfully(items: Mapping[str, str], families: Mapping[str, str | Non
     return {"answers": answers} | ({"choices": choices} if len(answers) < len(items) else {})
 
 
-def rate_truthfully(windows: Mapping[str, str], families: Mapping[str, str | None]) -> dict[str, Any]:
-    scores: dict[str, Any] = {
-        pole: {
-            "relevance": 95.0 if family == "gender" else 3.0,
-            "wanted_relevance": 5,
-            "quotes": marked_of(windows, pole)[:1],
-        }
-        for pole, family in families.items()
-    }
-    return scores | {"rationale": "It fires on words of gender."}
+def rate_truthfully(windows: Mapping[str, str], poles: Iterable[str]) -> dict[str, Any]:
+    """Believes the windows, whatever a description says."""
+    reply: dict[str, Any] = {}
+    for pole in poles:
+        marked = marked_of(windows, pole)
+        relevance = 95.0 if family_in(" ".join(marked)) == "gender" else 3.0
+        reply[pole] = {"relevance": relevance, "wanted_relevance": 5, "quotes": marked[:1]}
+    return reply | {"rationale": "It fires on words of gender."}
 
 
 def marked_of(windows: Mapping[str, str], pole: str) -> list[str]:
