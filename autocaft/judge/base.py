@@ -21,6 +21,9 @@ from autocaft.rundir.progress import Progress
 MARK_OPEN, MARK_CLOSE = "\u27e6", "\u27e7"
 """Brackets around marked tokens; rare enough in text that a mark is not mistaken for it."""
 
+BREAK_SIGN, SPACE_SIGN = "\u21b5", "\u2423"
+"""What a marked line break and a marked space look like."""
+
 N_CHOICES = 4
 """Texts of a discrimination item: one belongs, the others are other directions'."""
 
@@ -179,9 +182,11 @@ class Judge(Protocol):
 
 
 def marked_line(tokens: Sequence[str], marked: Sequence[bool]) -> str:
-    """Tokens as one line; runs of marked tokens share a bracket, white space stays outside, line breaks become spaces.
+    """Tokens as one line; runs of marked tokens share a bracket, line breaks become spaces.
 
-    One line, because a window that could open a line of its own could pretend to be the end of the data.
+    White space stays outside the brackets; where it is all that is marked, a sign stands for it: some directions fire
+    on nothing else. One line, because a window that could open a line of its own could pretend to be the end of the
+    data.
     """
     parts: list[str] = []
     is_open = False
@@ -196,6 +201,8 @@ def marked_line(tokens: Sequence[str], marked: Sequence[bool]) -> str:
             body = clean.lstrip()
             parts += [clean[: len(clean) - len(body)], MARK_OPEN, body]
             is_open = True
+        elif is_marked and not is_open and clean:
+            parts.append(f"{MARK_OPEN}{BREAK_SIGN if LINE_BREAK.search(token) else SPACE_SIGN}{MARK_CLOSE}")
         else:
             parts.append(clean)
     return "".join(parts) + (MARK_CLOSE if is_open else "")

@@ -35,7 +35,7 @@ class Truthful:
         """The reply as an object."""
         if asked.part == "describe":
             return self.describe(asked.lines()[0])
-        said, lines = asked.lines()
+        said, lines = asked.lines()[:2]  # a repair has a third block
         if asked.part == "verify":
             return self.verify(said, lines)
         concept = re.search(r"^Concept U: (.*)$", asked.user, re.MULTILINE)
