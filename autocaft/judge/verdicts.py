@@ -34,8 +34,11 @@ def verdict_of(
     """
     describe = replies.get("describe", {})
     quotes = {pole: _quotes(card, pole, ratings) for pole in card.poles}
-    n_given = sum(len(set(rating[pole]["quotes"])) for rating in ratings for pole in card.poles)
-    n_dropped = n_given - sum(len(set(_quotes(card, pole, [r]))) for r in ratings for pole in card.poles)
+    n_dropped = sum(
+        len(set(rating[pole]["quotes"])) - len(_quotes(card, pole, [rating]))
+        for rating in ratings
+        for pole in card.poles
+    )
     if problem is not None:
         description = describe["top"]["description"] if "top" in describe else ""
         return unscored(card, judge, problem.reason, description=description, rationale=problem.detail), n_dropped

@@ -19,7 +19,7 @@ from autocaft.llm.client import AnswerStore, MemoryStore
 from autocaft.rundir.files import read_json, read_jsonl
 from autocaft.rundir.progress import NullProgress
 
-FEW = {"tuning": ("fruit", "drinks", "countries", "rooms"), "held_out": ("women", "crafts", "joy", "fear")}
+FEW = {"tuning": ("fruit", "drinks", "countries", "rooms"), "held_out": ("joy", "fear", "tools", "vehicles")}
 
 
 @pytest.fixture(scope="module")
