@@ -224,6 +224,9 @@ def text_of(found: dict[str, Any]) -> str:
         *(f"    {family:<32} {row['f1']:.2f}" + _span(row) for family, row in found["f1_by_family"].items()),
         line("average precision", "average_precision"),
         line("random directions selected", "random_selected", "{:.1%}".format),
+        "  selected, by what they are          "
+        + ", ".join(f"{kind} {share:.0%}" for kind, share in found["selected_by_kind"].items())
+        + " (mixtures and real ones may be right)",
         line("Brier skill", "brier_skill"),
         line("calibration error (ECE)", "ece"),
         line("  Brier skill, mapped on tuning", "mapped_brier_skill"),
