@@ -112,12 +112,17 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path} is no readable TOML file: {error}") from None
     for override in overrides:
-        _lay_over(values, override)
+        lay_over(values, override)
     where = f"{path} with --set {' --set '.join(overrides)}" if overrides else str(path)
     return make_options(RunConfig, values, where)
 
 
-def _lay_over(values: dict[str, Any], override: str) -> None:
+def lay_over(values: dict[str, Any], override: str) -> None:
+    """Put one `KEY=VALUE` (dotted for a table's key) into the values of a TOML file.
+
+    Raises:
+        ConfigError: no KEY=VALUE, or the table is a value.
+    """
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {override!r}: write KEY=VALUE, for example --set train.mode=zero")

@@ -90,7 +90,7 @@ class Verdict(Record):
     detection_low: float | None
     detection_high: float | None
     discrimination: float | None
-    """Share of held-out windows that this description fits better than those of others; None if not asked."""
+    """1 if the description picks its own of four held-out texts (chance .25), else 0; None if not asked."""
     relevance: float | None
     """0-100: is this the undesired concept?"""
     wanted_relevance: float | None
@@ -101,6 +101,10 @@ class Verdict(Record):
     rationale: str
     judge: str
     prompt_hash: str
+    ratings: tuple[float, ...] = ()
+    """The single ratings whose mean is the relevance: asked again near the threshold, or by each judge of a panel."""
+    abstains: bool = False
+    """The judge is not sure: a rating lies near the threshold, or a panel disagrees. A person should look first."""
 
 
 @dataclass(frozen=True, slots=True)

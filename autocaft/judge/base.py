@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -20,6 +20,12 @@ from autocaft.rundir.progress import Progress
 
 MARK_OPEN, MARK_CLOSE = "\u27e6", "\u27e7"
 """Brackets around marked tokens; rare enough in text that a mark is not mistaken for it."""
+
+BREAK_SIGN, SPACE_SIGN = "\u21b5", "\u2423"
+"""What a marked line break and a marked space look like."""
+
+N_CHOICES = 4
+"""Texts of a discrimination item: one belongs, the others are other directions'."""
 
 LINE_BREAK = re.compile(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+")
 
@@ -88,6 +94,10 @@ class Card:
     answer_key: Mapping[str, Mapping[str, bool | None]]
     """item id -> pole -> does the item belong to the pole; None where its projection is too close to call (not
     counted)."""
+    choices: Mapping[str, tuple[VerifyItem, ...]] = field(default_factory=dict)
+    """pole -> four held-out texts, one of the pole and three of other directions; for all poles or for none."""
+    choice_key: Mapping[str, str] = field(default_factory=dict)
+    """pole -> id of the one that belongs."""
 
     @property
     def poles(self) -> tuple[str, ...]:
@@ -102,12 +112,13 @@ class Card:
     def shown(self) -> dict[str, Any]:
         """The card as JSON without the key and without numbers: all that another reader may get."""
         groups = ("top", "bottom", "middle", "random")
-        windows = {group: [{"id": w.id, "text": w.shown()} for w in self.windows(group)] for group in groups}
+        windows = {group: _lines(self.windows(group)) for group in groups}
+        choices = {pole: _lines(items) for pole, items in self.choices.items()}
         return {
             "direction_id": self.direction_id,
             "windows": {group: shown for group, shown in windows.items() if shown},
-            "verify": [{"id": item.id, "text": item.shown()} for item in self.verify],
-        }
+            "verify": _lines(self.verify),
+        } | ({"choices": choices} if choices else {})
 
     @property
     def hash(self) -> str:
@@ -118,8 +129,13 @@ class Card:
         """The whole card as JSON, with projections and the answer key: for the run folder and the report."""
         row = asdict(self)
         row["answer_key"] = {item: dict(truth) for item, truth in self.answer_key.items()}
+        row["choices"], row["choice_key"] = dict(row["choices"]), dict(self.choice_key)
         row["hash"] = self.hash
         return row
+
+
+def _lines(items: Iterable[Window | VerifyItem]) -> list[dict[str, str]]:
+    return [{"id": item.id, "text": item.shown()} for item in items]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +167,8 @@ class Judge(Protocol):
     prompt_hash: str
     """Hash of all prompts (or of the method's version and settings) behind the verdicts."""
     usage: UsageBook
+    readers: Mapping[str, str]
+    """Who describes, verifies and rates, by part: a summary says when they are the same."""
     reads_together: bool
     """Whether a score rests on all cards of the call: an interrupted run is then judged anew, not continued."""
 
@@ -164,9 +182,11 @@ class Judge(Protocol):
 
 
 def marked_line(tokens: Sequence[str], marked: Sequence[bool]) -> str:
-    """Tokens as one line; runs of marked tokens share a bracket, white space stays outside, line breaks become spaces.
+    """Tokens as one line; runs of marked tokens share a bracket, line breaks become spaces.
 
-    One line, because a window that could open a line of its own could pretend to be the end of the data.
+    White space stays outside the brackets; where it is all that is marked, a sign stands for it: some directions fire
+    on nothing else. One line, because a window that could open a line of its own could pretend to be the end of the
+    data.
     """
     parts: list[str] = []
     is_open = False
@@ -181,6 +201,8 @@ def marked_line(tokens: Sequence[str], marked: Sequence[bool]) -> str:
             body = clean.lstrip()
             parts += [clean[: len(clean) - len(body)], MARK_OPEN, body]
             is_open = True
+        elif is_marked and not is_open and clean:
+            parts.append(f"{MARK_OPEN}{BREAK_SIGN if LINE_BREAK.search(token) else SPACE_SIGN}{MARK_CLOSE}")
         else:
             parts.append(clean)
     return "".join(parts) + (MARK_CLOSE if is_open else "")

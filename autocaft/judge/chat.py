@@ -1,55 +1,78 @@
-"""A judge that asks a language model: describe (blind), verify, rate. Three calls for both poles of a direction, four
-with a repair.
+"""A judge that asks language models: describe (blind), verify, rate. Three calls for both poles of a direction.
+
+A repair comes on top, and near the threshold up to two further ratings on other windows.
 
 In: cards and the concept. Out: verdicts. Each call is a fresh context: the describer never sees the concept, the
-verifier sees only the descriptions and unmarked held-out windows, the rater both concepts.
-The decision a reader would question: one repair per direction, not per call. A model that breaks two replies about the
-same direction is not reading it, and the direction is worth more as `unscored` than as the third try.
+verifier sees only the descriptions and unmarked held-out windows, the rater both concepts. The three may be three
+models. The decision a reader would question: one repair per direction, not per call. A model that breaks two replies
+about the same direction is not reading it, and the direction is worth more as `unscored` than as the third try.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from typing import Any
 
 from autocaft.judge.base import MARK_CLOSE, MARK_OPEN, Card, Concept, JudgeUsage, UsageBook, unscored
+from autocaft.judge.odds import weigh
 from autocaft.judge.prompts import combined_hash, fence_of, fenced, load_prompt
 from autocaft.judge.schema import (
     Problem,
     Schema,
     check_describe,
+    check_rate,
     check_verify,
     describe_schema,
     rate_schema,
     verbatim_quotes,
     verify_schema,
 )
-from autocaft.judge.verdicts import verdict_of
+from autocaft.judge.verdicts import numbers, strongest_pole, verdict_of
 from autocaft.llm.client import LanguageClient
 from autocaft.llm.outcomes import ChatRequest, Outcome
 from autocaft.records import Verdict
 from autocaft.rundir.progress import Progress
 
-N_RATE_WINDOWS = 5
-"""Windows per pole that the rater sees beside the descriptions."""
+MAX_RATINGS = 3
+"""Of one direction: the second and third only near the threshold, each on other windows than the first."""
+PARTS = ("describe", "verify", "rate")
 Check = Callable[[Mapping[str, Any], Card], Problem | None]
 
 
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """One language model behind its door."""
+
+    name: str
+    """`openai:MODEL`, ..."""
+    model: str
+    client: LanguageClient
+
+
 class ChatJudge:
-    """Asks one model through a `LanguageClient`."""
+    """Asks a describer, a verifier and a rater; they may be one."""
 
     reads_together = False
 
     def __init__(
-        self, client: LanguageClient, *, name: str, model: str, max_output_tokens: int = 4000, concurrency: int = 8
+        self,
+        reader_by_part: Mapping[str, Reader],
+        *,
+        band: tuple[float, float],
+        max_output_tokens: int = 4000,
+        concurrency: int = 8,
     ) -> None:
-        self.name = name
+        """`band`: a relevance inside is asked for again."""
+        self.reader_by_part = reader_by_part
+        self.readers: Mapping[str, str] = {part: reader_by_part[part].name for part in PARTS}
+        one = len(set(self.readers.values())) == 1
+        self.name = self.readers["rate"] if one else ", ".join(f"{part} {who}" for part, who in self.readers.items())
         self.usage = UsageBook()
-        self.client = client
-        self.model = model
+        self.band = band
         self.max_output_tokens = max_output_tokens
-        self.prompts = {part: load_prompt(part) for part in ("describe", "verify", "rate", "repair")}
+        self.prompts = {part: load_prompt(part) for part in (*PARTS, "choice", "repair")}
         self.prompt_hash = combined_hash(list(self.prompts.values()))
         self._concurrency = concurrency
 
@@ -71,7 +94,8 @@ class ChatJudge:
                     advance(1)
                     yield verdict
             except BaseException:  # also Ctrl-C: the pool waits for its threads, so they must not sleep on
-                self.client.stop()
+                for reader in self.reader_by_part.values():
+                    reader.client.stop()
                 for future in futures:
                     future.cancel()
                 raise
@@ -92,29 +116,40 @@ class _Session:
         self.card = card
         self.usage = JudgeUsage()
         self.replies: dict[str, dict[str, Any]] = {}
+        self.ratings: list[dict[str, Any]] = []
 
     def run(self, concept: Concept) -> Verdict:
         """Ask the three parts in order; the first that gives nothing ends it."""
-        poles = self.card.poles
-        steps: list[tuple[str, Schema, Callable[[], dict[str, str]], Check]] = [
-            ("describe", describe_schema(poles), self._describe_values, check_describe),
-            ("verify", verify_schema(poles), self._verify_values, check_verify),
-            ("rate", rate_schema(poles), lambda: self._rate_values(concept), lambda value, card: None),
-        ]
-        for part, schema, values, check in steps:
-            problem = self._ask(part, schema, values(), check)
-            if problem is not None:
-                verdict, n_dropped = verdict_of(self.card, self.judge, self.replies, problem)
-                break
-        else:
-            verdict, n_dropped = verdict_of(self.card, self.judge, self.replies)
+        poles, has_choices = self.card.poles, bool(self.card.choices)
+        problem = (
+            self._ask("describe", describe_schema(poles), self._describe_values(), check_describe)
+            or self._ask("verify", verify_schema(poles, has_choices=has_choices), self._verify_values(), check_verify)
+            or self._rate(concept)
+        )
+        while problem is None and len(self.ratings) < MAX_RATINGS and self._is_near_threshold():
+            if self._rate(concept) is not None:
+                break  # the ratings that came stand
+        verdict, n_dropped = verdict_of(self.card, self.judge, self.replies, self.ratings, problem)
         self.usage += JudgeUsage(n_quotes_dropped=n_dropped)
         return verdict
+
+    def _is_near_threshold(self) -> bool:
+        relevance = numbers(self.ratings, strongest_pole(self.card, self.ratings), "relevance")
+        low, high = self.judge.band
+        return bool(relevance) and low <= sum(relevance) / len(relevance) <= high
+
+    def _rate(self, concept: Concept) -> Problem | None:
+        """One more rating, on other windows than the one before."""
+        values = self._rate_values(concept, len(self.ratings))
+        problem = self._ask("rate", rate_schema(self.card.poles), values, check_rate)
+        if problem is None:
+            self.ratings.append(self.replies.pop("rate"))
+        return problem
 
     def _ask(self, part: str, schema: Schema, values: dict[str, str], check: Check) -> Problem | None:
         """Ask one part, once more if the reply cannot be used; its value goes to `replies`."""
         system, user = self.judge.prompts[part].fill(values)
-        outcome = self._call(system, user, schema)
+        outcome = self._call(part, system, user, schema)
         problem = self._problem(outcome, check)
         is_mendable = outcome.kind in ("ok", "parse_failure")
         if problem is not None and is_mendable and self.usage.n_repairs == 0:
@@ -122,17 +157,20 @@ class _Session:
             # fenced: the line may repeat a value that the reply took from the windows
             found = self._fenced(part, [f"problem: {' '.join(problem.detail.split())}"])
             _, note = self.judge.prompts["repair"].fill({"problem": found})
-            outcome = self._call(system, f"{user}\n\n{note}", schema)
+            outcome = self._call(part, system, f"{user}\n\n{note}", schema)
             problem = self._problem(outcome, check)
-        if outcome.value is not None and (problem is None or problem.reason == "no_quote"):
-            self.replies[part] = outcome.value
-            # one pole without a quote need not end it: the other may be the one that counts
-            return None if problem is None or self._has_quote(outcome.value) else problem
+        if problem is not None and problem.reason == "no_quote" and self._has_quote(outcome.value or {}):
+            problem = None  # one pole without a quote need not end it: the other may be the one that counts
+        if problem is None:
+            assert outcome.value is not None, outcome
+            self.replies[part] = weigh(outcome.value, outcome.token_odds) if part == "rate" else outcome.value
         return problem
 
-    def _call(self, system: str, user: str, schema: Schema) -> Outcome:
-        request = ChatRequest(self.judge.model, system, user, schema, self.judge.max_output_tokens)
-        outcome = self.judge.client.ask(request)
+    def _call(self, part: str, system: str, user: str, schema: Schema) -> Outcome:
+        reader = self.judge.reader_by_part[part]
+        n_most = self.judge.max_output_tokens
+        request = ChatRequest(reader.model, system, user, schema, n_most, logprobs=part == "rate")
+        outcome = reader.client.ask(request)
         tokens = outcome.usage
         self.usage += JudgeUsage(n_calls=1, input_tokens=tokens.input_tokens, output_tokens=tokens.output_tokens)
         return outcome
@@ -155,14 +193,18 @@ class _Session:
         }
 
     def _verify_values(self) -> dict[str, str]:
-        lines = [f"{item.id}: {item.shown()}" for item in self.card.verify]
+        items = [*self.card.verify, *(item for items in self.card.choices.values() for item in items)]
         return self._common("verify") | {
             "descriptions": self._descriptions("verify"),
-            "items": self._fenced("verify", lines),
+            "items": self._fenced("verify", [f"{item.id}: {item.shown()}" for item in items]),
+            "choice": self.judge.prompts["choice"].user if self.card.choices else "",
         }
 
-    def _rate_values(self, concept: Concept) -> dict[str, str]:
-        lines = [f"{w.id}: {w.shown()}" for pole in self.card.poles for w in self.card.windows(pole)[:N_RATE_WINDOWS]]
+    def _rate_values(self, concept: Concept, n_before: int) -> dict[str, str]:
+        """Every second window, then the others, then all: a further rating is a look at more of the data."""
+        chosen = {0: slice(0, None, 2), 1: slice(1, None, 2)}.get(n_before, slice(None))
+        windows = [w for pole in self.card.poles for w in self.card.windows(pole)[chosen]]
+        lines = [f"{w.id}: {w.shown()}" for w in windows]
         return self._common("rate") | {
             "mark_open": MARK_OPEN,
             "mark_close": MARK_CLOSE,

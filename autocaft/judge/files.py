@@ -1,7 +1,7 @@
 """A judge that is somebody else: cards go out as JSON files, replies come in as JSON files.
 
 For batch APIs, closed sites, models without an API, and people. Layout of `DIR`: `README.txt`,
-`reply.schema.<one|two>_pole.json`, `cards/<direction>.json` (written here), `replies/<direction>.json` (written by
+`reply.schema.*.json`, `cards/<direction>.json` (written here), `replies/<direction>.json` (written by
 whoever judges). The decision a reader would question: a reply that does not fit stops the run and is named, where a
 chat model's would become `unscored`. Someone wrote the file and can mend it; who cannot answer writes `{"card": ...,
 "unscored_reason": "refusal"}`.
@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from autocaft.errors import JudgeError
 from autocaft.judge.base import Card, Concept, JudgeUsage, UsageBook, unscored
 from autocaft.judge.prompts import combined_hash, load_prompt
-from autocaft.judge.schema import check_verify, closed, reply_schema
+from autocaft.judge.schema import Schema, check_verify, closed, reply_schema
 from autocaft.judge.verdicts import verdict_of
 from autocaft.llm.replies import schema_problem
 from autocaft.records import Verdict
@@ -40,6 +40,7 @@ class FilesJudge:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.name = f"files:{folder}"
+        self.readers: Mapping[str, str] = dict.fromkeys(("describe", "verify", "rate"), self.name)
         self.usage = UsageBook()
         self._prompt = load_prompt("files")
         self.prompt_hash = combined_hash([self._prompt])
@@ -67,8 +68,10 @@ class FilesJudge:
         (self.folder / "replies").mkdir(exist_ok=True)
         values = {"undesired": concept.undesired, "wanted": concept.wanted}
         write_text(self.folder / "README.txt", "\n\n".join(self._prompt.fill(values)) + "\n")
-        for poles, name in ((("top",), "one"), (("top", "bottom"), "two")):
-            write_json(self.folder / f"reply.schema.{name}_pole.json", reply_schema(poles))
+        for has_choices, ending in ((False, ""), (True, "_with_choices")):
+            for poles, name in ((("top",), "one"), (("top", "bottom"), "two")):
+                schema = reply_schema(poles, has_choices=has_choices)
+                write_json(self.folder / f"reply.schema.{name}_pole{ending}.json", schema)
         for card in cards:
             row = {"card": card.hash, **card.shown(), "undesired": concept.undesired, "wanted": concept.wanted}
             write_json(self.folder / "cards" / _file_name(card), row)
@@ -109,7 +112,7 @@ class FilesJudge:
             return unscored(card, self, "no_verify_windows" if card.poles else "no_windows")
         if "unscored_reason" in reply:
             return unscored(card, self, reply["unscored_reason"])
-        verdict, n_dropped = verdict_of(card, self, reply)
+        verdict, n_dropped = verdict_of(card, self, reply, [reply["rate"]])
         self.usage.by_direction[card.direction_id] = JudgeUsage(n_quotes_dropped=n_dropped)
         return verdict
 
@@ -120,6 +123,10 @@ def _file_name(card: Card) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", card.direction_id) + ".json"
 
 
+def _schema(card: Card) -> Schema:
+    return reply_schema(card.poles, has_choices=bool(card.choices))
+
+
 def _read_reply(path: Path, card: Card) -> tuple[dict[str, Any], str | None]:
     """The reply, or what is wrong with it."""
     try:
@@ -127,7 +134,7 @@ def _read_reply(path: Path, card: Card) -> tuple[dict[str, Any], str | None]:
     except (ValueError, RecursionError) as error:
         return {}, f"not valid JSON: {error}"
     is_skipped = isinstance(reply, dict) and "unscored_reason" in reply
-    problem = schema_problem(reply, SKIPPED if is_skipped else reply_schema(card.poles))
+    problem = schema_problem(reply, SKIPPED if is_skipped else _schema(card))
     if problem is not None:
         return {}, problem[1]
     if reply["card"] != card.hash:

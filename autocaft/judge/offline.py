@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -64,6 +64,7 @@ class PoleReading:
     wanted_relevance: float
     confidence: float
     detection: Interval | None
+    discrimination: float | None
 
 
 class OfflineJudge:
@@ -86,6 +87,7 @@ class OfflineJudge:
         self.likelihood = WordLikelihood(model, tokenizer) if model is not None else None
         lm_name = lm_name or Path(getattr(getattr(model, "config", None), "name_or_path", "") or "lm").name
         self.name = f"offline:{ENCODER_NAME}" + (f"+{lm_name}" if self.likelihood else "")
+        self.readers: Mapping[str, str] = dict.fromkeys(("describe", "verify", "rate"), self.name)
         self.prompt_hash = method_hash()
         self.usage = UsageBook()
 
@@ -137,6 +139,7 @@ class _Run:
             detection=best.detection.value if best.detection else None,
             detection_low=best.detection.low if best.detection else None,
             detection_high=best.detection.high if best.detection else None,
+            discrimination=best.discrimination,
             relevance=best.relevance,
             wanted_relevance=best.wanted_relevance,
             quotes=best.quotes,
@@ -162,6 +165,7 @@ class _Run:
             wanted_relevance=relevance(wanted_fit, self.wanted),
             confidence=round(100 * max(0.0, 2 * accuracy - 1), 1),
             detection=found,
+            discrimination=self._discriminate(card, pole, words),
         )
 
     def _detect(self, card: Card, pole: str, peaks: Sequence[Peak]) -> tuple[float, Interval | None]:
@@ -179,6 +183,14 @@ class _Run:
         cut, accuracy = best_threshold(positives, negatives)
         said_yes = {item.id: reader.score(words_of(item.text)) >= cut for item in card.verify}
         return accuracy, detection(said_yes, {item: truth[pole] for item, truth in card.answer_key.items()})
+
+    def _discriminate(self, card: Card, pole: str, words: Sequence[str]) -> float | None:
+        """Whether the reader picks its own of the four texts."""
+        if pole not in card.choices or not words:
+            return None
+        reader = Reader(words, self.space)
+        best = max(card.choices[pole], key=lambda item: reader.score(words_of(item.text)))
+        return float(best.id == card.choice_key[pole])
 
     def _relation(self, card: Card, readings: Sequence[PoleReading]) -> str:
         if len(card.poles) < 2:
@@ -250,5 +262,6 @@ def _unreadable(card: Card, pole: str) -> str | None:
 
 def _all_words(card: Card) -> Iterator[str]:
     """Every word that reading this card may look up."""
-    texts = [window.text for group in (card.top, card.bottom, card.middle) for window in group]
-    return chain.from_iterable(words_of(text) for text in [*texts, *(item.text for item in card.verify)])
+    windows = chain(card.top, card.bottom, card.middle)
+    items = chain(card.verify, *card.choices.values())
+    return chain.from_iterable(words_of(text) for text in [*(w.text for w in windows), *(item.text for item in items)])

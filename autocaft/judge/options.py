@@ -25,6 +25,19 @@ class JudgeOptions(Options):
     api_key_env: str | None = None
     """Name of the environment variable with the key: OPENAI_API_KEY or ANTHROPIC_API_KEY if not given. With `base_url`
     no key is sent unless it is named here. Keys are read from nowhere else."""
+    verifier: str | None = None
+    """Who checks the descriptions, as `openai:MODEL`; the judge itself if not given. The same model finds its own words
+    again: the report says so."""
+    rater: str | None = None
+    """Who rates, as `openai:MODEL`; the judge itself if not given."""
+    panel: tuple[str, ...] = ()
+    """Further judges that read every direction; the median relevance counts, and their agreement is reported."""
+    abstain: tuple[float, float] = (40.0, 60.0)
+    """A relevance in this band is asked for again, at most twice and on other windows. A verdict whose ratings do not
+    all lie on one side of the band abstains: a person should look at it first."""
+    hard_negatives: bool = True
+    """Check descriptions also on windows that read like those of the pole (sentence encoder, some 40 windows a second).
+    The offline judge, which reads words with that same encoder, does without."""
     n_describe: int = 10
     """Windows shown per pole."""
     n_verify: int = 20
@@ -55,6 +68,31 @@ class JudgeOptions(Options):
         if judge != "offline" and (vendor not in VENDORS or not what):
             raise ValueError(f"must be offline, openai:MODEL, anthropic:MODEL or files:DIR, not {judge!r}")
         return judge
+
+    @field_validator("verifier", "rater")
+    @classmethod
+    def _known_reader(cls, reader: str | None) -> str | None:
+        vendor, _, what = (reader or "openai:-").partition(":")
+        if vendor not in VENDORS or vendor == "files" or not what:
+            raise ValueError(f"must be openai:MODEL or anthropic:MODEL, not {reader!r}")
+        return reader
+
+    @field_validator("panel")
+    @classmethod
+    def _known_panel(cls, panel: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(cls._known_judge(judge) for judge in panel)
+
+    @model_validator(mode="after")
+    def _who_reads(self) -> JudgeOptions:
+        has_chat = any(judge.partition(":")[0] not in ("offline", "files") for judge in (self.judge, *self.panel))
+        if (self.verifier or self.rater) and not has_chat:
+            raise ValueError(f"verifier and rater belong to a chat judge; {self.judge} reads alone")
+        if len({self.judge, *self.panel}) < 1 + len(self.panel):
+            raise ValueError(f"panel: {self.judge} and its panel must be different judges, not {list(self.panel)}")
+        low, high = self.abstain
+        if not 0 <= low <= high <= 100:
+            raise ValueError(f"abstain must be two numbers from 0 to 100 in order, not {list(self.abstain)}")
+        return self
 
     @model_validator(mode="after")
     def _sizes(self) -> JudgeOptions:

@@ -14,15 +14,20 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autocaft.judge.base import Card, Concept, Judge, JudgeUsage
 from autocaft.judge.cards import build_cards
 from autocaft.judge.options import JudgeOptions
+from autocaft.judge.panel import PanelJudge, agreement
 from autocaft.llm.client import AnswerStore
 from autocaft.records import Direction, Example, Verdict
 from autocaft.rundir.files import disk_errors, write_json, write_jsonl, write_records
 from autocaft.rundir.progress import Progress
+
+if TYPE_CHECKING:
+    from autocaft.judge.chat import Reader
+    from autocaft.judge.offline_encoder import Encoder
 
 CARDS, VERDICTS, SUMMARY, PARTIAL = "cards.jsonl", "verdicts.jsonl", "summary.json", "verdicts.partial.jsonl"
 LocalModel = Callable[[], tuple[Any, Any]]
@@ -30,12 +35,17 @@ LocalModel = Callable[[], tuple[Any, Any]]
 
 
 def make_judge(options: JudgeOptions, *, store: AnswerStore, local_model: LocalModel | None = None) -> Judge:
-    """The judge that the options name. Nothing but the name decides, whatever keys the environment has.
+    """The judge that the options name, with its panel. Nothing but the names decides, whatever keys are exported.
 
     Raises:
         JudgeError: a key that the judge needs is not in the environment.
     """
-    kind, _, what = options.judge.partition(":")
+    members = [_make_member(name, options, store, local_model) for name in (options.judge, *options.panel)]
+    return PanelJudge(members) if options.panel else members[0]
+
+
+def _make_member(name: str, options: JudgeOptions, store: AnswerStore, local_model: LocalModel | None) -> Judge:
+    kind, _, what = name.partition(":")
     if kind == "offline":
         from autocaft.judge.offline import OfflineJudge
 
@@ -48,24 +58,35 @@ def make_judge(options: JudgeOptions, *, store: AnswerStore, local_model: LocalM
 
         return FilesJudge(Path(what).expanduser())
     from autocaft.judge.chat import ChatJudge
-    from autocaft.llm.client import LanguageClient
-    from autocaft.llm.vendors import make_vendor
 
-    vendor = make_vendor(kind, base_url=options.base_url, api_key_env=options.api_key_env, timeout_s=options.timeout_s)
-    client = LanguageClient(
-        vendor,
-        name=options.judge,
-        store=store,
-        patience_s=options.patience_s,
-        max_total_tokens=options.max_total_tokens,
-    )
+    names = {"describe": name, "verify": options.verifier or name, "rate": options.rater or name}
+    readers = {reader: _make_reader(reader, options, store) for reader in dict.fromkeys(names.values())}
     return ChatJudge(
-        client,
-        name=options.judge,
-        model=what,
+        {part: readers[reader] for part, reader in names.items()},
+        band=options.abstain,
         max_output_tokens=options.max_output_tokens,
         concurrency=options.concurrency,
     )
+
+
+def _make_reader(name: str, options: JudgeOptions, store: AnswerStore) -> Reader:
+    """A model behind its door. Address and key of the options are those of the judge's vendor."""
+    from autocaft.judge.chat import Reader
+    from autocaft.llm.client import LanguageClient
+    from autocaft.llm.vendors import make_vendor
+
+    kind, _, model = name.partition(":")
+    is_judges = kind == options.judge.partition(":")[0]
+    vendor = make_vendor(
+        kind,
+        base_url=options.base_url if is_judges else None,
+        api_key_env=options.api_key_env if is_judges else None,
+        timeout_s=options.timeout_s,
+    )
+    client = LanguageClient(
+        vendor, name=name, store=store, patience_s=options.patience_s, max_total_tokens=options.max_total_tokens
+    )
+    return Reader(name, model, client)
 
 
 def judge_directions(
@@ -83,7 +104,13 @@ def judge_directions(
         JudgeError: the judge cannot go on; what is judged is kept and the next call continues.
     """
     out.mkdir(parents=True, exist_ok=True)
-    cards = build_cards(directions, examples, n_describe=options.n_describe, n_verify=options.n_verify)
+    cards = build_cards(
+        directions,
+        examples,
+        n_describe=options.n_describe,
+        n_verify=options.n_verify,
+        encode=neighbour_encoder(options),
+    )
     write_jsonl(out / CARDS, [card.to_row() for card in cards])
     concept = Concept(options.undesired, options.wanted)
     if judge.reads_together:
@@ -93,12 +120,29 @@ def judge_directions(
     left = [card for card in cards if card.direction_id not in done]
     if left:
         _judge_rest(judge, left, concept, progress, out / PARTIAL, done)
-    verdicts = [done[card.direction_id][0] for card in cards]
+    verdicts = [with_abstention(done[card.direction_id][0], options.abstain) for card in cards]
     summary = summarise(judge, concept, verdicts, [done[card.direction_id][1] for card in cards])
     write_records(out / VERDICTS, verdicts)
     write_json(out / SUMMARY, summary)
     (out / PARTIAL).unlink(missing_ok=True)
     return summary
+
+
+def neighbour_encoder(options: JudgeOptions) -> Encoder | None:
+    """Finds the negatives that read like positives; None where they are not asked for."""
+    if not options.hard_negatives or options.judge == "offline":
+        return None
+    from autocaft.judge.offline_encoder import Encoder
+
+    return Encoder()
+
+
+def with_abstention(verdict: Verdict, band: tuple[float, float]) -> Verdict:
+    """The verdict with `abstains` set unless all of its ratings lie on one side of the band."""
+    low, high = band
+    ratings = verdict.ratings or (() if verdict.relevance is None else (verdict.relevance,))
+    is_unsure = bool(ratings) and min(ratings) <= high and max(ratings) >= low
+    return dataclasses.replace(verdict, abstains=verdict.abstains or is_unsure)
 
 
 Done = dict[str, tuple[Verdict, JudgeUsage]]
@@ -157,13 +201,19 @@ def summarise(
     before."""
     reasons = Counter(verdict.unscored_reason for verdict in verdicts if verdict.unscored_reason is not None)
     total = sum(usages, JudgeUsage())
+    picks = [verdict.discrimination for verdict in verdicts if verdict.discrimination is not None]
     return {
         "judge": judge.name,
+        "readers": dict(judge.readers),
+        "one_reader": len(set(judge.readers.values())) == 1,
         "prompt_hash": judge.prompt_hash,
         "undesired": concept.undesired,
         "wanted": concept.wanted,
         "n_directions": len(verdicts),
         "n_scored": len(verdicts) - sum(reasons.values()),
+        "n_abstain": sum(verdict.abstains for verdict in verdicts),
+        "discrimination": sum(picks) / len(picks) if picks else None,
+        "agreement": agreement(verdicts) if isinstance(judge, PanelJudge) else None,
         "unscored": dict(sorted(reasons.items())),
         **dataclasses.asdict(total),
         "cost_usd": None,

@@ -205,6 +205,8 @@ def limits(lines: Sequence[Line], judge: str, provenance: str | None, n_unscored
         )
     else:
         found.append(f"The descriptions and ratings are those of {judge}; another judge may choose otherwise.")
+        if not judge.startswith(("describe ", "files:")):
+            found.append("The model that described also checked and rated: detection says that it understands itself.")
     seeds = sorted({seed for line in lines for seed in line["seeds"]})
     if len(seeds) == 1:
         found.append(

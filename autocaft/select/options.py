@@ -15,7 +15,8 @@ class SelectOptions(Options):
     margin: float = Field(default=0.0, ge=0, le=100)
     """The relevance must also exceed the relevance to the wanted concept by at least this many points."""
     min_detection: float | None = Field(default=None, ge=0, le=1)
-    """If set, the description must tell held-out windows apart with at least this balanced accuracy (0.5 is chance)."""
+    """The description must tell held-out windows apart with at least this balanced accuracy. Not set: better than
+    chance, so the low end of its 95 % interval must be above 0.5, which 1 in 40 meaningless descriptions is."""
     per_layer_cap: int = Field(default=20, ge=1)
     """At most this many directions a layer and source, the most relevant first."""
     file: str | None = transport(None)

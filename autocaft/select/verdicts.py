@@ -17,6 +17,8 @@ from autocaft.select.options import SelectOptions
 
 NO_VERDICT = "no verdict"
 AUTO_RULE = "auto:threshold"
+CHANCE = 0.5
+"""Balanced accuracy of a description that says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ def decide(
         if reason is None:
             relevance = verdict_of[direction.id].relevance
             reason = f"relevance {relevance:.1f} is at least {options.threshold:g}"
+            reason += "; the judge is not sure, look at it" if verdict_of[direction.id].abstains else ""
             if not is_selected:
                 reason += f", but {options.per_layer_cap} of layer {direction.layer} are more relevant"
         decisions.append(Decision(direction.id, is_selected, AUTO_RULE, reason, at))
@@ -156,11 +159,19 @@ def _refusal(verdict: Verdict | None, options: SelectOptions) -> str | None:
     lead = verdict.relevance - (verdict.wanted_relevance or 0.0)
     if verdict.wanted_relevance is not None and lead < options.margin:
         return f"relevance {verdict.relevance:.1f} leads the wanted concept by {lead:.1f}, less than {options.margin:g}"
-    if options.min_detection is not None:
-        if verdict.detection is None:
-            return "it has no detection, which select.min_detection needs"
-        if verdict.detection < options.min_detection:
-            return f"detection {verdict.detection:.2f} is below {options.min_detection:g}"
+    return _unverified(verdict, options.min_detection)
+
+
+def _unverified(verdict: Verdict, min_detection: float | None) -> str | None:
+    """Why a description must not be chosen by its words, or None: it does not tell held-out windows apart."""
+    if verdict.detection is None:
+        return "it has no detection: its description was not checked"
+    if min_detection is not None:
+        is_low = verdict.detection < min_detection
+        return f"detection {verdict.detection:.2f} is below {min_detection:g}" if is_low else None
+    if verdict.detection_low is None or verdict.detection_low <= CHANCE:
+        low = _number(verdict.detection_low, 2)
+        return f"detection {verdict.detection:.2f} is not above chance (its 95 % interval begins at {low})"
     return None
 
 

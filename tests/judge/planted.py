@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fake_vendor import Answer, Asked
@@ -62,50 +62,52 @@ def truthful_reply(asked: Asked) -> dict[str, Any]:
         return describe_truthfully(asked.lines()[0])
     families = {pole: family_in(text) for pole, text in asked.lines()[0].items()}
     if asked.part == "verify":
-        items = asked.lines()[1].items()
-        answers = [
-            {"id": name} | {pole: family_in(text) == families[pole] for pole in families} for name, text in items
-        ]
-        return {"answers": answers}
-    scores: dict[str, Any] = {
-        pole: {"relevance": 95.0 if family == "gender" else 3.0, "wanted_relevance": 5}
-        for pole, family in families.items()
-    }
-    return scores | {"rationale": "It fires on words of gender."}
+        return verify_truthfully(asked.lines()[1], families)
+    return rate_truthfully(asked.lines()[1], families)
 
 
 def describe_truthfully(windows: Mapping[str, str]) -> dict[str, Any]:
     reply: dict[str, Any] = {}
     for pole in ("top", "bottom"):
-        shown = " ".join(text for name, text in windows.items() if name.startswith(pole))
-        if marked := re.findall("\u27e6(.*?)\u27e7", shown):
-            description = f"words of {family_in(' '.join(marked))}"
-            reply[pole] = {"description": description, "confidence": 90, "quotes": [marked[0]]}
+        if marked := marked_of(windows, pole):
+            reply[pole] = {"description": f"words of {family_in(' '.join(marked))}", "confidence": 90}
     return reply | ({"pole_relation": "unrelated"} if len(reply) > 1 else {})
+
+
+def verify_truthfully(items: Mapping[str, str], families: Mapping[str, str | None]) -> dict[str, Any]:
+    fits = {name: {pole: family_in(text) == families[pole] for pole in families} for name, text in items.items()}
+    answers = [{"id": name} | fit for name, fit in fits.items() if "-c" not in name]
+    choices = {
+        pole: next((name for name in fits if name.startswith(f"{pole}-c") and fits[name][pole]), f"{pole}-c1")
+        for pole in families
+    }
+    return {"answers": answers} | ({"choices": choices} if len(answers) < len(items) else {})
+
+
+def rate_truthfully(windows: Mapping[str, str], poles: Iterable[str]) -> dict[str, Any]:
+    """Believes the windows, whatever a description says."""
+    reply: dict[str, Any] = {}
+    for pole in poles:
+        marked = marked_of(windows, pole)
+        relevance = 95.0 if family_in(" ".join(marked)) == "gender" else 3.0
+        reply[pole] = {"relevance": relevance, "wanted_relevance": 5, "quotes": marked[:1]}
+    return reply | {"rationale": "It fires on words of gender."}
+
+
+def marked_of(windows: Mapping[str, str], pole: str) -> list[str]:
+    """The marked pieces of a pole's windows."""
+    return re.findall("\u27e6(.*?)\u27e7", " ".join(text for name, text in windows.items() if name.startswith(pole)))
 
 
 def files_reply(card: Mapping[str, Any]) -> dict[str, Any]:
     """The truthful reader at work on a card file."""
-    poles = [pole for pole in ("top", "bottom") if pole in card["windows"]]
-    marked = {
-        pole: re.findall("\u27e6(.*?)\u27e7", " ".join(window["text"] for window in card["windows"][pole]))
-        for pole in poles
-    }
-    families = {pole: family_in(" ".join(words)) for pole, words in marked.items()}
-    describe: dict[str, Any] = {
-        pole: {"description": f"words of {families[pole]}", "confidence": 80, "quotes": [marked[pole][0]]}
-        for pole in poles
-    }
-    rate: dict[str, Any] = {
-        pole: {"relevance": 90 if families[pole] == "gender" else 5, "wanted_relevance": 1} for pole in poles
-    }
-    answers = [
-        {"id": item["id"]} | {pole: family_in(item["text"]) == families[pole] for pole in poles}
-        for item in card["verify"]
-    ]
+    windows = {w["id"]: w["text"] for pole in ("top", "bottom") for w in card["windows"].get(pole, ())}
+    describe = describe_truthfully(windows)
+    families = {pole: family_in(describe[pole]["description"]) for pole in ("top", "bottom") if pole in describe}
+    items = [*card["verify"], *(item for items in card.get("choices", {}).values() for item in items)]
     return {
         "card": card["card"],
-        "describe": describe | ({"pole_relation": "unclear"} if len(poles) > 1 else {}),
-        "verify": {"answers": answers},
-        "rate": rate | {"rationale": "Pronouns."},
+        "describe": describe,
+        "verify": verify_truthfully({item["id"]: item["text"] for item in items}, families),
+        "rate": rate_truthfully(windows, families),
     }

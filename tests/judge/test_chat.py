@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import random
 import re
 import subprocess
 import sys
@@ -23,6 +25,8 @@ from autocaft.records import Direction, Example, Verdict
 from autocaft.rundir.files import read_records
 from autocaft.rundir.progress import NullProgress
 from autocaft.rundir.store import RunStore
+from autocaft.select.options import SelectOptions
+from autocaft.select.verdicts import decide
 
 Planted = tuple[list[Direction], list[Example]]
 CONCEPT = {"undesired": "the gender of a person", "wanted": "grammatical case"}
@@ -124,7 +128,7 @@ def test_truncated_json_is_repaired_once(part: str, tmp_path: Path) -> None:
         ("rate", lambda reply: reply["top"].update(relevance="high"), "parse_failure"),
         ("rate", lambda reply: reply.update(note="extra"), "parse_failure"),
         ("describe", lambda reply: reply["top"].update(confidence=-1), "off_menu"),
-        ("describe", lambda reply: reply["top"].update(quotes=["no window says this"]), "no_quote"),
+        ("rate", lambda reply: reply["top"].update(quotes=["no window says this"]), "no_quote"),
         ("verify", lambda reply: reply["answers"].pop(), "missing_item"),
         ("verify", lambda reply: reply["answers"][0].update(id="i99"), "off_menu"),
         ("verify", lambda reply: reply["answers"].append(reply["answers"][0]), "off_menu"),
@@ -147,7 +151,7 @@ def test_a_quote_that_no_window_has_is_dropped_and_counted(tmp_path: Path) -> No
     def invent(reply: dict[str, Any]) -> None:
         reply["top"]["quotes"] += ["she is the queen of nowhere", "  She "]
 
-    with serving(tampered("describe", invent)) as server:
+    with serving(tampered("rate", invent)) as server:
         (verdict,), summary = run(one_latent(), server, tmp_path)
     assert verdict.quotes == ("she",) and verdict.relevance == 95.0
     assert summary["n_quotes_dropped"] == 2
@@ -156,30 +160,123 @@ def test_a_quote_that_no_window_has_is_dropped_and_counted(tmp_path: Path) -> No
 def test_a_pole_whose_quotes_are_all_invented_cannot_score(two_directions: Planted, tmp_path: Path) -> None:
     """The PC counts with its bottom; that its top is honest does not help."""
     data = two_directions[0][1:], two_directions[1]
-    with serving(tampered("describe", lambda reply: reply["bottom"].update(quotes=["invented"]))) as server:
+    with serving(tampered("rate", lambda reply: reply["bottom"].update(quotes=["invented"]))) as server:
         (verdict,), _ = run(data, server, tmp_path)
     assert (verdict.pole, verdict.relevance, verdict.unscored_reason) == ("bottom", None, "no_quote")
 
 
-@pytest.mark.parametrize("reader", ["yes", "no", "shuffled"])
-def test_readers_that_do_not_read_score_at_chance(reader: str, tmp_path: Path) -> None:
-    def blind(reply: dict[str, Any]) -> None:
-        values = {"yes": lambda i: True, "no": lambda i: False, "shuffled": lambda i: bool(hash_bit(i))}[reader]
+@pytest.mark.parametrize("says", [True, False])
+def test_a_reader_with_one_answer_for_everything_scores_at_chance_and_is_never_selected(
+    says: bool, tmp_path: Path
+) -> None:
+    def constant(reply: dict[str, Any]) -> None:
         for answer in reply["answers"]:
-            answer["top"] = values(answer["id"])
+            answer["top"] = says
 
     data = (
-        [direction(f"L14.latent{n}") for n in range(30)],
-        [e for n in range(30) for e in planted(f"L14.latent{n}", "gender")],
+        [direction(f"L14.latent{i}") for i in range(8)],
+        [e for i in range(8) for e in planted(f"L14.latent{i}", "gender")],
     )
-    with serving(tampered("verify", blind)) as server:
+    with serving(tampered("verify", constant)) as server:
         verdicts, _ = run(data, server, tmp_path)
-    mean = sum(verdict.detection or 0.0 for verdict in verdicts) / 30
-    assert abs(mean - 0.5) <= (0.07 if reader == "shuffled" else 1e-9), mean
+    assert [(verdict.detection, verdict.relevance) for verdict in verdicts] == [(0.5, 95.0)] * 8
+    decisions = decide(data[0], verdicts, SelectOptions(), "")
+    assert not any(decision.ablate for decision in decisions)
+    assert all("not above chance" in decision.reason for decision in decisions)
 
 
-def hash_bit(item: str) -> int:
-    return (int(item[1:]) * 2654435761 >> 7) & 1
+def rating(*scores: float) -> Callable[[Asked], Answer]:
+    """Truthful, but the relevance of successive ratings is given."""
+    left = list(scores)
+    return tampered("rate", lambda reply: reply["top"].update(relevance=left.pop(0)))
+
+
+def test_a_rating_near_the_threshold_is_asked_again_on_other_windows_at_most_twice(tmp_path: Path) -> None:
+    with serving(rating(55, 45, 50)) as server:
+        (verdict,), summary = run(one_latent(), server, tmp_path)
+    assert (verdict.relevance, verdict.ratings, verdict.abstains) == (50.0, (55.0, 45.0, 50.0), True)
+    assert summary["n_calls"] == 5 and summary["n_abstain"] == 1
+    windows = [frozenset(asked.lines()[1]) for asked in server.asked if asked.part == "rate"]
+    assert windows[0] and windows[1] and not windows[0] & windows[1] and windows[2] == windows[0] | windows[1]
+
+
+@pytest.mark.parametrize(
+    ("scores", "relevance", "abstains"), [([95], 95, False), ([3], 3, False), ([50, 90], 70, True)]
+)
+def test_a_rating_away_from_the_threshold_ends_it(
+    scores: list[float], relevance: float, abstains: bool, tmp_path: Path
+) -> None:
+    with serving(rating(*scores)) as server:
+        (verdict,), _ = run(one_latent(), server, tmp_path)
+    assert (verdict.relevance, verdict.abstains, len(server.asked)) == (relevance, abstains, 2 + len(scores))
+
+
+def test_a_second_rating_that_breaks_leaves_the_first(tmp_path: Path) -> None:
+    def second_breaks(asked: Asked) -> Answer:
+        answer = truthful(asked)
+        if asked.part != "rate":
+            return answer
+        return Answer(answer.text.replace("95.0", "52")) if asked.number == 2 else Answer("sorry")
+
+    with serving(second_breaks) as server:
+        (verdict,), _ = run(one_latent(), server, tmp_path)
+    assert (verdict.relevance, verdict.ratings, verdict.unscored_reason) == (52.0, (52.0,), None)
+
+
+def test_describer_verifier_and_rater_may_be_three_models(tmp_path: Path) -> None:
+    with serving(truthful) as server:
+        (verdict,), summary = run(one_latent(), server, tmp_path, verifier="openai:v", rater="openai:r")
+    assert {asked.part: asked.body["model"] for asked in server.asked} == {"describe": "m", "verify": "v", "rate": "r"}
+    assert verdict.judge == "describe openai:m, verify openai:v, rate openai:r"
+    assert summary["one_reader"] is False and summary["readers"]["rate"] == "openai:r"
+
+
+def four_directions() -> Planted:
+    families = ("gender", "colour", "number", "gender")
+    directions = [direction(f"L14.latent{n}") for n in range(4)]
+    examples = [e for n, family in enumerate(families) for e in planted(f"L14.latent{n}", family)]
+    # texts of one direction must not be those of another
+    own = [dataclasses.replace(e, doc_id=e.direction_id + e.doc_id) for e in examples]
+    return directions, own
+
+
+def test_a_description_is_also_asked_to_pick_its_own_of_four_texts(tmp_path: Path) -> None:
+    with serving(truthful) as server:
+        verdicts, summary = run(four_directions(), server, tmp_path)
+    assert summary["n_calls"] == 12, "the question costs no call of its own"
+    assert [verdict.discrimination for verdict in verdicts[1:3]] == [1.0, 1.0]
+    asked = next(asked for asked in server.asked if asked.part == "verify")
+    assert sum("-c" in name for name in asked.lines()[1]) == 4
+    with serving(tampered("verify", lambda reply: reply["choices"].update(top="top-c9"))) as server:
+        verdicts, _ = run(four_directions(), server, tmp_path / "off")
+    assert {verdict.unscored_reason for verdict in verdicts} == {"off_menu"}
+
+
+def test_a_quote_beside_the_pattern_is_no_evidence(tmp_path: Path) -> None:
+    """`n0topdescribe` stands in a top window, but nothing in it is marked."""
+    with serving(tampered("rate", lambda reply: reply["top"].update(quotes=["n0topdescribe"]))) as server:
+        (verdict,), _ = run(one_latent(), server, tmp_path)
+    assert (verdict.unscored_reason, verdict.relevance) == ("no_quote", None)
+
+
+@pytest.mark.parametrize("part", ["describe", "verify", "rate"])
+def test_fewer_than_one_in_two_hundred_is_lost_to_broken_replies(part: str, tmp_path: Path) -> None:
+    """One reply in ten breaks off, at random; one repair is allowed."""
+    n, rng = 200, random.Random(1)
+
+    def script(asked: Asked) -> Answer:
+        answer = truthful(asked)
+        is_repair = "could not be used" in asked.outside()
+        breaks = asked.part == part and not is_repair and rng.random() < 0.1
+        return Answer(answer.text[:-7], stop="length") if breaks else answer
+
+    data = (
+        [direction(f"L14.latent{i}") for i in range(n)],
+        [e for i in range(n) for e in planted(f"L14.latent{i}", "gender")],
+    )
+    with serving(script) as server:
+        _, summary = run(data, server, tmp_path)
+    assert summary["n_repairs"] >= 10 and summary["n_directions"] - summary["n_scored"] < 0.005 * n
 
 
 def test_text_in_a_window_cannot_leave_its_fence(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 from autocaft.judge.detection import detection
 
 TRUTH: dict[str, bool | None] = {f"i{n:02d}": n < 8 for n in range(20)}
@@ -17,6 +19,18 @@ def test_all_yes_and_all_no_are_chance_whatever_the_mix() -> None:
     for answer in (True, False):
         found = detection(dict.fromkeys(TRUTH, answer), TRUTH)
         assert found is not None and found.value == 0.5
+
+
+def test_right_answers_to_the_wrong_items_are_chance_and_rarely_above_it() -> None:
+    """2,000 shuffles: the mean is .50, and the rule of selection (interval above .5) lets at most 1 in 20 pass."""
+    rng, found = random.Random(0), []
+    for _ in range(2000):
+        answers = rng.sample([bool(value) for value in TRUTH.values()], len(TRUTH))
+        interval = detection(dict(zip(TRUTH, answers, strict=True)), TRUTH)
+        assert interval is not None and interval.low is not None
+        found.append(interval)
+    assert abs(sum(interval.value for interval in found) / len(found) - 0.5) <= 0.03
+    assert sum((interval.low or 0.0) > 0.5 for interval in found) <= 0.05 * len(found)
 
 
 def test_an_item_of_unknown_truth_does_not_count() -> None:

@@ -46,14 +46,16 @@ def test_cards_go_out_and_replies_come_back(two_directions: Planted, tmp_path: P
         assert "answer_key" not in card
         put(folder, name, files_reply(card))
     (latent, pc), summary = run(two_directions, folder, tmp_path / "out")
-    assert (latent.relevance, latent.detection, latent.pole) == (90.0, 1.0, "top")
-    assert (pc.relevance, pc.detection, pc.pole) == (90.0, 1.0, "bottom")
+    assert (latent.relevance, latent.detection, latent.pole) == (95.0, 1.0, "top")
+    assert (pc.relevance, pc.detection, pc.pole) == (95.0, 1.0, "bottom")
     assert latent.judge == f"files:{folder}" and summary["n_calls"] == 0
     assert "gender of a person" in (folder / "README.txt").read_text()
-    assert {path.name for path in folder.glob("*.json")} == {
+    assert sorted(path.name for path in folder.glob("*.json")) == [
         "reply.schema.one_pole.json",
+        "reply.schema.one_pole_with_choices.json",
         "reply.schema.two_pole.json",
-    }
+        "reply.schema.two_pole_with_choices.json",
+    ]
 
 
 def test_missing_and_broken_replies_are_named_and_the_good_ones_kept(two_directions: Planted, tmp_path: Path) -> None:
@@ -104,8 +106,8 @@ def test_invented_quotes_do_not_count_here_either(two_directions: Planted, tmp_p
     for name, card in cards_of(two_directions, folder, tmp_path / "out").items():
         reply = files_reply(card)
         for pole in ("top", "bottom"):
-            if pole in reply["describe"]:
-                reply["describe"][pole]["quotes"] = ["invented"]
+            if pole in reply["rate"]:
+                reply["rate"][pole]["quotes"] = ["invented"]
         put(folder, name, reply)
     verdicts, summary = run(two_directions, folder, tmp_path / "out")
     assert {verdict.unscored_reason for verdict in verdicts} == {"no_quote"} and summary["n_quotes_dropped"] == 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -31,6 +31,7 @@ class Counting:
     def __init__(self, *models: object, n: int = 99) -> None:
         self.usage = UsageBook()
         self.reads_together = False
+        self.readers: Mapping[str, str] = dict.fromkeys(("describe", "verify", "rate"), self.name)
         self.n = n
         self.seen: list[str] = []
 

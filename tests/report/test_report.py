@@ -192,6 +192,9 @@ def test_limits_follow_from_the_run(report: dict[str, Any], make_inputs: Make) -
         assert words in offline
     paid = build_report(**make_inputs(judge={"name": "openai:some-model"}, model={"spec": "org/model"}))["limits"]
     assert "No large language model" not in " ".join(paid) and "openai:some-model" in " ".join(paid)
+    assert "also checked and rated" in " ".join(paid)
+    three = make_inputs(judge={"name": "describe a:1, verify b:2, rate c:3"})
+    assert "also checked and rated" not in " ".join(build_report(**three)["limits"])
 
 
 def test_cards_come_selected_first_then_near_misses(report: dict[str, Any]) -> None:

