@@ -26,6 +26,8 @@ class ChatRequest:
     user: str
     schema: Mapping[str, Any]
     max_output_tokens: int
+    logprobs: bool = False
+    """Ask for the probabilities of the reply's tokens, where the vendor gives them."""
 
     def key(self, endpoint: str) -> str:
         """Hash of everything that decides the reply: the same question to the same endpoint is bought once."""
@@ -42,12 +44,24 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenOdds:
+    """One token of a reply and what might have stood in its place."""
+
+    text: str
+    """The token that was sampled."""
+    alternatives: tuple[tuple[str, float], ...]
+    """Token text and probability, the likeliest first; the sampled one is among them if it is likely enough."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """A paid answer as it came, before anybody judged it. This is what the store keeps."""
 
     text: str
     stop: Stop
     usage: Usage
+    token_odds: tuple[TokenOdds, ...] | None = None
+    """In the order of the reply's tokens; None if not asked for or not given."""
 
     def to_row(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -56,7 +70,17 @@ class Reply:
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Reply:
         """The reply that `to_row` wrote."""
-        return cls(text=row["text"], stop=row["stop"], usage=Usage(**row["usage"]))
+        odds = row.get("token_odds")
+        return cls(
+            text=row["text"],
+            stop=row["stop"],
+            usage=Usage(**row["usage"]),
+            token_odds=None if odds is None else tuple(_token_odds(token) for token in odds),
+        )
+
+
+def _token_odds(row: Mapping[str, Any]) -> TokenOdds:
+    return TokenOdds(row["text"], tuple((text, float(share)) for text, share in row["alternatives"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +96,8 @@ class Outcome:
     detail: str = ""
     """One line for whoever must mend it; also what a repair request says."""
     value: dict[str, Any] | None = None
+    token_odds: tuple[TokenOdds, ...] | None = None
+    """Of the reply's tokens in order; None where the vendor gives none."""
 
 
 class CallError(Exception):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from jsonschema import Draft202012Validator, ValidationError
@@ -25,22 +26,26 @@ CODE_BLOCK = re.compile(r"^\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*$", re.DOTALL)
 
 def read_reply(reply: Reply, schema: Mapping[str, Any]) -> Outcome:
     """The outcome of an answer that came: ok with its value, a refusal, or unusable with the reason."""
+    return replace(_read(reply, schema), text=reply.text, usage=reply.usage, token_odds=reply.token_odds)
+
+
+def _read(reply: Reply, schema: Mapping[str, Any]) -> Outcome:
     if reply.stop == "refusal":
-        return Outcome("refusal", reply.text, reply.usage, reason="refusal", detail=_line(reply.text))
+        return Outcome("refusal", reason="refusal", detail=_line(reply.text))
     if not reply.text.strip():
         reason = "truncated" if reply.stop == "length" else "empty"
-        return Outcome("parse_failure", reply.text, reply.usage, reason=reason, detail="the reply had no text")
+        return Outcome("parse_failure", reason=reason, detail="the reply had no text")
     try:
         value = json.loads(_unwrapped(reply.text), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         reason = "truncated" if reply.stop == "length" else "parse_failure"
         detail = f"not valid JSON: {_line(error)}"
-        return Outcome("parse_failure", reply.text, reply.usage, reason=reason, detail=detail)
+        return Outcome("parse_failure", reason=reason, detail=detail)
     problem = schema_problem(value, schema)
     if problem is not None:
         reason, detail = problem
-        return Outcome("parse_failure", reply.text, reply.usage, reason=reason, detail=detail)
-    return Outcome("ok", reply.text, reply.usage, value=value)
+        return Outcome("parse_failure", reason=reason, detail=detail)
+    return Outcome("ok", value=value)
 
 
 def schema_problem(value: Any, schema: Mapping[str, Any]) -> tuple[str, str] | None:

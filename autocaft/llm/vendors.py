@@ -12,6 +12,7 @@ import contextlib
 import email.utils
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ from autocaft.llm.outcomes import (
     RejectedError,
     Reply,
     Stop,
+    TokenOdds,
     TransientError,
     Usage,
 )
@@ -36,6 +38,8 @@ FATAL_STATUS = frozenset({401, 402, 403})
 TRANSIENT_STATUS = frozenset({408, 409, 425, 429})
 SPENT_WORDS = ("insufficient_quota", "exceeded your current quota", "credit balance is too low", "billing_hard_limit")
 SCHEMA_WORDS = ("response_format", "json_schema", "json_object", "structured", "grammar", "schema")
+N_ALTERNATIVES = 20
+"""Alternatives per token, the most that OpenAI gives."""
 FORMATS = ("json_schema", "json_object", "plain")
 
 
@@ -68,6 +72,7 @@ class OpenAIChat:
         self._sdk = openai
         self._client = openai.OpenAI(api_key=self._key or "none", base_url=url, timeout=timeout_s, max_retries=0)
         self._format = 0
+        self._gives_odds = True
 
     def send(self, request: ChatRequest) -> Reply:
         """One attempt; a server that does not know the schema is asked in a plainer way, and that is remembered."""
@@ -75,6 +80,9 @@ class OpenAIChat:
             try:
                 reply = self._send(request, FORMATS[level])
             except RejectedError as failure:
+                if self._gives_odds and request.logprobs and "logprob" in failure.detail.lower():
+                    self._gives_odds = False  # reasoning models and some servers refuse the question itself
+                    return self.send(request)
                 if level + 1 == len(FORMATS) or not self._may_be_the_format(failure):
                     raise
             else:
@@ -95,6 +103,8 @@ class OpenAIChat:
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         elif level == "json_object":
             body["response_format"] = {"type": "json_object"}
+        if request.logprobs and self._gives_odds:
+            body |= {"logprobs": True, "top_logprobs": N_ALTERNATIVES}
         try:
             answer = self._client.chat.completions.create(**body)
         except (self._sdk.OpenAIError, json.JSONDecodeError) as error:
@@ -110,7 +120,7 @@ class OpenAIChat:
         stop: Stop = "refusal" if refusal or finish == "content_filter" else "length" if finish == "length" else "end"
         usage = getattr(answer, "usage", None)
         counts = Usage(getattr(usage, "prompt_tokens", 0) or 0, getattr(usage, "completion_tokens", 0) or 0)
-        return Reply(refusal or message.content or "", stop, counts)
+        return Reply(refusal or message.content or "", stop, counts, _odds_of(choices[0]))
 
     def _may_be_the_format(self, failure: CallError) -> bool:
         is_named = any(word in failure.detail.lower() for word in SCHEMA_WORDS)
@@ -218,6 +228,17 @@ def redacted(text: str, key: str | None) -> str:
     if key:
         text = text.replace(key, "[key]")
     return " ".join(text.split())[:300]
+
+
+def _odds_of(choice: Any) -> tuple[TokenOdds, ...] | None:
+    """Probabilities of a chat completion's tokens; None where the server gave none."""
+    tokens = getattr(getattr(choice, "logprobs", None), "content", None)
+    if not tokens:
+        return None
+    return tuple(
+        TokenOdds(token.token, tuple((top.token, math.exp(top.logprob)) for top in token.top_logprobs or ()))
+        for token in tokens
+    )
 
 
 def _schema_in_words(request: ChatRequest) -> str:

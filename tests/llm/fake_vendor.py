@@ -6,6 +6,7 @@ A test hands it a script: from what was asked to what is answered. The official 
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -68,6 +69,8 @@ class Answer:
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     error: str = "an error"
+    odds: list[tuple[str, dict[str, float]]] | None = None
+    """Tokens with the probabilities of what may stand there; sent only where the format has a place for them."""
 
 
 Script = Callable[[Asked], Answer]
@@ -134,11 +137,22 @@ def _wire(asked: Asked, answer: Answer) -> dict[str, Any]:
         "refusal": answer.text if is_refusal else None,
     }
     finish = "length" if answer.stop == "length" else "stop"
+    logprobs = {"content": _logprobs(answer.odds)} if answer.odds and asked.body.get("logprobs") else None
     return {
         "id": "chat_1", "object": "chat.completion", "created": 0, "model": asked.body["model"],
-        "choices": [{"index": 0, "finish_reason": finish, "message": message}],
+        "choices": [{"index": 0, "finish_reason": finish, "message": message, "logprobs": logprobs}],
         "usage": {"prompt_tokens": n_in, "completion_tokens": n_out, "total_tokens": n_in + n_out},
     }  # fmt: skip
+
+
+def _logprobs(odds: list[tuple[str, dict[str, float]]]) -> list[dict[str, Any]]:
+    def token(text: str, share: float) -> dict[str, Any]:
+        return {"token": text, "logprob": math.log(share), "bytes": list(text.encode())}
+
+    return [
+        {**token(text, shares[text]), "top_logprobs": [token(name, share) for name, share in shares.items()]}
+        for text, shares in odds
+    ]
 
 
 @contextmanager

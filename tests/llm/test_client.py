@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import threading
@@ -212,6 +213,42 @@ def test_a_server_without_json_schema_is_asked_more_plainly_and_that_is_remember
     assert len(server.asked) == n_refused + 2
     assert last.body.get("response_format", {}).get("type") == form
     assert form == "json_schema" or '"additionalProperties": false' in last.system
+
+
+def odds_request() -> ChatRequest:
+    return dataclasses.replace(request(), logprobs=True)
+
+
+def test_token_odds_come_with_the_reply_and_again_from_the_store() -> None:
+    odds = [('{"score": ', {'{"score": ': 1.0}), ("40", {"40": 0.75, "50": 0.25}), ("}", {"}": 1.0})]
+    store = MemoryStore()
+    with serving(always('{"score": 40}', odds=odds)) as server:
+        outcomes = [client("openai", server, store).ask(odds_request()) for _ in range(2)]
+        assert client("openai", server, store).ask(request()).token_odds is None, "odds nobody asked for"
+    assert len(server.asked) == 2 and "logprobs" not in server.asked[1].body
+    for outcome in outcomes:
+        assert outcome.token_odds is not None and [token.text for token in outcome.token_odds] == [t for t, _ in odds]
+        assert dict(outcome.token_odds[1].alternatives) == pytest.approx({"40": 0.75, "50": 0.25})
+
+
+def test_a_vendor_without_token_odds_gives_none() -> None:
+    with serving(always('{"score": 40}')) as server:
+        assert client("anthropic", server).ask(odds_request()).token_odds is None
+        assert client("openai", server).ask(odds_request()).token_odds is None
+
+
+def test_a_model_that_refuses_the_question_for_odds_is_asked_without() -> None:
+    def script(asked: Asked) -> Answer:
+        return (
+            Answer(status=400, error="logprobs are not supported")
+            if "logprobs" in asked.body
+            else Answer('{"score": 1}')
+        )
+
+    with serving(script) as server:
+        asker = client("openai", server)
+        assert [asker.ask(odds_request()).value for _ in range(2)] == [{"score": 1}] * 2
+        assert len(server.asked) == 2
 
 
 def test_the_budget_is_never_passed_and_survives_a_restart() -> None:
