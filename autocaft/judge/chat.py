@@ -9,11 +9,13 @@ same direction is not reading it, and the direction is worth more as `unscored` 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 from autocaft.judge.base import MARK_CLOSE, MARK_OPEN, Card, Concept, JudgeUsage, UsageBook, unscored
+from autocaft.judge.options import JudgeOptions
 from autocaft.judge.prompts import combined_hash, fence_of, fenced, load_prompt
 from autocaft.judge.schema import (
     Problem,
@@ -116,8 +118,7 @@ class _Session:
         system, user = self.judge.prompts[part].fill(values)
         outcome = self._call(system, user, schema)
         problem = self._problem(outcome, check)
-        is_mendable = outcome.kind in ("ok", "parse_failure")
-        if problem is not None and is_mendable and self.usage.n_repairs == 0:
+        if problem is not None and outcome.is_mendable and self.usage.n_repairs == 0:
             self.usage += JudgeUsage(n_repairs=1)
             # fenced: the line may repeat a value that the reply took from the windows
             found = self._fenced(part, [f"problem: {' '.join(problem.detail.split())}"])
@@ -184,3 +185,33 @@ class _Session:
 
     def _fenced(self, part: str, lines: Sequence[str]) -> str:
         return fenced(lines, fence_of(self.card.hash, part))
+
+
+STAND_IN = {"description": " ".join(["word"] * 30), "quotes": ["a few words of a window"] * 2, "confidence": 50}
+"""What a describer says, in length."""
+
+
+def planned_requests(card: Card, concept: Concept, options: JudgeOptions) -> list[tuple[ChatRequest, int]]:
+    """The requests about a card without a repair, each with the expected length of its reply in characters.
+
+    The descriptions that the later parts quote are stand-ins: for an estimate before anything is bought.
+    """
+    model = options.judge.partition(":")[2]
+    unasked: Any = None  # nothing is sent: the session only fills in the prompts
+    judge = ChatJudge(unasked, name=options.judge, model=model, max_output_tokens=options.max_output_tokens)
+    session = _Session(judge, card)
+    session.replies["describe"] = dict.fromkeys(card.poles, STAND_IN)
+    answers = [{"id": item.id} | dict.fromkeys(card.poles, False) for item in card.verify]
+    rating: dict[str, Any] = {pole: {"relevance": 50, "wanted_relevance": 50} for pole in card.poles}
+    rating["rationale"] = " ".join(["word"] * 40)
+    parts: list[tuple[str, Schema, dict[str, str], Any]] = [
+        ("describe", describe_schema(card.poles), session._describe_values(), session.replies["describe"]),
+        ("verify", verify_schema(card.poles), session._verify_values(), {"answers": answers}),
+        ("rate", rate_schema(card.poles), session._rate_values(concept), rating),
+    ]
+    planned = []
+    for part, schema, values, reply in parts:
+        system, user = judge.prompts[part].fill(values)
+        request = ChatRequest(judge.model, system, user, schema, judge.max_output_tokens)
+        planned.append((request, len(json.dumps(reply))))
+    return planned

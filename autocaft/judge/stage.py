@@ -14,22 +14,28 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autocaft.judge.base import Card, Concept, Judge, JudgeUsage
 from autocaft.judge.cards import build_cards
 from autocaft.judge.options import JudgeOptions
-from autocaft.llm.client import AnswerStore
 from autocaft.records import Direction, Example, Verdict
 from autocaft.rundir.files import disk_errors, write_json, write_jsonl, write_records
 from autocaft.rundir.progress import Progress
+from autocaft.rundir.store import RunStore
+
+if TYPE_CHECKING:
+    from autocaft.llm.client import LanguageClient
+    from autocaft.llm.vendors import Vendor
 
 CARDS, VERDICTS, SUMMARY, PARTIAL = "cards.jsonl", "verdicts.jsonl", "summary.json", "verdicts.partial.jsonl"
+BATCH_CONCURRENCY = 1000
+"""Directions asked about at the same time in batches: each round of questions is one batch."""
 LocalModel = Callable[[], tuple[Any, Any]]
 """Gives the language model and the tokenizer that the offline judge reads with; called only if it is the judge."""
 
 
-def make_judge(options: JudgeOptions, *, store: AnswerStore, local_model: LocalModel | None = None) -> Judge:
+def make_judge(options: JudgeOptions, *, store: RunStore, local_model: LocalModel | None = None) -> Judge:
     """The judge that the options name. Nothing but the name decides, whatever keys the environment has.
 
     Raises:
@@ -48,24 +54,62 @@ def make_judge(options: JudgeOptions, *, store: AnswerStore, local_model: LocalM
 
         return FilesJudge(Path(what).expanduser())
     from autocaft.judge.chat import ChatJudge
-    from autocaft.llm.client import LanguageClient
-    from autocaft.llm.vendors import make_vendor
 
-    vendor = make_vendor(kind, base_url=options.base_url, api_key_env=options.api_key_env, timeout_s=options.timeout_s)
-    client = LanguageClient(
-        vendor,
-        name=options.judge,
-        store=store,
-        patience_s=options.patience_s,
-        max_total_tokens=options.max_total_tokens,
-    )
     return ChatJudge(
-        client,
+        make_client(options, store),
         name=options.judge,
         model=what,
         max_output_tokens=options.max_output_tokens,
-        concurrency=options.concurrency,
+        concurrency=BATCH_CONCURRENCY if options.batch else options.concurrency,
     )
+
+
+def make_client(options: JudgeOptions, store: RunStore) -> LanguageClient:
+    """The door to the language model that the options name.
+
+    Raises:
+        JudgeError: no key in the environment, or a cap in dollars and no price.
+    """
+    from autocaft.llm.client import LanguageClient
+    from autocaft.llm.prices import find_price
+    from autocaft.llm.vendors import make_vendor
+
+    kind, _, what = options.judge.partition(":")
+    patience_s, concurrency = options.patience_s, options.concurrency
+    file = Path(options.prices).expanduser() if options.prices else None
+    price = find_price(options.judge, base_url=options.base_url, file=file, batch=options.batch)
+    vendor: Vendor
+    if kind == "local":
+        vendor = _local_vendor(what)
+    else:
+        wire = make_vendor(
+            kind, base_url=options.base_url, api_key_env=options.api_key_env, timeout_s=options.timeout_s
+        )
+        vendor = wire
+        if options.batch:
+            from autocaft.llm.batch import PATIENCE_S, BatchVendor
+
+            vendor, patience_s, concurrency = BatchVendor(wire, store), PATIENCE_S, BATCH_CONCURRENCY
+    return LanguageClient(
+        vendor,
+        name=options.judge,
+        store=store,
+        price=price,
+        patience_s=patience_s,
+        concurrency=concurrency,
+        max_usd=options.max_usd,
+        max_total_tokens=options.max_total_tokens,
+    )
+
+
+def _local_vendor(spec: str) -> Vendor:
+    """A chat model in this process."""
+    from autocaft.llm.local import LocalChat
+    from autocaft.model.load import load_model, load_tokenizer
+    from autocaft.model.locate import locate
+
+    weights = locate(spec)
+    return LocalChat(lambda: (load_model(weights), load_tokenizer(weights)), identity=weights.identity)
 
 
 def judge_directions(
@@ -98,6 +142,8 @@ def judge_directions(
     write_records(out / VERDICTS, verdicts)
     write_json(out / SUMMARY, summary)
     (out / PARTIAL).unlink(missing_ok=True)
+    if n := summary["unscored"].get("budget"):
+        progress.say(f"judge: {n} directions are unscored because of the cap; a higher one and --redo judge reads them")
     return summary
 
 

@@ -18,7 +18,7 @@ from planted import direction, planted, truthful
 from autocaft.errors import JudgeError
 from autocaft.judge.options import JudgeOptions
 from autocaft.judge.stage import judge_directions, make_judge
-from autocaft.llm.client import AnswerStore, MemoryStore
+from autocaft.llm.client import MemoryStore
 from autocaft.records import Direction, Example, Verdict
 from autocaft.rundir.files import read_records
 from autocaft.rundir.progress import NullProgress
@@ -35,7 +35,7 @@ def options(vendor: str, server: FakeVendor, **more: Any) -> JudgeOptions:
 
 
 def run(
-    data: Planted, server: FakeVendor, out: Path, vendor: str = "openai", store: AnswerStore | None = None, **more: Any
+    data: Planted, server: FakeVendor, out: Path, vendor: str = "openai", store: RunStore | None = None, **more: Any
 ) -> tuple[list[Verdict], dict[str, Any]]:
     chosen = options(vendor, server, **more)
     judge = make_judge(chosen, store=store or MemoryStore())
