@@ -125,7 +125,10 @@ class OpenAIChat:
         stop: Stop = "refusal" if refusal or finish == "content_filter" else "length" if finish == "length" else "end"
         usage = getattr(answer, "usage", None)
         counts = Usage(getattr(usage, "prompt_tokens", 0) or 0, getattr(usage, "completion_tokens", 0) or 0)
-        return Reply(redact(refusal or message.content or ""), stop, counts, _odds_of(choices[0]))
+        said = refusal or message.content or ""
+        text = redact(said)
+        # the pieces of an echoed key are in the odds too
+        return Reply(text, stop, counts, _odds_of(choices[0]) if text == said else None)
 
     def _may_be_the_format(self, failure: CallError) -> bool:
         is_named = any(word in failure.detail.lower() for word in SCHEMA_WORDS)
