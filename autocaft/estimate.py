@@ -88,8 +88,10 @@ def judge_lines(run: Run, run_dir: Path) -> list[str]:
     file = Path(options.prices).expanduser() if options.prices else None
     price = find_price(options.judge, base_url=options.base_url, file=file, batch=options.batch)
     tokenizer = light_tokenizer(run.weights)
-    calls = count_calls(planned_cards(run, run_dir), options, tokens_by(tokenizer.encode if tokenizer else None))
-    lines = calls.lines(options, price)
+    cards = planned_cards(run, run_dir)
+    lines = count_calls(cards, options, tokens_by(tokenizer.encode if tokenizer else None)).lines(options, price)
+    if any(times > 1 for _, times in cards):
+        lines.append("  (directions are not mined yet: this is for as many as there can be)")
     if options.max_usd is not None:
         lines.append(f"  cap: ${options.max_usd:,.2f} (judge.max_usd)")
     if (run_dir / STORE_NAME).is_file():
@@ -99,7 +101,7 @@ def judge_lines(run: Run, run_dir: Path) -> list[str]:
         held = sum(charge.nano_usd or 0 for charge in charges if charge.is_held) / NANO
         n_held = sum(charge.is_held for charge in charges)
         lines.append(
-            f"  so far: ${spent:,.4f} for {len(charges) - n_held:,} answers that need no second call"
+            f"  so far: ${spent:,.4f} for {len(charges) - n_held:,} answers, which need no second call"
             + (f"; at most ${held:,.4f} more for {n_held:,} that never came" if n_held else "")
         )
     return lines
