@@ -15,10 +15,9 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Protocol
 
-from autocaft.errors import JudgeError
 from autocaft.llm.faults import failure_of, failure_of_status
 from autocaft.llm.gather import Answer, Call, Gatherer, give
-from autocaft.llm.outcomes import CallError, ChatRequest, FatalError, RejectedError, Reply, TransientError
+from autocaft.llm.outcomes import CallError, ChatRequest, FatalError, RejectedError, Reply, TransientError, UnclearError
 from autocaft.llm.vendors import AnthropicMessages, OpenAIChat
 from autocaft.rundir.store import BatchRow, RunStore
 
@@ -124,15 +123,13 @@ class BatchVendor:
         try:
             return self._api.find(row, _mark(row), known)
         except CallError as failure:
-            raise JudgeError(
-                f"judge: cannot find out whether the vendor has a batch ({failure}). Then the same command continues."
-            ) from None
+            raise UnclearError("batch", f"cannot find out whether the vendor has it: {failure}") from None
 
     def _take_up(self, row: BatchRow) -> None:
         """Go on with a batch that an earlier process left."""
         try:
             name = row.vendor_id or self._find(row)
-        except JudgeError as failure:
+        except UnclearError as failure:
             return self._answer_all(row.id, failure)
         if name is None:
             self._store.end_batch(row.id)
@@ -156,10 +153,12 @@ class BatchVendor:
             except CallError as failure:
                 if isinstance(failure, RejectedError):  # failed as a whole, or long forgotten: nothing to come back to
                     self._store.end_batch(batch)
+                else:
+                    failure.may_be_billed = True  # the vendor goes on with it
                 return self._answer_all(batch, failure)
             self._gatherer.stopped.wait(self._poll_s)
 
-    def _answer_all(self, batch: int, failure: CallError | JudgeError) -> None:
+    def _answer_all(self, batch: int, failure: CallError) -> None:
         """The same failure for all that have no answer yet."""
         for answer in self._answers[batch].values():
             give(answer, failure)

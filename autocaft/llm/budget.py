@@ -61,19 +61,19 @@ class Budget:
             raise unknown_price(charge.judge)
         return 0
 
-    def take(self, most: Usage, nano_usd: int, stop: threading.Event) -> None:
+    def take(self, tokens: int, nano_usd: int, stop: threading.Event) -> None:
         """Take the most that one question can cost. Waits while others in flight may still give some back.
 
         Raises:
             BudgetError: it does not fit, and nothing is in flight.
         """
         with self._turn:
-            while not self._fits(most, nano_usd):
+            while not self._fits(tokens, nano_usd):
                 if self._n_open == 0 or stop.is_set():
                     raise BudgetError("budget", self._full())
                 self._turn.wait(0.2)
             self._n_open += 1
-            self.tokens += most.input_tokens + most.output_tokens
+            self.tokens += tokens
             self.nano_usd += nano_usd
 
     def reopen(self) -> None:
@@ -89,9 +89,8 @@ class Budget:
             self.nano_usd -= nano_usd
             self._turn.notify_all()
 
-    def _fits(self, most: Usage, nano_usd: int) -> bool:
-        n_tokens = self.tokens + most.input_tokens + most.output_tokens
-        if self.max_tokens is not None and n_tokens > self.max_tokens:
+    def _fits(self, tokens: int, nano_usd: int) -> bool:
+        if self.max_tokens is not None and self.tokens + tokens > self.max_tokens:
             return False
         return self.max_nano is None or self.nano_usd + nano_usd <= self.max_nano
 
@@ -110,53 +109,63 @@ class Claim:
         self._budget = budget
         self._key = key
         self._most = most_usage(request)
-        self._nano = None if budget.price is None else budget.price.nano_usd(self._most)
+        self._tokens = self._most.input_tokens + self._most.output_tokens
+        self._nano = 0 if budget.price is None else budget.price.nano_usd(self._most)
+        self._is_open = False
         self._hold: int | None = None
         if is_underway and (holds := budget.store.holds_of(key)):
             self._hold = holds[-1]
+            self._is_open = True
             budget.reopen()
 
     def open(self, stop: threading.Event) -> None:
-        """Hold the question's highest cost, durably, unless it is held already. Call it before each attempt.
+        """Take the question's highest cost out of the budget, unless it is taken already.
 
         Raises:
             BudgetError: a cap could be passed.
         """
+        if not self._is_open:
+            self._budget.take(self._tokens, self._nano, stop)
+            self._is_open = True
+
+    def hold(self) -> None:
+        """Write down what was taken, durably. Call it right before the question is sent."""
         if self._hold is None:
-            self._budget.take(self._most, self._nano or 0, stop)
-            tokens = self._most.input_tokens + self._most.output_tokens
-            self._hold = self._budget.store.hold(self._key, self._budget.judge, tokens, self._nano)
+            nano = None if self._budget.price is None else self._nano
+            self._hold = self._budget.store.hold(self._key, self._budget.judge, self._tokens, nano)
 
     def abandon(self) -> None:
-        """The attempt may have been billed and its answer is lost: the hold stays for good."""
-        if self._hold is not None:
-            self._hold = None
+        """The question may have been billed and its answer is lost: what is written down stays for good."""
+        if self._hold is None:
+            self.release()
+        elif self._is_open:
+            self._hold, self._is_open = None, False
             self._budget.give_back(0, 0)
 
     def release(self) -> None:
-        """No attempt under this hold was billed."""
+        """Nothing was billed since the claim was opened."""
         if self._hold is not None:
             self._budget.store.release(self._hold)
-            self._hold = None
-            self._budget.give_back(self._most.input_tokens + self._most.output_tokens, self._nano or 0)
+        if self._is_open:
+            self._hold, self._is_open = None, False
+            self._budget.give_back(self._tokens, self._nano)
 
-    def settle(self, judge: str, request: object, response: object, usage: Usage) -> None:
+    def settle(self, request: object, response: object, usage: Usage) -> None:
         """Keep the answer and its cost, and let go of the hold, in one transaction."""
         used = self._most if usage == Usage() else usage  # a server that does not count is taken at its highest
         nano = None if self._budget.price is None else self._budget.price.nano_usd(used)
         self._budget.store.add_answer(
             self._key,
-            judge,
+            self._budget.judge,
             request,
             response,
-            usage.input_tokens,
-            usage.output_tokens,
+            used.input_tokens,
+            used.output_tokens,
             nano_usd=nano,
             hold=self._hold,
         )
-        self._hold = None
-        tokens = self._most.input_tokens + self._most.output_tokens - usage.input_tokens - usage.output_tokens
-        self._budget.give_back(tokens, (self._nano or 0) - (nano or 0))
+        self._hold, self._is_open = None, False
+        self._budget.give_back(self._tokens - used.input_tokens - used.output_tokens, self._nano - (nano or 0))
 
 
 def unknown_price(judge: str) -> JudgeError:

@@ -22,6 +22,7 @@ from autocaft.llm.outcomes import (
     Outcome,
     RejectedError,
     Reply,
+    StoppedError,
     TransientError,
 )
 from autocaft.llm.prices import Price
@@ -95,7 +96,7 @@ class LanguageClient:
         asked = {"model": request.model, "system": request.system, "user": request.user}
         try:
             reply = with_retries(lambda: self._send(claim, request), patience_s=self._patience_s, stop=self._stop)
-            claim.settle(self.name, asked, reply.to_row(), reply.usage)
+            claim.settle(asked, reply.to_row(), reply.usage)
         except (CallError, JudgeError) as failure:
             claim.release()
             return self._note(failure)
@@ -109,12 +110,12 @@ class LanguageClient:
 
     def _send(self, claim: Claim, request: ChatRequest) -> Reply:
         """One attempt: its cost is held first, and stays held if nobody can say whether it was billed."""
-        claim.open(
-            self._stop
-        )  # before the gate: who waits for money must not keep the place of who could give some back
+        # before the gate: who waits for money must not keep the place of one who could give some back
+        claim.open(self._stop)
         with self.traffic.slot(self._stop):
             if self._stop.is_set():
                 raise JudgeError(self._stop_message)
+            claim.hold()
             try:
                 return self._vendor.send(request)
             except CallError as failure:
@@ -132,6 +133,8 @@ class LanguageClient:
         """The outcome of a question that got no answer; raises where no other would get one either."""
         if isinstance(failure, JudgeError):
             raise failure
+        if isinstance(failure, StoppedError):
+            raise JudgeError(self._stop_message) from None
         if isinstance(failure, FatalError):
             raise self._end(f"{self.name} answers no request ({failure})") from None
         with self._counts_lock:

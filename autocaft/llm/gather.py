@@ -14,8 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 
-from autocaft.errors import JudgeError
-from autocaft.llm.outcomes import ChatRequest, Reply
+from autocaft.llm.outcomes import ChatRequest, Reply, StoppedError
 
 Answer = Future[Reply]
 """What a thread waits for."""
@@ -67,7 +66,7 @@ class Gatherer:
         with self._turn:
             self._open.add(answer)
         if self.stopped.is_set():
-            give(answer, JudgeError("stopped"))
+            give(answer, StoppedError("stopped"))
         try:
             return answer.result()
         finally:
@@ -80,7 +79,7 @@ class Gatherer:
         with self._turn:
             waiting = list(self._open)
         for answer in waiting:
-            give(answer, JudgeError("stopped"))
+            give(answer, StoppedError("stopped"))
 
     def _work(self) -> None:
         while not self.stopped.is_set():

@@ -138,3 +138,15 @@ class BudgetError(CallError):
 
 class FatalError(CallError):
     """No question will be answered: 401, 402, 403, spent quota."""
+
+
+class UnclearError(FatalError):
+    """Nobody can say now whether the vendor has taken the questions: to send them again could buy them twice."""
+
+    may_be_billed = True
+
+
+class StoppedError(CallError):
+    """We were told to stop while the answer was on its way."""
+
+    may_be_billed = True

@@ -62,7 +62,7 @@ class OpenAIChat:
 
         _quiet("openai")
         self._is_openai = base_url is None
-        url = base_url or OPENAI_URL
+        url = (base_url or OPENAI_URL).rstrip("/")
         self.endpoint = f"openai {url}"
         # a server of one's own mostly wants no key; OpenAI's key goes elsewhere only if it is named
         key = read_key(api_key_env or ("OPENAI_API_KEY" if self._is_openai else None))
@@ -144,7 +144,7 @@ class AnthropicMessages:
         import anthropic
 
         _quiet("anthropic")
-        url = base_url or ANTHROPIC_URL
+        url = (base_url or ANTHROPIC_URL).rstrip("/")
         self.endpoint = f"anthropic {url}"
         key = read_key(api_key_env or ("ANTHROPIC_API_KEY" if base_url is None else None))
         self.errors = (anthropic.AnthropicError, json.JSONDecodeError)

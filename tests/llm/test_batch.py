@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from fake_vendor import Answer, Asked, Script, serving
 
+from autocaft.errors import JudgeError
 from autocaft.llm.batch import BatchVendor
 from autocaft.llm.client import LanguageClient, MemoryStore
 from autocaft.llm.outcomes import ChatRequest, Outcome
@@ -110,6 +111,24 @@ def named_batches(path: Path) -> list[str]:
             return [row[0] for row in connection.execute("SELECT vendor_id FROM batches WHERE vendor_id IS NOT NULL")]
     except sqlite3.OperationalError:  # not made yet
         return []
+
+
+@pytest.mark.parametrize("name", VENDORS)
+def test_who_stops_waiting_keeps_the_money_held_and_finds_the_answers_later(name: str) -> None:
+    store = MemoryStore()
+    with serving(GOOD) as server:
+        server.batches.n_polls = 10**9
+        with batching(name, server.url, store) as client, ThreadPoolExecutor(3) as pool:
+            futures = [pool.submit(client.ask, request(number)) for number in range(3)]
+            while not any(row.vendor_id for row in store.batches(client._vendor.endpoint)):
+                time.sleep(0.01)
+            client.stop()
+            assert {type(future.exception()) for future in futures} == {JudgeError}
+        assert [charge.is_held for charge in store.charges()] == [True] * 3
+        server.batches.n_polls = 0
+        with batching(name, server.url, store) as client:
+            assert {outcome.kind for outcome in ask(client, range(3))} == {"ok"}
+        assert len(server.batches.made) == 1 and not any(charge.is_held for charge in store.charges())
 
 
 @pytest.mark.parametrize("name", VENDORS)

@@ -168,6 +168,24 @@ def test_who_does_not_fit_beside_those_in_flight_waits_for_what_they_give_back()
         assert [future.result().kind for future in futures] == ["ok", "ok"]
 
 
+def test_what_was_never_sent_is_not_held() -> None:
+    """A thread that waits at the gate has taken money, but a kill then leaves nothing behind."""
+    store, sent, go = MemoryStore(), threading.Event(), threading.Event()
+
+    def reply() -> Reply:
+        sent.set()
+        go.wait(5)
+        return Reply("{}", "end", Usage(1, 1))
+
+    client = LanguageClient(Fixed(reply), name="n", store=store, price=PRICE, concurrency=1)
+    with ThreadPoolExecutor(3) as pool:
+        futures = [pool.submit(client.ask, request(number)) for number in range(3)]
+        sent.wait(5)
+        assert sum(charge.is_held for charge in store.charges()) == 1
+        go.set()
+        assert [future.result().kind for future in futures] == ["ok"] * 3
+
+
 def test_the_same_question_from_two_threads_is_bought_once() -> None:
     vendor = Fixed(lambda: Reply("{}", "end", Usage(1, 1)))
     client = LanguageClient(vendor, name="n", store=MemoryStore(), price=PRICE)
