@@ -86,10 +86,12 @@ def make_client(options: JudgeOptions, store: RunStore) -> LanguageClient:
             kind, base_url=options.base_url, api_key_env=options.api_key_env, timeout_s=options.timeout_s
         )
         vendor = wire
-        if options.batch:
+        if options.batch or store.batches(wire.endpoint):
             from autocaft.llm.batch import PATIENCE_S, BatchVendor
 
-            vendor, patience_s, concurrency = BatchVendor(wire, store), PATIENCE_S, BATCH_CONCURRENCY
+            vendor = BatchVendor(wire, store, hands_over=options.batch)
+            if options.batch:
+                patience_s, concurrency = PATIENCE_S, BATCH_CONCURRENCY
     return LanguageClient(
         vendor,
         name=options.judge,

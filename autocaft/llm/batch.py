@@ -59,10 +59,14 @@ class BatchVendor:
         wire: OpenAIChat | AnthropicMessages,
         store: RunStore,
         *,
+        hands_over: bool = True,
         linger_s: float = LINGER_S,
         poll_s: float = POLL_S,
     ) -> None:
+        """Without `hands_over` only what earlier processes left is waited for, and new questions go out one by one."""
         self.endpoint = wire.endpoint
+        self._wire = wire
+        self._hands_over = hands_over
         self._api: BatchApi = OpenAIBatches(wire) if isinstance(wire, OpenAIChat) else AnthropicBatches(wire)
         self._store = store
         self._poll_s = poll_s
@@ -87,7 +91,9 @@ class BatchVendor:
             if row is not None and row.id not in self._answers:
                 self._answers[row.id] = {key: Answer() for key in row.keys}
                 self._start(self._take_up, row)
-        return self._gatherer.ask(call) if row is None else self._gatherer.wait(self._answers[row.id][call.key])
+        if row is not None:
+            return self._gatherer.wait(self._answers[row.id][call.key])
+        return self._gatherer.ask(call) if self._hands_over else self._wire.send(request)
 
     def stop(self) -> None:
         """End all waiting; what was handed over is taken up by the next process."""

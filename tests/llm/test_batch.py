@@ -38,10 +38,12 @@ def request(number: int) -> ChatRequest:
 
 
 @contextmanager
-def batching(name: str, url: str, store: RunStore, max_usd: float | None = None) -> Iterator[LanguageClient]:
+def batching(
+    name: str, url: str, store: RunStore, max_usd: float | None = None, *, hands_over: bool = True
+) -> Iterator[LanguageClient]:
     address = url + ("/v1" if name == "openai" else "")
     wire = make_vendor(name, base_url=address, api_key_env=None, timeout_s=5.0)
-    vendor = BatchVendor(wire, store, linger_s=0.1, poll_s=0.05)
+    vendor = BatchVendor(wire, store, hands_over=hands_over, linger_s=0.1, poll_s=0.05)
     client = LanguageClient(vendor, name=name, store=store, price=PRICE, concurrency=99, max_usd=max_usd)
     try:
         yield client
@@ -114,7 +116,9 @@ def named_batches(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", VENDORS)
-def test_who_stops_waiting_keeps_the_money_held_and_finds_the_answers_later(name: str) -> None:
+@pytest.mark.parametrize("hands_over", [True, False])
+def test_who_stops_waiting_keeps_the_money_held_and_finds_the_answers_later(name: str, hands_over: bool) -> None:
+    """Also when the next run is one without batches."""
     store = MemoryStore()
     with serving(GOOD) as server:
         server.batches.n_polls = 10**9
@@ -126,9 +130,11 @@ def test_who_stops_waiting_keeps_the_money_held_and_finds_the_answers_later(name
             assert {type(future.exception()) for future in futures} == {JudgeError}
         assert [charge.is_held for charge in store.charges()] == [True] * 3
         server.batches.n_polls = 0
-        with batching(name, server.url, store) as client:
+        with batching(name, server.url, store, hands_over=hands_over) as client:
             assert {outcome.kind for outcome in ask(client, range(3))} == {"ok"}
-        assert len(server.batches.made) == 1 and not any(charge.is_held for charge in store.charges())
+            assert server.n_asked == 3
+            assert client.ask(request(4)).kind == "ok" and server.n_asked == 4
+        assert len(server.batches.made) == 1 + hands_over and not any(charge.is_held for charge in store.charges())
 
 
 @pytest.mark.parametrize("name", VENDORS)

@@ -88,5 +88,6 @@ def test_estimated_tokens_are_those_that_a_real_server_counts(server: str, smol_
     planned = [request for request, _ in planned_requests(card(), Concept("gender", "case"), options)]
     for request, expected, most in zip(planned, calls.expected, calls.most, strict=False):
         usage = client.ask(replace(request, max_output_tokens=4)).usage
+        sys.stdout.write(f"tokens estimated {expected.input_tokens}, counted by the server {usage.input_tokens}\n")
         assert usage.input_tokens == pytest.approx(expected.input_tokens, rel=0.1)
         assert usage.input_tokens <= most.input_tokens and usage.output_tokens <= 4
