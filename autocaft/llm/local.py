@@ -12,8 +12,10 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 
+from autocaft.errors import JudgeError
 from autocaft.llm.gather import Call, Gatherer, give
 from autocaft.llm.outcomes import ChatRequest, RejectedError, Reply, TokenOdds, Usage
 from autocaft.llm.vendors import N_ALTERNATIVES, schema_in_words
@@ -72,6 +74,8 @@ class Writer:
     def __init__(self, model: Any, tokenizer: Any) -> None:
         from llguidance.hf import from_tokenizer
 
+        if tokenizer.chat_template is None:
+            raise JudgeError("judge: the local model has no chat template; name one that was tuned to chat (-Instruct)")
         self._model = model
         self._tokenizer = tokenizer
         self._grammar_tokenizer = from_tokenizer(tokenizer, n_vocab=model.config.get_text_config().vocab_size)
@@ -81,12 +85,14 @@ class Writer:
     def prompt(self, request: ChatRequest) -> list[int]:
         """Token ids of the question in the model's chat template."""
         system = f"{request.system}\n\n{schema_in_words(request)}"
-        messages = [{"role": "system", "content": system}, {"role": "user", "content": request.user}]
-        template = self._tokenizer.get_chat_template()
-        if "system" not in template:  # some templates refuse the role
-            messages = [{"role": "user", "content": f"{system}\n\n{request.user}"}]
-        text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        try:
+            text = self._in_template({"role": "system", "content": system}, {"role": "user", "content": request.user})
+        except TemplateError:  # some templates refuse the role
+            text = self._in_template({"role": "user", "content": f"{system}\n\n{request.user}"})
         return list(self._tokenizer(text, add_special_tokens=False).input_ids)
+
+    def _in_template(self, *messages: dict[str, str]) -> str:
+        return str(self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
     def write(self, requests: Sequence[ChatRequest], prompts: Sequence[Sequence[int]]) -> list[Reply]:
         """Replies to a batch of questions, greedily."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 
+from autocaft.errors import JudgeError
 from autocaft.judge.base import Concept
 from autocaft.judge.cards import build_cards
 from autocaft.judge.chat import planned_requests
 from autocaft.judge.options import JudgeOptions
 from autocaft.judge.stage import make_client
 from autocaft.llm.client import LanguageClient, MemoryStore
-from autocaft.llm.local import LocalChat
+from autocaft.llm.local import LocalChat, Writer
 from autocaft.llm.outcomes import ChatRequest, Outcome
 from autocaft.model.load import load_model, load_tokenizer
 from autocaft.model.locate import locate
@@ -95,6 +97,18 @@ def test_what_does_not_end_in_time_is_truncated_and_what_does_not_fit_is_rejecte
     long, short = ask(smol, request("word " * 9000), request("?", max_output_tokens=3))
     assert (long.kind, long.reason) == ("rejected", "too_long")
     assert (short.kind, short.reason) == ("truncated", "truncated")
+
+
+def test_a_template_that_refuses_the_system_role_gets_it_with_the_question_and_none_is_an_error(
+    smol: tuple[Any, Any],
+) -> None:
+    model, tokenizer = smol[0], copy.deepcopy(smol[1])
+    refuses = "{{ raise_exception('no') if m.role == 'system' }}"
+    tokenizer.chat_template = f"{{% for m in messages %}}{refuses}{{{{ m.content }}}}{{% endfor %}}"
+    assert tokenizer.decode(Writer(model, tokenizer).prompt(request("the question"))).endswith("the question")
+    tokenizer.chat_template = None
+    with pytest.raises(JudgeError, match="chat template"):
+        ask((model, tokenizer), request("?"))
 
 
 @pytest.mark.slow
