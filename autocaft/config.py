@@ -113,7 +113,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{path} is no readable TOML file: {error}") from None
     for override in overrides:
         lay_over(values, override)
-    where = f"{path} with --set {' --set '.join(overrides)}" if overrides else str(path)
+    # keys alone: somebody may have typed a secret as the value
+    keys = [override.partition("=")[0] for override in overrides]
+    where = f"{path} with --set {' --set '.join(keys)}" if keys else str(path)
     return make_options(RunConfig, values, where)
 
 

@@ -62,8 +62,19 @@ def _discovery(context: StepContext, trained: Sequence[str]) -> dict[str, Any]:
         "sets": {**_sets(context, trained), "counts": read_json(context.dir_of("select") / "summary.json")},
         "discovery": _latent_counts(read_json(context.dir_of("decompose") / "summary.json")),
         "judge": {"name": judged["judge"], "prompt_hash": judged["prompt_hash"]},
-        "cost": {key: judged[key] for key in ("n_calls", "input_tokens", "output_tokens") if key in judged},
+        "cost": {key: judged[key] for key in ("n_calls", "input_tokens", "output_tokens") if key in judged}
+        | _dollars(context),
     }
+
+
+def _dollars(context: StepContext) -> dict[str, float]:
+    """What all answers of the run cost, and what answers that never came may have; nothing unless every price is
+    known."""
+    charges = context.store.charges()
+    if not charges or any(charge.nano_usd is None for charge in charges):
+        return {}
+    usd = {is_held: sum(c.nano_usd or 0 for c in charges if c.is_held == is_held) / 1e9 for is_held in (False, True)}
+    return {"usd": usd[False], "usd_held": usd[True]}
 
 
 def _sets(context: StepContext, trained: Sequence[str]) -> dict[str, Any]:

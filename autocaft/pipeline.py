@@ -13,6 +13,7 @@ from functools import partial
 
 from autocaft import stages
 from autocaft.arms import Arm
+from autocaft.model.locate import locate
 from autocaft.resources import data_path, prompts_dir
 from autocaft.rundir.files import digest, sha256_of
 from autocaft.rundir.runner import Step, StepContext
@@ -43,6 +44,8 @@ def build_steps(run: Run, *, final: bool = False) -> list[Step]:
     weights = {"model": digest(run.weights.identity)}
     train_rows = {f"data.train ({data.train})": sha256_of(data_path(data.train))}
     prompts = {} if config.judge.judge == "offline" else {"prompts": sha256_of(prompts_dir())}
+    if config.judge.judge.startswith("local:"):
+        prompts["judge's model"] = digest(locate(config.judge.judge.removeprefix("local:")).identity)
 
     tuning = {"dtype": config.dtype, "tune": config.tune, "data": {"chat": data.chat}}
     steps = [

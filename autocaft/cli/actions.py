@@ -72,8 +72,9 @@ def show_plan(
     name_or_path: str, *, overrides: Sequence[str], redo: set[str], name: str | None, runs: Path, final: bool
 ) -> None:
     """`autocaft plan`."""
+    from autocaft.estimate import estimate
     from autocaft.pipeline import build_steps
-    from autocaft.preflight import check_inputs, estimate
+    from autocaft.preflight import check_inputs
     from autocaft.rundir.runner import plan_steps
     from autocaft.stages import Run
 
@@ -86,7 +87,7 @@ def show_plan(
     _print(f"{path} -> {run_dir}")
     for step, action in plan.actions.items():
         _print(f"  {step:<{width}}  {'done' if action == 'skip' else action}")
-    _print("\n".join(estimate(run)))
+    _print("\n".join(estimate(run, run_dir)))
 
 
 def write_config(path: Path, recipe: str) -> None:

@@ -35,6 +35,10 @@ RunsOption = Annotated[Path, typer.Option("--runs", help="Where run folders lie.
 FinalOption = Annotated[
     bool, typer.Option("--final", help="Also evaluate the final splits; every look is written down.")
 ]
+MaxUsdOption = Annotated[
+    float | None, typer.Option("--max-usd", metavar="DOLLARS", help="Hard cap on what a paid judge may cost.")
+]
+BatchOption = Annotated[bool, typer.Option("--batch", help="Ask a paid judge in batches: half the price, slower.")]
 RUNS = Path("runs")
 
 
@@ -46,14 +50,19 @@ def run(
     name: NameOption = None,
     runs: RunsOption = RUNS,
     final: FinalOption = False,
+    max_usd: MaxUsdOption = None,
+    batch: BatchOption = False,
 ) -> None:
     """Everything, in one command."""
     from autocaft.cli.actions import run_all
 
-    run_all(config, overrides=set_, redo=set(redo), name=name, runs=runs, final=final)
+    overrides = [*set_, *_money(max_usd, batch)]
+    run_all(config, overrides=overrides, redo=set(redo), name=name, runs=runs, final=final)
 
 
-@app.command(help="Say what `run` would do: steps, sizes on disk, calls to a paid judge. Changes nothing.")
+@app.command(
+    help="Say what `run` would do: steps, sizes on disk, calls, tokens and dollars of a judge. Changes nothing."
+)
 def plan(
     config: ConfigArgument,
     set_: SetOption = [],  # noqa: B006
@@ -61,11 +70,20 @@ def plan(
     name: NameOption = None,
     runs: RunsOption = RUNS,
     final: FinalOption = False,
+    max_usd: MaxUsdOption = None,
+    batch: BatchOption = False,
 ) -> None:
     """What would be done."""
     from autocaft.cli.actions import show_plan
 
-    show_plan(config, overrides=set_, redo=set(redo), name=name, runs=runs, final=final)
+    overrides = [*set_, *_money(max_usd, batch)]
+    show_plan(config, overrides=overrides, redo=set(redo), name=name, runs=runs, final=final)
+
+
+def _money(max_usd: float | None, batch: bool) -> list[str]:
+    """The options about money as overrides of the config."""
+    cap = [f"judge.max_usd={max_usd}"] if max_usd is not None else []
+    return cap + (["judge.batch=true"] if batch else [])
 
 
 @app.command(help="Write a .toml file with every key, its default and what it does.")

@@ -10,6 +10,7 @@ about the same direction is not reading it, and the direction is worth more as `
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any
 
 from autocaft.judge.base import MARK_CLOSE, MARK_OPEN, Card, Concept, JudgeUsage, UsageBook, unscored
 from autocaft.judge.odds import weigh
+from autocaft.judge.options import JudgeOptions
 from autocaft.judge.prompts import combined_hash, fence_of, fenced, load_prompt
 from autocaft.judge.schema import (
     Problem,
@@ -151,8 +153,7 @@ class _Session:
         system, user = self.judge.prompts[part].fill(values)
         outcome = self._call(part, system, user, schema)
         problem = self._problem(outcome, check)
-        is_mendable = outcome.kind in ("ok", "parse_failure")
-        if problem is not None and is_mendable and self.usage.n_repairs == 0:
+        if problem is not None and outcome.is_mendable and self.usage.n_repairs == 0:
             self.usage += JudgeUsage(n_repairs=1)
             # fenced: the line may repeat a value that the reply took from the windows
             found = self._fenced(part, [f"problem: {' '.join(problem.detail.split())}"])
@@ -167,13 +168,14 @@ class _Session:
         return problem
 
     def _call(self, part: str, system: str, user: str, schema: Schema) -> Outcome:
-        reader = self.judge.reader_by_part[part]
-        n_most = self.judge.max_output_tokens
-        request = ChatRequest(reader.model, system, user, schema, n_most, logprobs=part == "rate")
-        outcome = reader.client.ask(request)
+        outcome = self.judge.reader_by_part[part].client.ask(self._request(part, system, user, schema))
         tokens = outcome.usage
         self.usage += JudgeUsage(n_calls=1, input_tokens=tokens.input_tokens, output_tokens=tokens.output_tokens)
         return outcome
+
+    def _request(self, part: str, system: str, user: str, schema: Schema) -> ChatRequest:
+        model, n_most = self.judge.reader_by_part[part].model, self.judge.max_output_tokens
+        return ChatRequest(model, system, user, schema, n_most, logprobs=part == "rate")
 
     def _problem(self, outcome: Outcome, check: Check) -> Problem | None:
         if outcome.value is None:
@@ -226,3 +228,36 @@ class _Session:
 
     def _fenced(self, part: str, lines: Sequence[str]) -> str:
         return fenced(lines, fence_of(self.card.hash, part))
+
+
+STAND_IN = {"description": " ".join(["word"] * 30), "quotes": ["a few words of a window"] * 2, "confidence": 50}
+"""What a describer says, in length."""
+
+
+def planned_requests(
+    card: Card, concept: Concept, judge_name: str, options: JudgeOptions
+) -> list[tuple[str, ChatRequest, int]]:
+    """Part, request and expected length of the reply in characters, without a repair and a second rating.
+
+    The descriptions that the later parts quote are stand-ins: for an estimate before anything is bought.
+    """
+    unasked: Any = None  # nothing is sent: the session only fills in the prompts
+    readers = {
+        part: Reader(who, who.partition(":")[2], unasked) for part, who in options.readers_of(judge_name).items()
+    }
+    judge = ChatJudge(readers, band=options.abstain, max_output_tokens=options.max_output_tokens)
+    session = _Session(judge, card)
+    session.replies["describe"] = dict.fromkeys(card.poles, STAND_IN)
+    answers = [{"id": item.id} | dict.fromkeys(card.poles, False) for item in card.verify]
+    rating: dict[str, Any] = {pole: {"relevance": 50, "wanted_relevance": 50} for pole in card.poles}
+    rating["rationale"] = " ".join(["word"] * 40)
+    verify = verify_schema(card.poles, has_choices=bool(card.choices))
+    parts: list[tuple[str, Schema, dict[str, str], Any]] = [
+        ("describe", describe_schema(card.poles), session._describe_values(), session.replies["describe"]),
+        ("verify", verify, session._verify_values(), {"answers": answers}),
+        ("rate", rate_schema(card.poles), session._rate_values(concept, 0), rating),
+    ]
+    return [
+        (part, session._request(part, *judge.prompts[part].fill(values), schema), len(json.dumps(reply)))
+        for part, schema, values, reply in parts
+    ]

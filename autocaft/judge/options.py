@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from urllib.parse import urlsplit
+
 from pydantic import field_validator, model_validator
 
 from autocaft.rundir.options import Options, transport
 
-VENDORS = ("openai", "anthropic", "files")
+VENDORS = ("openai", "anthropic", "local", "files")
 
 
 class JudgeOptions(Options):
@@ -17,8 +20,9 @@ class JudgeOptions(Options):
     wanted: str
     """The concept the task needs, in plain words; a direction about it should stay."""
     judge: str = "offline"
-    """`offline` (no service, no key), `openai:MODEL`, `anthropic:MODEL` or `files:DIR` (cards out, replies in). An
-    exported API key alone changes nothing."""
+    """`offline` (no service, no key), `openai:MODEL`, `anthropic:MODEL`, `local:MODEL` (a chat model in this process: a
+    folder, a Hub id or `wheel:NAME`) or `files:DIR` (cards out, replies in). An exported API key alone changes
+    nothing."""
     base_url: str | None = None
     """Address of an OpenAI-compatible server for `openai:MODEL` (vLLM, llama.cpp, Ollama, `transformers serve`), or of
     another Anthropic endpoint."""
@@ -44,9 +48,16 @@ class JudgeOptions(Options):
     """Held-out windows that check a description."""
     max_output_tokens: int = 4000
     """Longest reply per call, hidden reasoning included."""
-    max_total_tokens: int | None = None
-    """Hard cap on input and output tokens of the run's judge; a direction that would pass it stays unscored with the
-    reason `budget`. None: no cap."""
+    max_usd: float | None = transport(None, gt=0)
+    """Hard cap on the dollars this run may spend, over all its restarts. A direction that could pass it stays unscored
+    with the reason `budget`; with a higher cap, `--redo judge` asks about those alone. None: no cap."""
+    max_total_tokens: int | None = transport(None, gt=0)
+    """The same for input and output tokens, where no price is known."""
+    prices: str | None = transport(None)
+    """TOML file of prices that win over the list prices: a table `["openai:MODEL"]` with `input` and `output`, in
+    dollars per million tokens."""
+    batch: bool = transport(False)
+    """Hand the questions over in batches of the vendor's: half the price, up to a day a round, three rounds or four."""
     concurrency: int = transport(8)
     """Directions asked about at the same time."""
     timeout_s: float = transport(120.0)
@@ -66,7 +77,8 @@ class JudgeOptions(Options):
     def _known_judge(cls, judge: str) -> str:
         vendor, _, what = judge.partition(":")
         if judge != "offline" and (vendor not in VENDORS or not what):
-            raise ValueError(f"must be offline, openai:MODEL, anthropic:MODEL or files:DIR, not {judge!r}")
+            menu = "offline, openai:MODEL, anthropic:MODEL, local:MODEL or files:DIR"
+            raise ValueError(f"must be {menu}, not {judge!r}")
         return judge
 
     @field_validator("verifier", "rater")
@@ -74,7 +86,7 @@ class JudgeOptions(Options):
     def _known_reader(cls, reader: str | None) -> str | None:
         vendor, _, what = (reader or "openai:-").partition(":")
         if vendor not in VENDORS or vendor == "files" or not what:
-            raise ValueError(f"must be openai:MODEL or anthropic:MODEL, not {reader!r}")
+            raise ValueError(f"must be openai:MODEL, anthropic:MODEL or local:MODEL, not {reader!r}")
         return reader
 
     @field_validator("panel")
@@ -84,8 +96,7 @@ class JudgeOptions(Options):
 
     @model_validator(mode="after")
     def _who_reads(self) -> JudgeOptions:
-        has_chat = any(judge.partition(":")[0] not in ("offline", "files") for judge in (self.judge, *self.panel))
-        if (self.verifier or self.rater) and not has_chat:
+        if (self.verifier or self.rater) and not self.chat_judges:
             raise ValueError(f"verifier and rater belong to a chat judge; {self.judge} reads alone")
         if len({self.judge, *self.panel}) < 1 + len(self.panel):
             raise ValueError(f"panel: {self.judge} and its panel must be different judges, not {list(self.panel)}")
@@ -93,6 +104,24 @@ class JudgeOptions(Options):
         if not 0 <= low <= high <= 100:
             raise ValueError(f"abstain must be two numbers from 0 to 100 in order, not {list(self.abstain)}")
         return self
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _names_a_variable(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", name):
+            # the value is not shown: it may be the key itself
+            raise ValueError("must be the NAME of an environment variable, in capitals; export the key under it")
+        return name
+
+    @field_validator("base_url")
+    @classmethod
+    def _has_no_secret(cls, url: str | None) -> str | None:
+        parts = urlsplit(url or "")
+        if url is not None and (parts.scheme not in ("http", "https") or not parts.hostname):
+            raise ValueError("must be an address such as http://127.0.0.1:8000/v1")
+        if parts.username or parts.password or parts.query:
+            raise ValueError("must have no user, password or query: a key goes into a variable (api_key_env)")
+        return url
 
     @model_validator(mode="after")
     def _sizes(self) -> JudgeOptions:
@@ -102,6 +131,23 @@ class JudgeOptions(Options):
             raise ValueError(f"n_verify must be 8 to 60 (fewer say nothing), not {self.n_verify}")
         if self.max_output_tokens < 200:
             raise ValueError(f"max_output_tokens must be 200 or more, not {self.max_output_tokens}")
+        if self.batch and not self.judge.startswith(("openai:", "anthropic:")):
+            raise ValueError(f"batch = true needs an openai: or anthropic: judge, not {self.judge}")
         if self.concurrency < 1:
             raise ValueError(f"concurrency must be 1 or more, not {self.concurrency}")
         return self
+
+    @property
+    def chat_judges(self) -> tuple[str, ...]:
+        """The judge and the members of its panel that are asked call by call."""
+        return tuple(
+            judge for judge in (self.judge, *self.panel) if judge.partition(":")[0] not in ("offline", "files")
+        )
+
+    def readers_of(self, judge: str) -> dict[str, str]:
+        """Who describes, verifies and rates for this member of the panel (or the judge itself)."""
+        return {"describe": judge, "verify": self.verifier or judge, "rate": self.rater or judge}
+
+    def has_vendor_of(self, reader: str) -> bool:
+        """Whether the reader is of the judge's vendor, whose address and key the options give."""
+        return reader.partition(":")[0] == self.judge.partition(":")[0]

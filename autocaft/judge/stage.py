@@ -20,21 +20,25 @@ from autocaft.judge.base import Card, Concept, Judge, JudgeUsage
 from autocaft.judge.cards import build_cards
 from autocaft.judge.options import JudgeOptions
 from autocaft.judge.panel import PanelJudge, agreement
-from autocaft.llm.client import AnswerStore
 from autocaft.records import Direction, Example, Verdict
 from autocaft.rundir.files import disk_errors, write_json, write_jsonl, write_records
 from autocaft.rundir.progress import Progress
+from autocaft.rundir.store import RunStore
 
 if TYPE_CHECKING:
-    from autocaft.judge.chat import Reader
     from autocaft.judge.offline_encoder import Encoder
+    from autocaft.llm.client import LanguageClient
+    from autocaft.llm.prices import Price
+    from autocaft.llm.vendors import Vendor
 
 CARDS, VERDICTS, SUMMARY, PARTIAL = "cards.jsonl", "verdicts.jsonl", "summary.json", "verdicts.partial.jsonl"
+BATCH_CONCURRENCY = 1000
+"""Directions asked about at the same time in batches: each round of questions is one batch."""
 LocalModel = Callable[[], tuple[Any, Any]]
 """Gives the language model and the tokenizer that the offline judge reads with; called only if it is the judge."""
 
 
-def make_judge(options: JudgeOptions, *, store: AnswerStore, local_model: LocalModel | None = None) -> Judge:
+def make_judge(options: JudgeOptions, *, store: RunStore, local_model: LocalModel | None = None) -> Judge:
     """The judge that the options name, with its panel. Nothing but the names decides, whatever keys are exported.
 
     Raises:
@@ -44,7 +48,7 @@ def make_judge(options: JudgeOptions, *, store: AnswerStore, local_model: LocalM
     return PanelJudge(members) if options.panel else members[0]
 
 
-def _make_member(name: str, options: JudgeOptions, store: AnswerStore, local_model: LocalModel | None) -> Judge:
+def _make_member(name: str, options: JudgeOptions, store: RunStore, local_model: LocalModel | None) -> Judge:
     kind, _, what = name.partition(":")
     if kind == "offline":
         from autocaft.judge.offline import OfflineJudge
@@ -57,36 +61,79 @@ def _make_member(name: str, options: JudgeOptions, store: AnswerStore, local_mod
         from autocaft.judge.files import FilesJudge
 
         return FilesJudge(Path(what).expanduser())
-    from autocaft.judge.chat import ChatJudge
+    from autocaft.judge.chat import ChatJudge, Reader
 
-    names = {"describe": name, "verify": options.verifier or name, "rate": options.rater or name}
-    readers = {reader: _make_reader(reader, options, store) for reader in dict.fromkeys(names.values())}
+    names = options.readers_of(name)
+    readers = {
+        reader: Reader(reader, reader.partition(":")[2], make_client(reader, options, store))
+        for reader in dict.fromkeys(names.values())
+    }
     return ChatJudge(
         {part: readers[reader] for part, reader in names.items()},
         band=options.abstain,
         max_output_tokens=options.max_output_tokens,
-        concurrency=options.concurrency,
+        concurrency=BATCH_CONCURRENCY if options.batch else options.concurrency,
     )
 
 
-def _make_reader(name: str, options: JudgeOptions, store: AnswerStore) -> Reader:
-    """A model behind its door. Address and key of the options are those of the judge's vendor."""
-    from autocaft.judge.chat import Reader
+def make_client(name: str, options: JudgeOptions, store: RunStore) -> LanguageClient:
+    """The door to the language model `name`. Address and key of the options are those of the judge's vendor.
+
+    Raises:
+        JudgeError: no key in the environment, or a cap in dollars and no price.
+    """
     from autocaft.llm.client import LanguageClient
     from autocaft.llm.vendors import make_vendor
 
-    kind, _, model = name.partition(":")
-    is_judges = kind == options.judge.partition(":")[0]
-    vendor = make_vendor(
-        kind,
-        base_url=options.base_url if is_judges else None,
-        api_key_env=options.api_key_env if is_judges else None,
-        timeout_s=options.timeout_s,
+    kind, _, what = name.partition(":")
+    patience_s, concurrency = options.patience_s, options.concurrency
+    vendor: Vendor
+    if kind == "local":
+        vendor = _local_vendor(what)
+    else:
+        is_judges = options.has_vendor_of(name)
+        wire = make_vendor(
+            kind,
+            base_url=options.base_url if is_judges else None,
+            api_key_env=options.api_key_env if is_judges else None,
+            timeout_s=options.timeout_s,
+        )
+        vendor = wire
+        if options.batch or store.batches(wire.endpoint):
+            from autocaft.llm.batch import PATIENCE_S, BatchVendor
+
+            vendor = BatchVendor(wire, store, hands_over=options.batch)
+            if options.batch:
+                patience_s, concurrency = PATIENCE_S, BATCH_CONCURRENCY
+    return LanguageClient(
+        vendor,
+        name=name,
+        store=store,
+        price=price_of(name, options),
+        patience_s=patience_s,
+        concurrency=concurrency,
+        max_usd=options.max_usd,
+        max_total_tokens=options.max_total_tokens,
     )
-    client = LanguageClient(
-        vendor, name=name, store=store, patience_s=options.patience_s, max_total_tokens=options.max_total_tokens
-    )
-    return Reader(name, model, client)
+
+
+def price_of(name: str, options: JudgeOptions) -> Price | None:
+    """What the language model `name` costs; None if nobody says."""
+    from autocaft.llm.prices import find_price
+
+    file = Path(options.prices).expanduser() if options.prices else None
+    base_url = options.base_url if options.has_vendor_of(name) else None
+    return find_price(name, base_url=base_url, file=file, batch=options.batch)
+
+
+def _local_vendor(spec: str) -> Vendor:
+    """A chat model in this process."""
+    from autocaft.llm.local import LocalChat
+    from autocaft.model.load import load_model, load_tokenizer
+    from autocaft.model.locate import locate
+
+    weights = locate(spec)
+    return LocalChat(lambda: (load_model(weights), load_tokenizer(weights)), identity=weights.identity)
 
 
 def judge_directions(
@@ -125,6 +172,8 @@ def judge_directions(
     write_records(out / VERDICTS, verdicts)
     write_json(out / SUMMARY, summary)
     (out / PARTIAL).unlink(missing_ok=True)
+    if n := summary["unscored"].get("budget"):
+        progress.say(f"judge: {n} directions are unscored because of the cap; a higher one and --redo judge reads them")
     return summary
 
 

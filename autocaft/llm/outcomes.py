@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Stop = Literal["end", "length", "refusal"]
-Kind = Literal["ok", "refusal", "parse_failure", "rejected", "failed"]
+Kind = Literal["ok", "refusal", "parse_failure", "truncated", "rejected", "rate_limited", "failed"]
+"""A fatal answer is no outcome: it ends the run (`FatalError`, for the caller a `JudgeError`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +100,17 @@ class Outcome:
     token_odds: tuple[TokenOdds, ...] | None = None
     """Of the reply's tokens in order; None where the vendor gives none."""
 
+    @property
+    def is_mendable(self) -> bool:
+        """A reply came, and asking again with what was wrong may bring a better one."""
+        return self.kind in ("ok", "parse_failure", "truncated")
+
 
 class CallError(Exception):
     """No usable answer came. `reason` is short (`http_429`), `detail` is a redacted line."""
+
+    may_be_billed = False
+    """Whether the vendor may have answered and charged all the same."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -115,11 +124,29 @@ class TransientError(CallError):
     def __init__(self, reason: str, detail: str = "", retry_after_s: float | None = None) -> None:
         super().__init__(reason, detail)
         self.retry_after_s = retry_after_s
+        # a status is an answer that costs nothing; without one the reply may have been lost on its way back
+        self.may_be_billed = reason in ("timeout", "connection", "bad_body")
 
 
 class RejectedError(CallError):
     """The server will not answer this question, another one perhaps: 400, 404, 413, 422."""
 
 
+class BudgetError(CallError):
+    """The next question could pass the cap."""
+
+
 class FatalError(CallError):
     """No question will be answered: 401, 402, 403, spent quota."""
+
+
+class UnclearError(FatalError):
+    """Nobody can say now whether the vendor has taken the questions: to send them again could buy them twice."""
+
+    may_be_billed = True
+
+
+class StoppedError(CallError):
+    """We were told to stop while the answer was on its way."""
+
+    may_be_billed = True

@@ -33,19 +33,23 @@ def _read(reply: Reply, schema: Mapping[str, Any]) -> Outcome:
     if reply.stop == "refusal":
         return Outcome("refusal", reason="refusal", detail=_line(reply.text))
     if not reply.text.strip():
-        reason = "truncated" if reply.stop == "length" else "empty"
-        return Outcome("parse_failure", reason=reason, detail="the reply had no text")
+        return _unusable(reply, "empty", "the reply had no text")
     try:
         value = json.loads(_unwrapped(reply.text), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        reason = "truncated" if reply.stop == "length" else "parse_failure"
-        detail = f"not valid JSON: {_line(error)}"
-        return Outcome("parse_failure", reason=reason, detail=detail)
+        return _unusable(reply, "parse_failure", f"not valid JSON: {_line(error)}")
     problem = schema_problem(value, schema)
     if problem is not None:
         reason, detail = problem
         return Outcome("parse_failure", reason=reason, detail=detail)
     return Outcome("ok", value=value)
+
+
+def _unusable(reply: Reply, reason: str, detail: str) -> Outcome:
+    """A reply without a JSON object; that it was cut off explains all else."""
+    if reply.stop == "length":
+        return Outcome("truncated", reason="truncated", detail=f"cut off at the longest reply allowed; {detail}")
+    return Outcome("parse_failure", reason=reason, detail=detail)
 
 
 def schema_problem(value: Any, schema: Mapping[str, Any]) -> tuple[str, str] | None:

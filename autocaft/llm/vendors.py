@@ -1,41 +1,31 @@
-"""The two wire formats, through the official SDKs. All that differs between vendors is in this file.
+"""The two wire formats, through the official SDKs. All that differs between vendors is here and in `batch.py`.
 
 In: a `ChatRequest`. Out: a `Reply`, or a `CallError` of the right kind. The SDKs never retry (`max_retries=0`): one
-policy does, in `retry.py`. The decision a reader would question: addresses that the SDKs would take from the
+policy does, in `traffic.py`. The decision a reader would question: addresses that the SDKs would take from the
 environment are not used; the address is the one in the options, since it decides both the figures and where the key
 goes.
 """
 
 from __future__ import annotations
 
-import contextlib
-import email.utils
 import json
 import logging
+import math
 import os
-import time
-from collections.abc import Mapping
+from collections.abc import Collection
 from typing import Any, Protocol
 
 from autocaft.errors import JudgeError
-from autocaft.llm.outcomes import (
-    CallError,
-    ChatRequest,
-    FatalError,
-    RejectedError,
-    Reply,
-    Stop,
-    TransientError,
-    Usage,
-)
+from autocaft.llm.faults import failure_of
+from autocaft.llm.outcomes import CallError, ChatRequest, RejectedError, Reply, Stop, TokenOdds, TransientError, Usage
 from autocaft.llm.replies import wire_schema
+from autocaft.rundir.progress import hide, redact
 
 OPENAI_URL = "https://api.openai.com/v1"
 ANTHROPIC_URL = "https://api.anthropic.com"
-FATAL_STATUS = frozenset({401, 402, 403})
-TRANSIENT_STATUS = frozenset({408, 409, 425, 429})
-SPENT_WORDS = ("insufficient_quota", "exceeded your current quota", "credit balance is too low", "billing_hard_limit")
 SCHEMA_WORDS = ("response_format", "json_schema", "json_object", "structured", "grammar", "schema")
+N_ALTERNATIVES = 20
+"""Alternatives per token, the most that OpenAI gives."""
 FORMATS = ("json_schema", "json_object", "plain")
 
 
@@ -43,6 +33,11 @@ class Vendor(Protocol):
     """A sender of requests. `endpoint` (vendor and address) is part of the key of every stored answer."""
 
     endpoint: str
+
+    @property
+    def underway(self) -> Collection[str]:
+        """Keys of questions that an earlier process sent and whose answers can still be had (batches)."""
+        ...
 
     def send(self, request: ChatRequest) -> Reply:
         """One attempt.
@@ -52,22 +47,29 @@ class Vendor(Protocol):
         """
         ...
 
+    def stop(self) -> None:
+        """Make those that wait for an answer end, where waiting is long."""
+        ...
+
 
 class OpenAIChat:
     """`chat.completions` of OpenAI or of any compatible server."""
+
+    underway: Collection[str] = ()
 
     def __init__(self, *, base_url: str | None, api_key_env: str | None, timeout_s: float) -> None:
         import openai
 
         _quiet("openai")
         self._is_openai = base_url is None
-        url = base_url or OPENAI_URL
+        url = (base_url or OPENAI_URL).rstrip("/")
         self.endpoint = f"openai {url}"
         # a server of one's own mostly wants no key; OpenAI's key goes elsewhere only if it is named
-        self._key = read_key(api_key_env or ("OPENAI_API_KEY" if self._is_openai else None))
-        self._sdk = openai
-        self._client = openai.OpenAI(api_key=self._key or "none", base_url=url, timeout=timeout_s, max_retries=0)
+        key = read_key(api_key_env or ("OPENAI_API_KEY" if self._is_openai else None))
+        self.errors = (openai.OpenAIError, json.JSONDecodeError)
+        self.sdk = openai.OpenAI(api_key=key or "none", base_url=url, timeout=timeout_s, max_retries=0)
         self._format = 0
+        self._gives_odds = True
 
     def send(self, request: ChatRequest) -> Reply:
         """One attempt; a server that does not know the schema is asked in a plainer way, and that is remembered."""
@@ -75,6 +77,9 @@ class OpenAIChat:
             try:
                 reply = self._send(request, FORMATS[level])
             except RejectedError as failure:
+                if self._gives_odds and request.logprobs and "logprob" in failure.detail.lower():
+                    self._gives_odds = False  # reasoning models and some servers refuse the question itself
+                    return self.send(request)
                 if level + 1 == len(FORMATS) or not self._may_be_the_format(failure):
                     raise
             else:
@@ -82,8 +87,19 @@ class OpenAIChat:
                 return reply
         raise AssertionError("the last format either returns or raises")
 
+    def stop(self) -> None:
+        """A call ends by its own time-out."""
+
     def _send(self, request: ChatRequest, level: str) -> Reply:
-        system = request.system if level == "json_schema" else f"{request.system}\n\n{_schema_in_words(request)}"
+        try:
+            answer = self.sdk.chat.completions.create(**self.body(request, level))
+        except self.errors as error:
+            raise failure_of(error) from None
+        return self.read(answer)
+
+    def body(self, request: ChatRequest, level: str = "json_schema") -> dict[str, Any]:
+        """The request as this vendor takes it."""
+        system = request.system if level == "json_schema" else f"{request.system}\n\n{schema_in_words(request)}"
         body: dict[str, Any] = {
             "model": request.model,
             "messages": [{"role": "system", "content": system}, {"role": "user", "content": request.user}],
@@ -95,13 +111,12 @@ class OpenAIChat:
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         elif level == "json_object":
             body["response_format"] = {"type": "json_object"}
-        try:
-            answer = self._client.chat.completions.create(**body)
-        except (self._sdk.OpenAIError, json.JSONDecodeError) as error:
-            raise failure_of(error, self._key) from None
-        return self._read(answer)
+        if request.logprobs and self._gives_odds:
+            body |= {"logprobs": True, "top_logprobs": N_ALTERNATIVES}
+        return body
 
-    def _read(self, answer: Any) -> Reply:
+    def read(self, answer: Any) -> Reply:
+        """The reply in a `ChatCompletion`."""
         choices = getattr(answer, "choices", None)
         if not choices:
             raise TransientError("bad_body", "the server's answer has no choices")
@@ -110,7 +125,10 @@ class OpenAIChat:
         stop: Stop = "refusal" if refusal or finish == "content_filter" else "length" if finish == "length" else "end"
         usage = getattr(answer, "usage", None)
         counts = Usage(getattr(usage, "prompt_tokens", 0) or 0, getattr(usage, "completion_tokens", 0) or 0)
-        return Reply(refusal or message.content or "", stop, counts)
+        said = refusal or message.content or ""
+        text = redact(said)
+        # the pieces of an echoed key are in the odds too
+        return Reply(text, stop, counts, _odds_of(choices[0]) if text == said else None)
 
     def _may_be_the_format(self, failure: CallError) -> bool:
         is_named = any(word in failure.detail.lower() for word in SCHEMA_WORDS)
@@ -120,28 +138,41 @@ class OpenAIChat:
 class AnthropicMessages:
     """The Messages API with `output_config.format`."""
 
+    underway: Collection[str] = ()
+
     def __init__(self, *, base_url: str | None, api_key_env: str | None, timeout_s: float) -> None:
         import anthropic
 
         _quiet("anthropic")
-        url = base_url or ANTHROPIC_URL
+        url = (base_url or ANTHROPIC_URL).rstrip("/")
         self.endpoint = f"anthropic {url}"
-        self._key = read_key(api_key_env or ("ANTHROPIC_API_KEY" if base_url is None else None))
-        self._sdk = anthropic
-        self._client = anthropic.Anthropic(api_key=self._key or "none", base_url=url, timeout=timeout_s, max_retries=0)
+        key = read_key(api_key_env or ("ANTHROPIC_API_KEY" if base_url is None else None))
+        self.errors = (anthropic.AnthropicError, json.JSONDecodeError)
+        self.sdk = anthropic.Anthropic(api_key=key or "none", base_url=url, timeout=timeout_s, max_retries=0)
 
     def send(self, request: ChatRequest) -> Reply:
         """One attempt."""
         try:
-            answer = self._client.messages.create(
-                model=request.model,
-                system=request.system,
-                messages=[{"role": "user", "content": request.user}],
-                max_tokens=request.max_output_tokens,
-                output_config={"format": {"type": "json_schema", "schema": wire_schema(request.schema)}},
-            )
-        except (self._sdk.AnthropicError, json.JSONDecodeError) as error:
-            raise failure_of(error, self._key) from None
+            answer = self.sdk.messages.create(**self.body(request))
+        except self.errors as error:
+            raise failure_of(error) from None
+        return self.read(answer)
+
+    def stop(self) -> None:
+        """A call ends by its own time-out."""
+
+    def body(self, request: ChatRequest) -> dict[str, Any]:
+        """The request as this vendor takes it."""
+        return {
+            "model": request.model,
+            "system": request.system,
+            "messages": [{"role": "user", "content": request.user}],
+            "max_tokens": request.max_output_tokens,
+            "output_config": {"format": {"type": "json_schema", "schema": wire_schema(request.schema)}},
+        }
+
+    def read(self, answer: Any) -> Reply:
+        """The reply in a `Message`."""
         content = getattr(answer, "content", None)
         if content is None:
             raise TransientError("bad_body", "the server's answer has no content")
@@ -153,10 +184,12 @@ class AnthropicMessages:
         }
         usage = getattr(answer, "usage", None)
         counts = Usage(getattr(usage, "input_tokens", 0) or 0, getattr(usage, "output_tokens", 0) or 0)
-        return Reply(text, by_reason.get(answer.stop_reason, "end"), counts)
+        return Reply(redact(text), by_reason.get(answer.stop_reason, "end"), counts)
 
 
-def make_vendor(name: str, *, base_url: str | None, api_key_env: str | None, timeout_s: float) -> Vendor:
+def make_vendor(
+    name: str, *, base_url: str | None, api_key_env: str | None, timeout_s: float
+) -> OpenAIChat | AnthropicMessages:
     """The vendor called `openai` or `anthropic`.
 
     Raises:
@@ -170,7 +203,7 @@ def make_vendor(name: str, *, base_url: str | None, api_key_env: str | None, tim
 
 
 def read_key(variable: str | None) -> str | None:
-    """The key in an environment variable; None if no variable is asked for.
+    """The key in an environment variable, from now on blacked out of every log; None if no variable is asked for.
 
     Raises:
         JudgeError: the variable is empty or not set.
@@ -183,44 +216,23 @@ def read_key(variable: str | None) -> str | None:
             f"judge: no API key in the environment variable {variable}. "
             'Export it, or use judge = "offline" or "files:DIR".'
         )
+    hide(key)
     return key
 
 
-def failure_of(error: Exception, key: str | None) -> CallError:
-    """The kind of failure behind an exception of either SDK (both have the same shape)."""
-    detail = redacted(str(error), key)
-    status = getattr(error, "status_code", None)
-    if status is None or status < 400:
-        reason = "timeout" if "timeout" in type(error).__name__.lower() else "connection"
-        return TransientError("bad_body" if isinstance(error, ValueError) or status else reason, detail)
-    reason = f"http_{status}"
-    # before the transient ones: a spent quota comes as 429 (OpenAI) or 400 (Anthropic), and waiting does not fill it
-    if status in FATAL_STATUS or any(word in detail.lower() for word in SPENT_WORDS):
-        return FatalError(reason, detail)
-    if status in TRANSIENT_STATUS or status >= 500:
-        return TransientError(reason, detail, retry_after_s(getattr(error, "response", None)))
-    return RejectedError(reason, detail)
+def _odds_of(choice: Any) -> tuple[TokenOdds, ...] | None:
+    """Probabilities of a chat completion's tokens; None where the server gave none."""
+    tokens = getattr(getattr(choice, "logprobs", None), "content", None)
+    if not tokens:
+        return None
+    return tuple(
+        TokenOdds(token.token, tuple((top.token, math.exp(top.logprob)) for top in token.top_logprobs or ()))
+        for token in tokens
+    )
 
 
-def retry_after_s(response: Any) -> float | None:
-    """Seconds that the server asks to wait, from `retry-after-ms` or `retry-after` (seconds or a date)."""
-    headers: Mapping[str, str] = getattr(response, "headers", {})
-    asked = headers.get("retry-after", "")
-    with contextlib.suppress(ValueError):
-        return max(0.0, float(headers["retry-after-ms"]) / 1000 if "retry-after-ms" in headers else float(asked))
-    with contextlib.suppress(ValueError):
-        return max(0.0, email.utils.parsedate_to_datetime(asked).timestamp() - time.time())
-    return None
-
-
-def redacted(text: str, key: str | None) -> str:
-    """One line of at most 300 characters without the key, which some servers echo."""
-    if key:
-        text = text.replace(key, "[key]")
-    return " ".join(text.split())[:300]
-
-
-def _schema_in_words(request: ChatRequest) -> str:
+def schema_in_words(request: ChatRequest) -> str:
+    """For whoever takes no schema of its own."""
     return f"Reply with one JSON object and nothing else. It must fit this JSON schema:\n{json.dumps(request.schema)}"
 
 

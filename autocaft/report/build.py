@@ -50,7 +50,7 @@ def build_report(
         sets: `sets.json` of the select stage (`arms`, `counts`, `matching`).
         discovery: `live_by_layer`, `dead_by_layer`, `always_on_by_layer` (layer -> count), as far as known.
         judge: at least `name` (`offline`, `openai:MODEL`, ...); `undesired`, `wanted` and `threshold` are shown.
-        cost: `input_tokens`, `output_tokens`, `usd`, as far as known.
+        cost: `input_tokens`, `output_tokens`, `usd`, `usd_held` (for answers that never came), as far as known.
         timing: seconds by stage or step, in the order of the run.
         model: `spec`; `provenance` says in words what the weights are, if they are not the original ones.
         data: `splits`: split -> `{"n": ..., "sha256": ..., "path": ...}`.

@@ -29,10 +29,19 @@ Advance = Callable[[int], None]
 KEY_PATTERN = re.compile(r"(?<![A-Za-z0-9])(sk-|hf_)[A-Za-z0-9_-]{8,}|(?<=Bearer )\S{8,}")
 SECRET_NAMES = re.compile(r".*_API_KEY|HF_TOKEN|HUGGING_FACE_HUB_TOKEN")
 HIDDEN = "[hidden key]"
+_known_keys: set[str] = set()
+
+
+def hide(key: str) -> None:
+    """From now on black out this key too, whatever its variable is called."""
+    _known_keys.add(key)
 
 
 def redact(text: str) -> str:
-    """`text` without API keys: what looks like one, and the values of `*_API_KEY` and `HF_TOKEN` variables."""
+    """`text` without API keys: what looks like one, the values of `*_API_KEY` and `HF_TOKEN` variables, and the keys
+    that this process was told to hide."""
+    for key in _known_keys:
+        text = text.replace(key, HIDDEN)
     for name, value in os.environ.items():
         # Short values are placeholders of local servers (`EMPTY`, `none`) and would black out plain words.
         if SECRET_NAMES.fullmatch(name) and len(value) >= 8:

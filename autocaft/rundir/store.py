@@ -1,4 +1,5 @@
-"""The record of a run: which steps are done, and every paid answer. One SQLite file, `run.sqlite`.
+"""The record of a run: which steps are done, every paid answer, and the money that is held for answers on their way.
+One SQLite file, `run.sqlite`.
 
 In: what the runner and the judges tell. Out: the same after a kill at any moment: WAL with synchronous=FULL means
 that what was told is on the disk when the call returns.
@@ -12,7 +13,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,7 @@ from autocaft.errors import DataError
 from autocaft.rundir.files import disk_errors
 
 STORE_NAME = "run.sqlite"
-VERSION = 1
+VERSION = 2
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS steps (
     name TEXT PRIMARY KEY, stage TEXT NOT NULL, fingerprint TEXT NOT NULL, status TEXT NOT NULL,
@@ -31,8 +32,15 @@ CREATE TABLE IF NOT EXISTS steps (
     process_peak_rss_mb REAL NOT NULL, message TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS answers (
     key TEXT PRIMARY KEY, judge TEXT NOT NULL, request TEXT NOT NULL, response TEXT NOT NULL,
-    input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL, at TEXT NOT NULL);
+    input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL, at TEXT NOT NULL, nano_usd INTEGER);
+CREATE TABLE IF NOT EXISTS holds (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL, judge TEXT NOT NULL,
+    tokens INTEGER NOT NULL, nano_usd INTEGER, at TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS batches (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, endpoint TEXT NOT NULL, keys TEXT NOT NULL, vendor_id TEXT,
+    started_at REAL NOT NULL);
 """
+NEW_IN_2 = "ALTER TABLE answers ADD COLUMN nano_usd INTEGER"
 
 Status = Literal["started", "done", "failed", "emptying"]
 
@@ -68,6 +76,35 @@ class AnswerRow:
     input_tokens: int
     output_tokens: int
     at: str
+    nano_usd: int | None
+    """What it cost, in billionths of a dollar (whole numbers add up exactly); None where no price was known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """The cost of one answer, or what is held for one."""
+
+    key: str
+    judge: str
+    input_tokens: int
+    output_tokens: int
+    """A hold puts all its tokens here."""
+    nano_usd: int | None
+    is_held: bool
+    """The answer never came, or has not come yet: this is the most it can have cost."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRow:
+    """One batch of questions that was handed to a vendor, or was about to be."""
+
+    id: int
+    endpoint: str
+    keys: tuple[str, ...]
+    vendor_id: str | None
+    """The vendor's name for it; None if the process ended while handing it over."""
+    started_at: float
+    """Unix time just before it was handed over."""
 
 
 class RunStore:
@@ -100,10 +137,12 @@ class RunStore:
             raise
         self._connection.execute("PRAGMA synchronous=FULL")
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, VERSION):
+        if version not in (0, 1, VERSION):
             raise DataError(f"{self.path} was made by another version of autocaft (record {version}, here {VERSION}).")
         self._connection.executescript(SCHEMA)
-        if version == 0:
+        if version == 1:
+            self._connection.execute(NEW_IN_2)
+        if version != VERSION:
             self._connection.execute(f"PRAGMA user_version={VERSION}")
 
     def __enter__(self) -> Self:
@@ -176,16 +215,90 @@ class RunStore:
         return [_answer_row(row) for row in self._query("SELECT * FROM answers ORDER BY rowid")]
 
     def add_answer(
-        self, key: str, judge: str, request: Any, response: Any, input_tokens: int, output_tokens: int
+        self,
+        key: str,
+        judge: str,
+        request: Any,
+        response: Any,
+        input_tokens: int,
+        output_tokens: int,
+        *,
+        nano_usd: int | None = None,
+        hold: int | None = None,
     ) -> None:
-        """Keep an answer; it is on the disk when this returns. A second answer to the same key is not kept."""
-        self._query(
-            "INSERT OR IGNORE INTO answers VALUES (:key, :judge, :request, :response, :n_in, :n_out, :at)",
-            {
-                "key": key, "judge": judge, "request": json.dumps(request), "response": json.dumps(response),
-                "n_in": input_tokens, "n_out": output_tokens, "at": _now(),
-            },
-        )  # fmt: skip
+        """Keep an answer and let go of what was held for it, in one transaction; it is on the disk when this returns.
+
+        A second answer to the same key is not kept, and its hold stays: it was paid for as well.
+        """
+        answer = {
+            "key": key, "judge": judge, "request": json.dumps(request), "response": json.dumps(response),
+            "n_in": input_tokens, "n_out": output_tokens, "at": _now(), "nano_usd": nano_usd, "hold": hold,
+        }  # fmt: skip
+        with self._turn, disk_errors(self.path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                added = self._connection.execute(
+                    "INSERT OR IGNORE INTO answers VALUES"
+                    " (:key, :judge, :request, :response, :n_in, :n_out, :at, :nano_usd)",
+                    answer,
+                )
+                if added.rowcount:
+                    self._connection.execute("DELETE FROM holds WHERE id = :hold", answer)
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:  # a full disk has rolled back by itself
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    # Money
+
+    def hold(self, key: str, judge: str, tokens: int, nano_usd: int | None) -> int:
+        """Hold the most that a question can cost, before it is sent. Gives the hold's id."""
+        rows = self._query(
+            "INSERT INTO holds (key, judge, tokens, nano_usd, at) VALUES (:key, :judge, :tokens, :nano_usd, :at)"
+            " RETURNING id",
+            {"key": key, "judge": judge, "tokens": tokens, "nano_usd": nano_usd, "at": _now()},
+        )
+        return int(rows[0]["id"])
+
+    def release(self, hold: int) -> None:
+        """Let go of a hold: the question was not answered and cost nothing."""
+        self._query("DELETE FROM holds WHERE id = :hold", {"hold": hold})
+
+    def holds_of(self, key: str) -> list[int]:
+        """Holds for one question, oldest first."""
+        return [row["id"] for row in self._query("SELECT id FROM holds WHERE key = :key ORDER BY id", {"key": key})]
+
+    def charges(self) -> list[Charge]:
+        """All that this run has cost or may have cost."""
+        rows = self._query(
+            "SELECT key, judge, input_tokens, output_tokens, nano_usd, 0 AS is_held FROM answers"
+            " UNION ALL SELECT key, judge, 0, tokens, nano_usd, 1 FROM holds"
+        )
+        return [Charge(**{**dict(row), "is_held": bool(row["is_held"])}) for row in rows]
+
+    # Batches
+
+    def start_batch(self, endpoint: str, keys: Sequence[str], started_at: float) -> int:
+        """Say that a batch is about to be handed over; gives its id here."""
+        rows = self._query(
+            "INSERT INTO batches (endpoint, keys, started_at) VALUES (:endpoint, :keys, :at) RETURNING id",
+            {"endpoint": endpoint, "keys": json.dumps(list(keys)), "at": started_at},
+        )
+        return int(rows[0]["id"])
+
+    def name_batch(self, batch: int, vendor_id: str) -> None:
+        """Keep the vendor's name for a batch, before anybody asks how it is."""
+        self._query("UPDATE batches SET vendor_id = :name WHERE id = :id", {"name": vendor_id, "id": batch})
+
+    def end_batch(self, batch: int) -> None:
+        """Forget a batch: its answers are kept, or it never came to be."""
+        self._query("DELETE FROM batches WHERE id = :id", {"id": batch})
+
+    def batches(self, endpoint: str) -> list[BatchRow]:
+        """Batches that have not ended, oldest first."""
+        rows = self._query("SELECT * FROM batches WHERE endpoint = :endpoint ORDER BY id", {"endpoint": endpoint})
+        return [BatchRow(**{**dict(row), "keys": tuple(json.loads(row["keys"]))}) for row in rows]
 
 
 def _step_row(row: sqlite3.Row) -> StepRow:

@@ -15,9 +15,10 @@ from autocaft.calibrate.run import calibrate, text_of
 from autocaft.cli.actions import calibrate_judge
 from autocaft.errors import ConfigError, JudgeError
 from autocaft.judge.options import JudgeOptions
-from autocaft.llm.client import AnswerStore, MemoryStore
+from autocaft.llm.client import MemoryStore
 from autocaft.rundir.files import read_json, read_jsonl
 from autocaft.rundir.progress import NullProgress
+from autocaft.rundir.store import RunStore
 
 FEW = {"tuning": ("fruit", "drinks", "countries", "rooms"), "held_out": ("joy", "fear", "tools", "vehicles")}
 
@@ -36,7 +37,7 @@ def few(split: Split) -> list[Planted]:
     return [concept for concept in load_concepts(split) if concept.name in FEW[split]]
 
 
-def run(server: FakeVendor | None, split: Split, out: Path, materials: Path, store: AnswerStore | None = None) -> Any:
+def run(server: FakeVendor | None, split: Split, out: Path, materials: Path, store: RunStore | None = None) -> Any:
     options = JudgeOptions(undesired="-", wanted="-")
     if server is not None:
         options = options.model_copy(update={"judge": "openai:m", "base_url": server.url + "/v1", "concurrency": 1})

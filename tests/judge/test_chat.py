@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from planted import direction, planted, truthful
 from autocaft.errors import JudgeError
 from autocaft.judge.options import JudgeOptions
 from autocaft.judge.stage import judge_directions, make_judge
-from autocaft.llm.client import AnswerStore, MemoryStore
+from autocaft.llm.client import MemoryStore
 from autocaft.records import Direction, Example, Verdict
 from autocaft.rundir.files import read_records
 from autocaft.rundir.progress import NullProgress
@@ -39,7 +40,7 @@ def options(vendor: str, server: FakeVendor, **more: Any) -> JudgeOptions:
 
 
 def run(
-    data: Planted, server: FakeVendor, out: Path, vendor: str = "openai", store: AnswerStore | None = None, **more: Any
+    data: Planted, server: FakeVendor, out: Path, vendor: str = "openai", store: RunStore | None = None, **more: Any
 ) -> tuple[list[Verdict], dict[str, Any]]:
     chosen = options(vendor, server, **more)
     judge = make_judge(chosen, store=store or MemoryStore())
@@ -407,3 +408,17 @@ def test_a_direction_without_held_out_windows_costs_nothing(tmp_path: Path) -> N
         verdicts, _ = run(data, server, tmp_path)
     assert [verdict.unscored_reason for verdict in verdicts] == ["no_verify_windows", "no_windows"]
     assert not server.asked
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_batches_give_the_same_verdicts_in_one_batch_a_round(
+    vendor: str, two_directions: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from autocaft.llm import batch
+
+    monkeypatch.setattr(batch, "BatchVendor", partial(batch.BatchVendor, linger_s=0.2, poll_s=0.05))
+    with serving(truthful) as server:
+        one_by_one, _ = run(two_directions, server, tmp_path / "one by one", vendor)
+        in_batches, _ = run(two_directions, server, tmp_path / "batches", vendor, batch=True)
+        assert [len(made["rows"]) for made in server.batches.made.values()] == [2, 2, 2]
+    assert in_batches == one_by_one

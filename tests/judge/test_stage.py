@@ -103,7 +103,7 @@ def test_verdicts_of_another_method_are_not_taken_over(two_directions: Planted, 
 
 @pytest.mark.parametrize("judge", ["gpt", "openai", "openai:", "files:", "other:model"])
 def test_an_unknown_judge_is_refused_with_the_menu(judge: str) -> None:
-    with pytest.raises(ValidationError, match="offline, openai:MODEL, anthropic:MODEL or files:DIR"):
+    with pytest.raises(ValidationError, match="openai:MODEL, anthropic:MODEL, local:MODEL or files:DIR"):
         JudgeOptions(judge=judge, **CONCEPT)
 
 

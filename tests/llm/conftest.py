@@ -1,8 +1,9 @@
-"""Makes `fake_vendor` importable from the tests of both rooms that talk to a vendor."""
+"""Makes the helpers of this room and of `tests/judge` importable."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+for folder in ("judge", "llm"):
+    sys.path.insert(0, str(Path(__file__).parents[1] / folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import threading
@@ -13,7 +14,7 @@ import pytest
 from fake_vendor import Answer, Asked, FakeVendor, Script, serving
 
 from autocaft.errors import JudgeError
-from autocaft.llm.client import AnswerStore, LanguageClient, MemoryStore, TokenBudget
+from autocaft.llm.client import LanguageClient, MemoryStore
 from autocaft.llm.outcomes import ChatRequest
 from autocaft.llm.vendors import make_vendor
 from autocaft.rundir.store import RunStore
@@ -38,7 +39,7 @@ def key_in_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def client(
-    name: str, server: FakeVendor, store: AnswerStore | None = None, *, patience_s: float = 20.0, **options: Any
+    name: str, server: FakeVendor, store: RunStore | None = None, *, patience_s: float = 20.0, **options: Any
 ) -> LanguageClient:
     url = server.url + ("/v1" if name == "openai" else "")
     vendor = make_vendor(name, base_url=url, api_key_env="TEST_KEY", timeout_s=5.0)
@@ -69,7 +70,7 @@ def test_the_schema_is_sent_without_limits_and_checked_with_them(name: str) -> N
 @pytest.mark.parametrize(
     ("answer", "kind", "reason"),
     [
-        (Answer('{"score": 4', stop="length"), "parse_failure", "truncated"),
+        (Answer('{"score": 4', stop="length"), "truncated", "truncated"),
         (Answer('{"score": 4'), "parse_failure", "parse_failure"),
         (Answer('{"score": NaN}'), "parse_failure", "parse_failure"),
         (Answer('{"score": 4, "more": 1}'), "parse_failure", "parse_failure"),
@@ -111,7 +112,7 @@ def test_a_retry_after_beyond_all_patience_is_not_slept_through() -> None:
     with serving(always("", status=429, headers={"retry-after": "3600"})) as server:
         start = time.monotonic()
         outcome = client("openai", server, patience_s=5.0).ask(request())
-    assert (outcome.kind, outcome.reason) == ("failed", "http_429")
+    assert (outcome.kind, outcome.reason) == ("rate_limited", "http_429")
     assert time.monotonic() - start < 4.0
 
 
@@ -179,7 +180,7 @@ def test_nothing_is_bought_twice_even_by_another_process(name: str, tmp_path: Pa
 
 def test_an_answer_is_stored_before_it_is_read() -> None:
     class Broken(MemoryStore):
-        def add_answer(self, *args: Any) -> None:
+        def add_answer(self, *args: Any, **kwargs: Any) -> None:
             raise OSError("disk")
 
     with serving(always('{"score": 7}')) as server, pytest.raises(OSError, match="disk"):
@@ -214,23 +215,40 @@ def test_a_server_without_json_schema_is_asked_more_plainly_and_that_is_remember
     assert form == "json_schema" or '"additionalProperties": false' in last.system
 
 
-def test_the_budget_is_never_passed_and_survives_a_restart() -> None:
+def odds_request() -> ChatRequest:
+    return dataclasses.replace(request(), logprobs=True)
+
+
+def test_token_odds_come_with_the_reply_and_again_from_the_store() -> None:
+    odds = [('{"score": ', {'{"score": ': 1.0}), ("40", {"40": 0.75, "50": 0.25}), ("}", {"}": 1.0})]
     store = MemoryStore()
-    with serving(always('{"score": 1}')) as server:
-        reasons = []
-        for start in (0, 40):
-            asker = client("openai", server, store, max_total_tokens=500)
-            reasons += [asker.ask(request(str(n))).reason for n in range(start, start + 40)]
-        spent = sum(row.input_tokens + row.output_tokens for row in store.answers())
-    assert 0 < spent <= 500
-    assert reasons[0] is None and reasons[-1] == "budget"
+    with serving(always('{"score": 40}', odds=odds)) as server:
+        outcomes = [client("openai", server, store).ask(odds_request()) for _ in range(2)]
+        assert client("openai", server, store).ask(request()).token_odds is None, "odds nobody asked for"
+    assert len(server.asked) == 2 and "logprobs" not in server.asked[1].body
+    for outcome in outcomes:
+        assert outcome.token_odds is not None and [token.text for token in outcome.token_odds] == [t for t, _ in odds]
+        assert dict(outcome.token_odds[1].alternatives) == pytest.approx({"40": 0.75, "50": 0.25})
 
 
-def test_a_budget_reserves_what_is_in_flight() -> None:
-    budget = TokenBudget(100)
-    assert budget.reserve(60) and not budget.reserve(60)
-    budget.settle(60, 10)
-    assert budget.reserve(60) and budget.spent == 70
+def test_a_vendor_without_token_odds_gives_none() -> None:
+    with serving(always('{"score": 40}')) as server:
+        assert client("anthropic", server).ask(odds_request()).token_odds is None
+        assert client("openai", server).ask(odds_request()).token_odds is None
+
+
+def test_a_model_that_refuses_the_question_for_odds_is_asked_without() -> None:
+    def script(asked: Asked) -> Answer:
+        return (
+            Answer(status=400, error="logprobs are not supported")
+            if "logprobs" in asked.body
+            else Answer('{"score": 1}')
+        )
+
+    with serving(script) as server:
+        asker = client("openai", server)
+        assert [asker.ask(odds_request()).value for _ in range(2)] == [{"score": 1}] * 2
+        assert len(server.asked) == 2
 
 
 def test_the_key_goes_only_to_the_server_it_is_named_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +269,7 @@ def test_addresses_in_the_environment_are_not_used(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://evil.example")
     for name in VENDORS:
         vendor = make_vendor(name, base_url=None, api_key_env="TEST_KEY", timeout_s=5.0)
-        assert "evil" not in str(vendor._client.base_url) and "evil" not in vendor.endpoint  # type: ignore[attr-defined]
+        assert "evil" not in str(vendor.sdk.base_url) and "evil" not in vendor.endpoint
 
 
 @pytest.mark.parametrize("name", VENDORS)

@@ -54,6 +54,32 @@ def test_writes_are_durable(tmp_path: Path) -> None:
         assert store._query("PRAGMA synchronous")[0][0] == 2
 
 
+def test_an_answer_and_the_end_of_its_hold_are_one_transaction(tmp_path: Path) -> None:
+    with RunStore(tmp_path / "run.sqlite") as store:
+        first, second = (store.hold("k", "j", 100, 2_000) for _ in range(2))
+        with pytest.raises(TypeError):
+            store.add_answer("k", "j", {}, {"a": object()}, 1, 1, hold=first)
+        assert store.holds_of("k") == [first, second] and store.answers() == []
+        store.add_answer("k", "j", {}, {}, 40, 2, nano_usd=700, hold=first)
+        store.add_answer("k", "j", {}, {}, 40, 2, nano_usd=700, hold=second)
+        assert [(c.is_held, c.nano_usd) for c in store.charges()] == [(False, 700), (True, 2_000)]
+
+
+def test_a_record_of_the_version_before_keeps_its_answers(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "run.sqlite") as old:
+        old.execute(
+            "CREATE TABLE answers (key TEXT PRIMARY KEY, judge TEXT NOT NULL, request TEXT NOT NULL, response TEXT NOT"
+            " NULL, input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL, at TEXT NOT NULL)"
+        )
+        old.execute("INSERT INTO answers VALUES ('k', 'j', '{}', '{}', 10, 5, 'then')")
+        old.execute("PRAGMA user_version=1")
+    old.close()
+    for _ in range(2):
+        with RunStore(tmp_path / "run.sqlite") as store:
+            row = store.answer("k")
+            assert row is not None and row.input_tokens == 10 and row.nano_usd is None
+
+
 def test_a_foreign_file_and_another_version_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.sqlite").write_text("not a database, " * 100)
     with pytest.raises(DataError, match="not a run record"):

@@ -1,0 +1,186 @@
+"""How large a run will be, and what its judge will cost, before anything is bought.
+
+In: a run and its folder. Out: lines for `autocaft plan`. The requests that are counted are those the judge would send,
+about the mined windows where they are there and else about windows of generic text of the same length. The decision a
+reader would question: tokens are counted with the base model's tokenizer, whoever the judge is. Vendors do not give
+theirs away; the count at most rests on bytes and needs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autocaft.judge.base import Card, Concept
+from autocaft.judge.options import JudgeOptions
+from autocaft.llm.outcomes import Usage
+from autocaft.llm.prices import NANO, Price
+from autocaft.preflight import light_tokenizer
+from autocaft.records import Direction, Example, Source
+from autocaft.rundir.files import read_records
+from autocaft.rundir.store import STORE_NAME, RunStore
+
+if TYPE_CHECKING:
+    from autocaft.stages import Run
+
+CHARS_PER_TOKEN = 4.4
+"""Of English text; used where no tokenizer is on this disk, and for the length of a reply."""
+TEMPLATE_TOKENS = 12
+"""A chat template's own tokens around a system and a user message."""
+Count = Callable[[str], int]
+ON_DISK = {
+    "acts": "the base model's activations",
+    "compared": "its activations on the compared texts, only where base and tuned do not fit into memory together",
+}
+
+
+def estimate(run: Run, run_dir: Path) -> list[str]:
+    """Sizes and costs of a run, in lines."""
+    from autocaft.discover.collect import plan_bytes
+
+    config = run.config
+    n_trainings = len(config.seeds) * (1 + sum(arm.is_ablated for arm in config.parsed_arms))
+    lines = [
+        "",
+        f"{len(run.train_rows):,} training rows, {n_trainings} trainings of {config.tune.epochs:g} epochs",
+    ]
+    n_layers, width = run.weights.n_layers, run.weights.d_model
+    if n_layers is not None and width is not None:
+        sizes = plan_bytes(n_rows=len(run.train_rows), n_layers=len(config.layers), width=width, options=config.collect)
+        lines += [f"on disk, at most {sizes[name] / 1e6:,.0f} MB: {what}" for name, what in ON_DISK.items()]
+    if config.judge.chat_judges:
+        return lines + judge_lines(run, run_dir)
+    return [*lines, f"judge {config.judge.judge}: no paid call"]
+
+
+@dataclass
+class Calls:
+    """Calls to one reader with their tokens, as expected (no repair, one rating) and at most (a repair for each
+    direction, every rating asked again as often as allowed, every reply as long as allowed, a token a byte)."""
+
+    n_directions: int = 0
+    n_calls: int = 0
+    n_calls_most: int = 0
+    expected: list[Usage] = field(default_factory=list)
+    """Of single calls: a price may have steps by length."""
+    most: list[Usage] = field(default_factory=list)
+
+    def add(self, expected: Sequence[Usage], most: Sequence[Usage], times: int) -> None:
+        """The calls about one direction, and as many others like it."""
+        self.n_directions += times
+        self.n_calls += times * len(expected)
+        self.n_calls_most += times * len(most)
+        self.expected += [*expected] * times
+        self.most += [*most] * times
+
+    def lines(self, reader: str, price: Price | None, *, batch: bool = False) -> list[str]:
+        """For people."""
+        tokens = [f"{sum(u.input_tokens for u in usages):,} in and {sum(u.output_tokens for u in usages):,} out"
+                  for usages in (self.expected, self.most)]  # fmt: skip
+        lines = [
+            f"{reader}: {self.n_directions:,} directions, {self.n_calls:,} calls, at most {self.n_calls_most:,}"
+            + (" (batches)" if batch else ""),
+            f"  tokens: about {tokens[0]}; at most {tokens[1]}",
+        ]
+        if price is None:
+            return [*lines, f"  dollars: the price of {reader} is not known; give it in judge.prices"]
+        usd, usd_most = (sum(price.nano_usd(usage) for usage in usages) / NANO for usages in (self.expected, self.most))
+        return [*lines, f"  dollars: about ${usd:,.2f}; at most ${usd_most:,.2f} ({price.source})"]
+
+
+def judge_lines(run: Run, run_dir: Path) -> list[str]:
+    """Calls, tokens and dollars of each reader that is asked, and what the run has spent so far."""
+    from autocaft.judge.stage import price_of
+
+    options = run.config.judge
+    tokenizer = light_tokenizer(run.weights)
+    cards = planned_cards(run, run_dir)
+    lines = []
+    for reader, calls in count_calls(cards, options, tokens_by(tokenizer.encode if tokenizer else None)).items():
+        lines += calls.lines(reader, price_of(reader, options), batch=options.batch)
+    if any(times > 1 for _, times in cards):
+        lines.append("  (directions are not mined yet: this is for as many as there can be)")
+    if options.max_usd is not None:
+        lines.append(f"  cap: ${options.max_usd:,.2f} (judge.max_usd)")
+    if (run_dir / STORE_NAME).is_file():
+        with RunStore(run_dir / STORE_NAME) as store:
+            charges = store.charges()
+        spent = sum(charge.nano_usd or 0 for charge in charges if not charge.is_held) / NANO
+        held = sum(charge.nano_usd or 0 for charge in charges if charge.is_held) / NANO
+        n_held = sum(charge.is_held for charge in charges)
+        lines.append(
+            f"  so far: ${spent:,.4f} for {len(charges) - n_held:,} answers, which need no second call"
+            + (f"; at most ${held:,.4f} more for {n_held:,} that never came" if n_held else "")
+        )
+    return lines
+
+
+def count_calls(cards: Sequence[tuple[Card, int]], options: JudgeOptions, count: Count) -> dict[str, Calls]:
+    """What judging the cards takes, by who is asked; each card stands for so many directions."""
+    from autocaft.judge.chat import MAX_RATINGS, planned_requests
+    from autocaft.llm.budget import most_usage
+
+    concept = Concept(options.undesired, options.wanted)
+    calls: dict[str, Calls] = {}
+    for judge in options.chat_judges:
+        reader_by_part = options.readers_of(judge)
+        for card, times in cards:
+            planned = planned_requests(card, concept, judge, options)
+            for reader in dict.fromkeys(reader_by_part.values()):
+                own = [(part, r, n_chars) for part, r, n_chars in planned if reader_by_part[part] == reader]
+                expected = [
+                    Usage(count(r.system) + count(r.user) + TEMPLATE_TOKENS, round(n_chars / CHARS_PER_TOKEN))
+                    for _, r, n_chars in own
+                ]
+                once = [most_usage(request) for _, request, _ in own]
+                again = [u for u, (part, _, _) in zip(once, own, strict=True) if part == "rate"] * (MAX_RATINGS - 1)
+                repair = max(once, key=lambda usage: usage.input_tokens)
+                calls.setdefault(reader, Calls()).add(expected, [*once, *again, repair], times)
+    return calls
+
+
+def tokens_by(encode: Callable[[str], Sequence[int]] | None) -> Count:
+    """A counter of tokens; by length where there is no tokenizer."""
+    return (lambda text: round(len(text) / CHARS_PER_TOKEN)) if encode is None else lambda text: len(encode(text))
+
+
+def planned_cards(run: Run, run_dir: Path) -> list[tuple[Card, int]]:
+    """The cards of the run, or one for each kind of direction and how many of it there can be."""
+    from autocaft.judge.cards import build_cards
+
+    config, options = run.config, run.config.judge
+    directions, examples = run_dir / "decompose/directions.jsonl", run_dir / "mine/examples.jsonl"
+    sizes: dict[str, Any] = {"n_describe": options.n_describe, "n_verify": options.n_verify}
+    if directions.is_file() and examples.is_file():
+        cards = build_cards(read_records(directions, Direction), read_records(examples, Example), **sizes)
+        return [(card, 1) for card in cards if card.poles and card.verify]
+    n_layers = len(config.layers)
+    kinds: dict[Source, int] = {
+        "sae": n_layers * len(config.decompose.rankings) * config.decompose.n_candidates,
+        "pca": n_layers * config.decompose.n_pcs,
+    }
+    texts = [document.text for document in run.generic_documents]
+    planned = []
+    for source, n in kinds.items():
+        if source in config.decompose.sources:
+            direction = Direction(source, config.layers[0], source, 0, 1.0, "")
+            windows = _stand_ins(source, texts, 2 * config.mine.window + 1, options)
+            planned.append((build_cards([direction], windows, **sizes)[0], n))
+    return planned
+
+
+def _stand_ins(source: Source, texts: Sequence[str], n_tokens: int, options: JudgeOptions) -> list[Example]:
+    """Windows as they will be mined, from generic text: as many and as long, one strong token in each."""
+    n_chars = round(n_tokens * CHARS_PER_TOKEN)
+    poles = {"top": 1.0, "random": 0.1, "middle": 0.1} | ({"bottom": -1.0} if source == "pca" else {})
+    examples: list[Example] = []
+    for split in ("describe", "verify"):
+        for pole, strength in poles.items():
+            for _ in range(max(options.n_describe, options.n_verify)):
+                number = len(examples)
+                text = f"{number} {texts[number % len(texts)]}"[:n_chars]
+                tokens = (text[:6], text[6:])
+                examples.append(Example(source, pole, split, str(number), tokens, (strength, 0.0)))  # type: ignore[arg-type]
+    return examples
