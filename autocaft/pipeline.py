@@ -24,8 +24,8 @@ VERSION_BY_STAGE = {
     "collect": 1,
     "decompose": 1,
     "mine": 1,
-    "judge": 1,
-    "select": 1,
+    "judge": 2,
+    "select": 2,
     "train": 1,
     "evaluate": 1,
     "report": 1,
@@ -43,9 +43,6 @@ def build_steps(run: Run, *, final: bool = False) -> list[Step]:
     first = f"tune/seed{config.seeds[0]}"
     weights = {"model": digest(run.weights.identity)}
     train_rows = {f"data.train ({data.train})": sha256_of(data_path(data.train))}
-    prompts = {} if config.judge.judge == "offline" else {"prompts": sha256_of(prompts_dir())}
-    if config.judge.judge.startswith("local:"):
-        prompts["judge's model"] = digest(locate(config.judge.judge.removeprefix("local:")).identity)
 
     tuning = {"dtype": config.dtype, "tune": config.tune, "data": {"chat": data.chat}}
     steps = [
@@ -57,7 +54,7 @@ def build_steps(run: Run, *, final: bool = False) -> list[Step]:
         _step("collect", partial(stages.collect, run, tuned=first), look, _corpus(run), first),
         _step("decompose", partial(stages.decompose, run, tuned=first), {"decompose": config.decompose}, {}, "collect"),
         _step("mine", partial(stages.mine, run), {"mine": config.mine}, {}, "decompose"),
-        _step("judge", partial(stages.judge, run), {"judge": config.judge}, prompts, "mine"),
+        _step("judge", partial(stages.judge, run), {"judge": config.judge}, _readers(run), "mine"),
         _step("select", partial(stages.select, run), {"select": config.select}, _choices(run), "judge"),
     ]
     ablated = [(arm, seed) for arm in config.parsed_arms if arm.is_ablated for seed in config.seeds]
@@ -122,6 +119,14 @@ def _corpus(run: Run) -> dict[str, str]:
     is_file = spec.startswith("builtin:") or spec.endswith((".jsonl", ".gz", ".json"))
     seed = {"data.corpus_seed": str(run.config.data.corpus_seed)}
     return {f"data.corpus ({spec})": sha256_of(data_path(spec)) if is_file else digest(spec), **seed}
+
+
+def _readers(run: Run) -> dict[str, str]:
+    """Identity of the prompts, where anybody reads them, and of the language models in this process that are asked."""
+    options = run.config.judge
+    asked = {"prompts": sha256_of(prompts_dir())} if {options.judge, *options.panel} != {"offline"} else {}
+    local = [reader.removeprefix("local:") for reader in options.chat_readers if reader.startswith("local:")]
+    return asked | {f"judge's model {spec}": digest(locate(spec).identity) for spec in local}
 
 
 def _choices(run: Run) -> dict[str, str]:

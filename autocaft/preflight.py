@@ -12,7 +12,6 @@ from autocaft.data.rows import check_first_tokens, check_no_leak
 from autocaft.errors import ConfigError, DataError
 from autocaft.judge.options import JudgeOptions
 from autocaft.llm.budget import unknown_price
-from autocaft.llm.prices import find_price
 from autocaft.model.locate import Weights
 from autocaft.resources import data_path
 
@@ -45,16 +44,17 @@ def check_inputs(run: Run, *, final: bool) -> None:
 
 
 def check_money(options: JudgeOptions) -> None:
-    """A cap in dollars needs a price: better said now than after hours of tuning.
+    """A cap in dollars needs a price for every reader: better said now than after hours of tuning.
 
     Raises:
-        JudgeError: the price of the judge is not known.
+        JudgeError: the price of a reader is not known.
         ConfigError: the price file cannot be read.
     """
-    file = Path(options.prices).expanduser() if options.prices else None
-    price = find_price(options.judge, base_url=options.base_url, file=file)
-    if options.max_usd is not None and price is None:
-        raise unknown_price(options.judge)
+    from autocaft.judge.stage import price_of
+
+    for reader in options.chat_readers:
+        if price_of(reader, options) is None and options.max_usd is not None:
+            raise unknown_price(reader)
 
 
 def _check_layers(weights: Weights, layers: tuple[int, ...]) -> None:

@@ -148,6 +148,11 @@ class JudgeOptions(Options):
         """Who describes, verifies and rates for this member of the panel (or the judge itself)."""
         return {"describe": judge, "verify": self.verifier or judge, "rate": self.rater or judge}
 
+    @property
+    def chat_readers(self) -> tuple[str, ...]:
+        """Every language model that is asked for anything, once."""
+        return tuple(dict.fromkeys(name for judge in self.chat_judges for name in self.readers_of(judge).values()))
+
     def has_vendor_of(self, reader: str) -> bool:
         """Whether the reader is of the judge's vendor, whose address and key the options give."""
         return reader.partition(":")[0] == self.judge.partition(":")[0]

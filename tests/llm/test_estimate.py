@@ -108,6 +108,9 @@ def test_each_reader_has_its_own_calls_and_price(tmp_path: Path) -> None:
 def test_an_unknown_price_with_a_cap_is_refused_before_anything_runs(tmp_path: Path) -> None:
     refused = plan("--set", "judge.judge=openai:mine", "--max-usd", "1", cwd=tmp_path)
     assert refused.returncode == 11 and "judge.prices" in refused.stderr
+    known = ("--set", "judge.judge=openai:gpt-5-mini", "--set", "judge.rater=openai:mine")
+    refused = plan(*known, "--max-usd", "1", cwd=tmp_path)
+    assert refused.returncode == 11 and "openai:mine" in refused.stderr
 
 
 def test_an_exported_key_plans_no_paid_call(tmp_path: Path) -> None:
