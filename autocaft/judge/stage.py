@@ -2,8 +2,9 @@
 
 In: directions, examples, options and a judge. Out, in the folder it is handed: `cards.jsonl`, `verdicts.jsonl` (both
 in the order of the directions) and `summary.json`. Verdicts are kept one by one in `verdicts.partial.jsonl`, so an
-interrupted run goes on where it was. The decision a reader would question: the summary has tokens and no money. Prices
-change and differ by contract; a wrong figure in a report is worse than none.
+interrupted run goes on where it was. The decision a reader would question: the summary has tokens and no money. Dollars
+are booked where an answer is bought, with the answer (rundir/store.py), and the report takes them from there: a verdict
+that is read again costs nothing.
 """
 
 from __future__ import annotations
@@ -265,5 +266,4 @@ def summarise(
         "agreement": agreement(verdicts) if isinstance(judge, PanelJudge) else None,
         "unscored": dict(sorted(reasons.items())),
         **dataclasses.asdict(total),
-        "cost_usd": None,
     }
