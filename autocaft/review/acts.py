@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from autocaft.errors import ConfigError, DataError, RunLockedError
 from autocaft.records import Record
-from autocaft.rundir.files import disk_errors
+from autocaft.rundir.files import disk_errors, sync
 
 REVIEW_DIR = "review"
 Choice = Literal["ablate", "keep", "unsure"]
@@ -170,7 +170,7 @@ class ActLog:
             self.acts = read_acts(self.path)
             self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             os.ftruncate(self._handle, self.path.read_bytes().rfind(b"\n") + 1)
-            _sync_folder(self.path.parent)
+            sync(self.path.parent)
         return self
 
     def __exit__(
@@ -198,14 +198,6 @@ def _write_all(handle: int, content: bytes) -> None:
     except OSError:
         os.ftruncate(handle, size)
         raise
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def repeats_of(standing: Mapping[tuple[str, int], Answer]) -> Sequence[tuple[Answer, Answer]]:
