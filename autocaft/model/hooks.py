@@ -252,11 +252,16 @@ class _StopForwardError(Exception):
 class Recorder:
     """Run a model up to its deepest chosen block and hand back the residual stream after each chosen one."""
 
-    def __init__(self, model: nn.Module, layers: Sequence[int]) -> None:
+    def __init__(self, model: nn.Module, layers: Sequence[int], *, before_hooks: bool = False) -> None:
+        """Args:
+        before_hooks: read what each block gives, before an open ablation changes it; by default what the next block
+            reads.
+        """
         check_layers(model, tuple(layers))
         assert layers, "Recorder: no layers given"
         self.model = model
         self.layers = tuple(sorted(layers))
+        self.before_hooks = before_hooks
 
     def run(self, **inputs: Tensor) -> dict[int, Tensor]:
         """Activations (B, T, D) by layer, in the model's dtype, attached to the graph if gradients are on.
@@ -268,7 +273,8 @@ class Recorder:
         handles = []
         try:
             for layer in self.layers:
-                handles.append(blocks[layer].register_forward_hook(self._capture(layer, acts_by_layer)))
+                capture = self._capture(layer, acts_by_layer)
+                handles.append(blocks[layer].register_forward_hook(capture, prepend=self.before_hooks))
             self.model(**inputs, use_cache=False)
         except _StopForwardError:
             pass

@@ -577,6 +577,15 @@ def test_recorder_reads_what_the_ablation_left(make_model: MakeModel) -> None:
         assert torch.equal(acts_BTD, next_input(model, LAYER, input_ids=ids_BT))
 
 
+@torch.no_grad()
+def test_recorder_can_read_what_a_block_gives_before_its_ablation(make_model: MakeModel) -> None:
+    model, subspace, ids_BT = make_model("llama"), subspace_at(LAYER), rows()
+    plain_BTD = Recorder(model, [LAYER]).run(input_ids=ids_BT)[LAYER]
+    with ablate(model, [subspace], mode="zero"):
+        before_BTD = Recorder(model, [LAYER], before_hooks=True).run(input_ids=ids_BT)[LAYER]
+    assert torch.equal(before_BTD, plain_BTD)
+
+
 def test_recorder_refuses_a_layer_the_model_lacks(make_model: MakeModel) -> None:
     with pytest.raises(ConfigError, match="out of range"):
         Recorder(make_model("llama"), [5])
