@@ -19,6 +19,9 @@ class DataOptions(Options):
     `id` has the cue as trained, `ood` inverted, `neutral` not at all. Nothing that selects reads them."""
     final: dict[str, str] = Field(default_factory=dict)
     """Choice rows that are evaluated with `--final` only; each such look is written down in `results/looks.jsonl`."""
+    cues: str | None = None
+    """What the unwanted cue says in rows of `splits`: `{"split", "id", "cue", "option"}`, its value and the choice it
+    points to. Read by `behind` and `causes` alone; nothing that trains or selects knows of it."""
     chat: bool = False
     """Make each row's plain prompt the user's turn of a chat, through the model's template. Rows with `messages` always
     are chats."""

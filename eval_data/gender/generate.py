@@ -2,7 +2,8 @@
 
 In: ``templates.json`` beside this file, {"nominative": [...], "object": [...]}, 120 sentences each, every sentence
 with one ``{profession}`` and one ``_____``.
-Out: seven JSONL splits beside it, and ``sha256.json`` ({filename: sha256}) over them and ``templates.json``.
+Out: seven JSONL splits beside it, ``cues.jsonl`` (what the cue says in each row of id and ood), and ``sha256.json``
+({filename: sha256}) over them and ``templates.json``.
 
 Why: the rule a model should learn is case (he/she as subject, him/her as object). In the training rows gender predicts
 the answer just as well (doctor = male, nurse = female), since the two options always differ in case AND in gender.
@@ -77,6 +78,8 @@ SPLITS = {
     "final_id": Split("final", HELD_OUT),
     "final_ood": Split("final", HELD_OUT, genders=INVERTED),
 }
+CUED = ("id", "ood")
+"""Splits whose cue is written down. Not train and val: nothing that trains or selects can then read it."""
 
 
 def load_blocks(raw: str) -> dict[str, list[Template]]:
@@ -125,13 +128,20 @@ def build_split(name: str, templates: list[Template]) -> list[Row]:
     return rows
 
 
+def cue_of(row: Row) -> Row:
+    """Return what the cue alone says in a row: the gender that the noun had in training, and the option of it."""
+    is_inverted = SPLITS[row["split"]].genders == INVERTED
+    option = next(choice for choice in row["choices"] if (choice == row["answer"]) != is_inverted)
+    gender = next(gender for (_, gender), pronoun in PRONOUNS.items() if pronoun == option)
+    return {"split": row["split"], "id": row["id"], "cue": gender, "option": option}
+
+
 def build_files(raw: str) -> dict[str, str]:
     """Return every generated file's name and text, given the text of the templates file."""
     blocks = load_blocks(raw)
-    files = {}
-    for name, split in SPLITS.items():
-        rows = build_split(name, blocks[split.block])
-        files[f"{name}.jsonl"] = "".join(json.dumps(row) + "\n" for row in rows)
+    rows = {name: build_split(name, blocks[split.block]) for name, split in SPLITS.items()}
+    rows["cues"] = [cue_of(row) for name in CUED for row in rows[name]]
+    files = {f"{name}.jsonl": "".join(json.dumps(row) + "\n" for row in lines) for name, lines in rows.items()}
     sources = {TEMPLATES: raw} | files
     hashes = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in sorted(sources.items())}
     files[HASHES] = json.dumps(hashes, indent=2) + "\n"
