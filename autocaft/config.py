@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from autocaft.arms import Arm, parse_arm
+from autocaft.behind.options import BehindOptions, CausesOptions
 from autocaft.data.options import DataOptions
 from autocaft.discover.options import CollectOptions, DecomposeOptions, MineOptions
 from autocaft.errors import ConfigError
@@ -52,11 +53,19 @@ class RunConfig(Options):
     select: SelectOptions = Field(default_factory=SelectOptions)
     train: TrainOptions = Field(default_factory=TrainOptions)
     evaluate: EvaluateOptions = Field(default_factory=EvaluateOptions)
+    behind: BehindOptions = Field(default_factory=BehindOptions)
+    causes: CausesOptions = Field(default_factory=CausesOptions)
 
     @property
     def parsed_arms(self) -> list[Arm]:
         """The arms with what their names say."""
         return [parse_arm(name) for name in self.arms]
+
+    @property
+    def cued_splits(self) -> list[str]:
+        """Splits whose cue somebody reads."""
+        used = [options.splits for options in (self.behind, self.causes) if options.enabled]
+        return list(dict.fromkeys(split for splits in used for split in splits))
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -76,6 +85,13 @@ class RunConfig(Options):
             raise ValueError("a human arm needs `select.file`, a person's choice")
         if "oracle" in selectors and not self.select.oracle_words:
             raise ValueError("an oracle arm needs `select.oracle_words`")
+        if self.cued_splits and not self.data.cues:
+            raise ValueError("`behind` and `causes` need `data.cues`, what the cue says in each row")
+        for split in self.cued_splits:
+            if split not in self.data.splits:
+                raise ValueError(f"`behind` and `causes` read rows of `data.splits`, and {split!r} is none of them")
+        if self.behind.enabled and "tuned" not in self.arms:
+            raise ValueError("`behind` compares each arm with `tuned`; add it to `arms`")
         return self
 
 

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 PACKAGES = ("autocaft", "torch", "transformers", "peft", "accelerate", "sae-lens", "tokenizers", "numpy")
 
 
-def report_parts(run: Run, context: StepContext, measured: Sequence[str], trained: Sequence[str]) -> dict[str, Any]:
+def report_parts(
+    run: Run, context: StepContext, measured: Sequence[str], trained: Sequence[str], looked: Sequence[str]
+) -> dict[str, Any]:
     """Arguments of `report.build.build_report`; stages that no arm needed leave their part empty."""
     folders = [context.dir_of(name) for name in measured]
     found = _discovery(context, trained) if trained else _no_discovery()
@@ -36,6 +38,7 @@ def report_parts(run: Run, context: StepContext, measured: Sequence[str], traine
         "name": context.out.parent.name,
         "metrics": [metric for folder in folders for metric in read_records(folder / "metrics.jsonl", Metric)],
         "rows": [score for folder in folders for score in row_scores(folder / "rows.jsonl")],
+        "behind": _behind(context, looked),
         "timing": _seconds_by_stage(context),
         "versions": _versions(),
         "threads": _threads(),
@@ -65,6 +68,19 @@ def _discovery(context: StepContext, trained: Sequence[str]) -> dict[str, Any]:
         "cost": {key: judged[key] for key in ("n_calls", "input_tokens", "output_tokens") if key in judged}
         | _dollars(context),
     }
+
+
+def _behind(context: StepContext, looked: Sequence[str]) -> dict[str, Any]:
+    """Readings of the probes, moves of the ablated arms, the judge against causes; nothing that was not asked for."""
+    folders = [context.dir_of(name) for name in looked if name.startswith("behind/")]
+    found: dict[str, Any] = {}
+    if folders:
+        found["probes"] = [row for folder in folders for row in read_jsonl(folder / "probe.jsonl")]
+        moved = [folder / "moved.json" for folder in folders]
+        found["moved"] = [read_json(path) for path in moved if path.is_file()]
+    if "causes" in looked:
+        found["causes"] = read_json(context.dir_of("causes") / "summary.json")
+    return found
 
 
 def _dollars(context: StepContext) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The order of a run: which steps there are, what each needs, and what it runs.
 
     tune -> collect -> decompose -> mine -> judge -> select -> train (arms, seeds) -> evaluate (arms, seeds) -> report
+                                                                      behind (arms, seeds), causes: if asked for ^
 
 In: a config. Out: the steps, for the runner to skip, continue or run. Arms and seeds are steps too, so adding one to
 a finished run trains that one alone.
@@ -8,7 +9,7 @@ a finished run trains that one alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from autocaft import stages
@@ -28,7 +29,9 @@ VERSION_BY_STAGE = {
     "select": 2,
     "train": 1,
     "evaluate": 1,
-    "report": 1,
+    "behind": 1,
+    "causes": 1,
+    "report": 2,
 }
 """Counted up when a stage's code changes what it writes: an older run folder is then refused, not mixed."""
 
@@ -71,10 +74,38 @@ def build_steps(run: Run, *, final: bool = False) -> list[Step]:
     steps += _evaluations(run, "evaluate", data.splits, weights)
     if final:
         steps += _evaluations(run, "evaluate-final", data.final, weights)
-    measured = [step.name for step in steps if step.stage == "evaluate"]
-    trained = [step.name for step in steps if step.stage == "train"]
-    report = partial(stages.report, run, measured=measured, trained=trained)
-    return [*steps, _step("report", report, {}, {}, *measured, *trained, derived=True)]
+    steps += _looks_behind(run, first, weights)
+    measured, trained, looked = (
+        [step.name for step in steps if step.stage in names]
+        for names in (("evaluate",), ("train",), ("behind", "causes"))
+    )
+    report = partial(stages.report, run, measured=measured, trained=trained, looked=looked)
+    return [*steps, _step("report", report, {}, {}, *measured, *trained, *looked, derived=True)]
+
+
+def _looks_behind(run: Run, first: str, weights: Mapping[str, str]) -> list[Step]:
+    """What knows the cue, if asked for. It comes last, and of the other steps only the report needs it: it can select
+    nothing."""
+    config = run.config
+    steps: list[Step] = []
+    options: dict[str, object] = {"dtype": config.dtype, "data": {"chat": config.data.chat}}
+    if config.behind.enabled:
+        probing = options | {"behind": config.behind, "layers": config.layers}
+        inputs = {**weights, **_cues(run, config.behind.splits)}
+        # tuned before the ablated arms, which are compared with it
+        for arm in sorted(config.parsed_arms, key=lambda arm: arm.is_ablated):
+            for seed in config.seeds[:1] if arm.name == "base" else config.seeds:
+                trained = _trained_in(arm, seed)
+                call = partial(stages.behind, run, arm=arm, seed=seed, trained=trained)
+                needs = [] if trained is None else [trained, "decompose"]
+                needs += [f"behind/tuned/seed{seed}"] if arm.is_ablated else []
+                steps.append(_step(f"behind/{arm.name}/seed{seed}", call, probing, inputs, *needs))
+    if config.causes.enabled:
+        autocast = {"evaluate": {"autocast": config.evaluate.autocast}}
+        options |= {"causes": config.causes, "train": config.train, **autocast}
+        inputs = {**weights, **_cues(run, config.causes.splits)}
+        steps.append(_step("causes", partial(stages.causes, run, tuned=first), options, inputs, first, "judge"))
+    return steps
 
 
 def _evaluations(run: Run, folder: str, splits: Mapping[str, str], weights: Mapping[str, str]) -> list[Step]:
@@ -119,6 +150,12 @@ def _corpus(run: Run) -> dict[str, str]:
     is_file = spec.startswith("builtin:") or spec.endswith((".jsonl", ".gz", ".json"))
     seed = {"data.corpus_seed": str(run.config.data.corpus_seed)}
     return {f"data.corpus ({spec})": sha256_of(data_path(spec)) if is_file else digest(spec), **seed}
+
+
+def _cues(run: Run, splits: Sequence[str]) -> dict[str, str]:
+    """Content of the rows whose cue is read, and of the cues."""
+    files = {f"data.{split}": run.config.data.splits[split] for split in splits} | {"data.cues": run.config.data.cues}
+    return {f"{key} ({spec})": sha256_of(data_path(spec)) for key, spec in files.items() if spec}
 
 
 def _readers(run: Run) -> dict[str, str]:

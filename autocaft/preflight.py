@@ -30,6 +30,8 @@ def check_inputs(run: Run, *, final: bool) -> None:
     rows_by_split = run.eval_rows(splits)
     for split, rows in rows_by_split.items():
         check_no_leak(train_rows, rows, data_path(splits[split]))
+    if run.config.cued_splits:
+        run.cued_rows(run.config.cued_splits)
     if not run.generic_documents:
         raise DataError(
             f"data.corpus {run.config.data.corpus!r}: no document is left beside the data.n_held_out = "

@@ -1,4 +1,4 @@
-"""The nine stages as steps of a run: load what the stage needs, call its room, leave the artifacts in its folder.
+"""The stages as steps of a run: load what the stage needs, call its room, leave the artifacts in its folder.
 
 In: a `Run` (the settings and where the weights lie) and a `StepContext`. Out: files. Nothing is decided here: this is
 where rooms that must not know each other meet.
@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 from autocaft.arms import Arm
 from autocaft.config import RunConfig
 from autocaft.data.corpus import Document, load_corpus
+from autocaft.data.cues import CuedRow, load_cued_rows
 from autocaft.data.rows import TaskRow, load_rows
 from autocaft.model.locate import Weights, locate
 from autocaft.records import Decision, Example, Verdict
 from autocaft.resources import data_path
-from autocaft.rundir.files import read_records, write_json
+from autocaft.rundir.files import read_json, read_records, write_json, write_jsonl
 from autocaft.rundir.runner import StepContext
 
 if TYPE_CHECKING:
@@ -49,6 +50,12 @@ class Run:
         """Choice rows by split."""
         chat = self.config.data.chat
         return {split: load_rows(data_path(spec), choices_required=True, chat=chat) for split, spec in splits.items()}
+
+    def cued_rows(self, splits: Sequence[str]) -> list[CuedRow]:
+        """Rows of these splits with what the cue says in them: for the two steps that look behind the run alone."""
+        assert self.config.data.cues is not None, "checked by the config"
+        rows = self.eval_rows({split: self.config.data.splits[split] for split in splits})
+        return load_cued_rows(data_path(self.config.data.cues), rows)
 
     @cached_property
     def _generic(self) -> list[Document]:
@@ -185,12 +192,66 @@ def evaluate(run: Run, context: StepContext, arm: Arm, seed: int, trained: str |
     )
 
 
-def report(run: Run, context: StepContext, measured: Sequence[str], trained: Sequence[str]) -> None:
+def behind(run: Run, context: StepContext, arm: Arm, seed: int, trained: str | None) -> None:
+    """Is the cue still readable in this arm, and where did the arm move instead?"""
+    from autocaft.behind.probe import probe_arm
+
+    options = run.config.behind
+    folder = None if trained is None else context.dir_of(trained)
+    model = _load_base(run) if folder is None else _load_trained(run, folder)
+    readings = probe_arm(
+        model,
+        _tokenizer(run),
+        run.cued_rows(options.splits),
+        run.config.layers,
+        options,
+        ablated=_ablation(run, model, arm, folder),
+        label=f"{arm.name}, seed {seed}",
+        progress=context.progress,
+    )
+    del model  # its base is loaded beside it next
+    if folder is not None:
+        _look_at_moves(run, context, arm, seed, folder)
+    write_jsonl(context.out / "probe.jsonl", ({"arm": arm.name, "seed": seed, **r.to_row()} for r in readings))
+
+
+def causes(run: Run, context: StepContext, tuned: str) -> None:
+    """What each candidate alone does to the cue in the tuned model, and whether the judge knew. Validation only."""
+    from autocaft.behind.causes import causes as run_causes
+    from autocaft.discover.decompose import load_covariances
+    from autocaft.model.hooks import ablate
+
+    options = run.config.train
+
+    def ablate_one(model: Any, subspace: Subspace) -> AbstractContextManager[None]:
+        return ablate(
+            model, [subspace], mode=options.mode, strength=options.strength, exempt_first=options.exempt_first
+        )
+
+    run_causes(
+        model=_load_trained(run, context.dir_of(tuned)),
+        tokenizer=_tokenizer(run),
+        rows=run.cued_rows(run.config.causes.splits),
+        found=_directions(context),
+        covariance_by_layer=load_covariances(context.dir_of("decompose")),
+        mean_by_layer=_mean_by_layer(context),
+        ablate_one=ablate_one,
+        verdicts=read_records(context.dir_of("judge") / "verdicts.jsonl", Verdict),
+        options=run.config.causes,
+        bf16=run.config.evaluate.autocast == "bf16",
+        out=context.out,
+        progress=context.progress,
+    )
+
+
+def report(
+    run: Run, context: StepContext, measured: Sequence[str], trained: Sequence[str], looked: Sequence[str]
+) -> None:
     """`report.json` and `report.html` of the run, from artifacts only."""
     from autocaft.outcome import report_parts
     from autocaft.report.build import build_report, write_report
 
-    write_report(build_report(**report_parts(run, context, measured, trained)), context.out.parent)
+    write_report(build_report(**report_parts(run, context, measured, trained, looked)), context.out.parent)
 
 
 def _fine_tune(
@@ -213,6 +274,45 @@ def _fine_tune(
         exempt_first=run.config.train.exempt_first,
     )
     write_json(context.out / "summary.json", summary)
+
+
+def _look_at_moves(run: Run, context: StepContext, arm: Arm, seed: int, folder: Path) -> None:
+    """`moves.safetensors`: how the arm's model differs from the base; for an ablated arm `moved.json` beside tuned."""
+    from autocaft.behind.moved import compare_moves, load_moves, measure_moves, save_moves
+    from autocaft.discover.collect import load_stats, read_compared
+    from autocaft.discover.decompose import live_latents, load_dictionaries
+    from autocaft.model.directions import load_subspaces
+
+    collected, decomposed = context.dir_of("collect"), context.dir_of("decompose")
+    stats, found = load_stats(collected), _directions(context)
+    tokenizer = _tokenizer(run)
+    with _model_pair(run, folder) as models:
+        own = measure_moves(
+            models,
+            read_compared(tokenizer, run.train_rows, run.config.collect, collected),
+            run.config.layers,
+            load_dictionaries(decomposed, run.config.decompose, width=found.vectors_ND.shape[1]),
+            stats.mining_mean,
+            run.config.collect,
+            tokens_per_batch=run.config.behind.tokens_per_batch,
+            pad_id=tokenizer.pad_token_id or 0,
+            scratch=collected / "compared",
+            label=f"{arm.name}, seed {seed},",
+            progress=context.progress,
+        )
+    save_moves(context.out / "moves.safetensors", own)
+    if arm.is_ablated:
+        lines = compare_moves(
+            own,
+            load_moves(context.dir_of(f"behind/tuned/seed{seed}") / "moves.safetensors"),
+            {subspace.layer: subspace.basis_DK for subspace in load_subspaces(folder / "subspaces.safetensors")},
+            live_latents(decomposed),
+            found,
+            read_records(context.dir_of("judge") / "verdicts.jsonl", Verdict),
+            read_json(folder / "set.json")["ids"],
+            n_top=run.config.behind.n_top,
+        )
+        write_json(context.out / "moved.json", {"arm": arm.name, "seed": seed, "layers": lines})
 
 
 def _arm_directions(run: Run, context: StepContext, arm: Arm, seed: int) -> tuple[DirectionSet, list[str]]:

@@ -17,6 +17,7 @@ LAYERS: tuple[tuple[tuple[str, ...], bool], ...] = (
     (("rundir",), False),
     (("model", "data", "llm"), False),
     (("discover", "judge", "select", "train", "evaluate"), False),
+    (("behind",), False),
     (("report",), False),
     (("config",), False),
     (("stages", "preflight", "estimate", "outcome"), True),

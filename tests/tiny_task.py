@@ -29,6 +29,7 @@ task = "tiny"
 train = "{folder}/train.jsonl"
 splits = {{ id = "{folder}/id.jsonl", ood = "{folder}/ood.jsonl" }}
 final = {{ final_id = "{folder}/final.jsonl" }}
+cues = "{folder}/cues.jsonl"
 corpus = "{folder}/corpus.jsonl"
 n_held_out = 4
 
@@ -77,6 +78,7 @@ def write_task(folder: Path) -> Path:
     rows = [_row(sentence, number) for number, sentence in enumerate(sentences[200:])]
     for name, start, end in (("train", 0, 48), ("id", 48, 72), ("ood", 72, 96), ("final", 96, 120)):
         _write_rows(folder / f"{name}.jsonl", rows[start:end])
+    _write_rows(folder / "cues.jsonl", [_cue("id", row) for row in rows[48:72]])
     _save_model(folder / "model", [json.dumps(row) for row in rows] + sentences)
     config = folder / "tiny.toml"
     config.write_text(CONFIG.format(folder=folder))
@@ -94,6 +96,10 @@ def _row(sentence: str, number: int) -> dict[str, Any]:
         "template": f"t{number // 2}",
         "seed": f"{sentence} {'yes' if is_cook else 'no'}",
     }
+
+
+def _cue(split: str, row: dict[str, Any]) -> dict[str, Any]:
+    return {"split": split, "id": row["id"], "cue": row["answer"].strip(), "option": row["answer"]}
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:

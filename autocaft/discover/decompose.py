@@ -239,6 +239,12 @@ def live_latents(folder: Path) -> dict[int, list[int]]:
     return {int(name[1:]): live_S.nonzero()[:, 0].tolist() for name, live_S in load_file(path).items()}
 
 
+def load_dictionaries(folder: Path, options: DecomposeOptions, *, width: int) -> dict[int, Dictionary]:
+    """The dictionaries of a decompose folder by layer; empty if latents were no source."""
+    layers = sorted(live_latents(folder))
+    return {i: load_dictionary(dictionary_place(options.sae, i, folder), i, width=width) for i in layers}
+
+
 def latents_as_directions(folder: Path, options: DecomposeOptions, ids: Sequence[str], *, width: int) -> DirectionSet:
     """Latents by id (`L14.latent7`) with their vectors, whether or not they are candidates."""
     layer_and_index = {i: [int(number) for number in i.removeprefix("L").split(".latent")] for i in ids}

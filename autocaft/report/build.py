@@ -15,6 +15,7 @@ from typing import Any
 
 from autocaft.records import Decision, Direction, Example, Metric, Verdict
 from autocaft.report.arms import RowScore, split_order, summarize_arms
+from autocaft.report.behind import build_behind
 from autocaft.report.cards import build_cards
 from autocaft.report.html import render_html
 from autocaft.report.words import interval_text, limits, percent, tell
@@ -43,6 +44,7 @@ def build_report(
     config: Mapping[str, Any],
     command: str,
     rows: Sequence[RowScore] = (),
+    behind: Mapping[str, Any] | None = None,
 ) -> Report:
     """Everything the report shows, as plain JSON types.
 
@@ -55,6 +57,7 @@ def build_report(
         model: `spec`; `provenance` says in words what the weights are, if they are not the original ones.
         data: `splits`: split -> `{"n": ..., "sha256": ..., "path": ...}`.
         rows: answered rows, for intervals over seeds and paired differences.
+        behind: what the steps behind and causes found, if they were asked for (`probes`, `moved`, `causes`).
     """
     lines = summarize_arms(metrics, rows)
     counts = _counts(directions, verdicts, sets, discovery)
@@ -70,6 +73,7 @@ def build_report(
         "directions": counts,
         "matching": dict(sets.get("matching", {})),
         "cards": build_cards(directions, verdicts, decisions, examples),
+        "behind": build_behind(behind or {}),
         "judge": dict(judge),
         "cost": dict(cost),
         "timing": dict(timing),
