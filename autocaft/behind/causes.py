@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 QUANTILE = 0.95
 """Of the random directions' effects: above it, a candidate counts as a cause."""
+N_STRONGEST = 10
+"""Candidates of largest effect that are named beside what the judge said of them."""
 
 AblateOne = Callable[[Any, Subspace], AbstractContextManager[None]]
 """Opens the ablation of one subspace in a model, in the run's mode."""
@@ -207,7 +209,8 @@ def judge_against_causes(
         if effect.source == "random":
             random_by_layer[effect.layer].append(effect.effect)
     threshold_by_layer = {layer: float(np.quantile(own, QUANTILE)) for layer, own in random_by_layer.items()}
-    relevance_by_id = {verdict.direction_id: verdict.relevance for verdict in verdicts}
+    verdict_by_id = {verdict.direction_id: verdict for verdict in verdicts}
+    relevance_by_id = {direction_id: verdict.relevance for direction_id, verdict in verdict_by_id.items()}
     sources = []
     for source in ("sae", "pca"):
         own = [effect for effect in effects if effect.source == source]
@@ -219,7 +222,20 @@ def judge_against_causes(
             counts = {"n": len(own), "n_unscored": len(own) - len(scored), "n_causes": int(is_cause_N.sum())}
             figures = rank_figures(relevance_N, effect_N, is_cause_N, n_bootstrap=n_bootstrap, seed=seed)
             sources.append({"source": source, **counts, **figures})
-    return {"threshold_by_layer": threshold_by_layer, "sources": sources, "strongest": _strongest(effects)}
+    strongest = sorted((effect for effect in effects if effect.source != "random"), key=lambda e: -e.effect)
+    return {
+        "threshold_by_layer": threshold_by_layer,
+        "sources": sources,
+        "strongest": [_beside_verdict(effect, verdict_by_id.get(effect.id)) for effect in strongest[:N_STRONGEST]],
+    }
+
+
+def _beside_verdict(effect: Effect, verdict: Verdict | None) -> dict[str, Any]:
+    return {
+        **asdict(effect),
+        "description": verdict.description if verdict else None,
+        "relevance": verdict.relevance if verdict else None,
+    }
 
 
 def rank_figures(
@@ -261,9 +277,3 @@ def _correlation(x_N: Array, y_N: Array) -> float:
     if np.ptp(x_N) == 0 or np.ptp(y_N) == 0:
         return math.nan
     return float(np.corrcoef(x_N, y_N)[0, 1])
-
-
-def _strongest(effects: Sequence[Effect], n: int = 10) -> list[dict[str, Any]]:
-    """The candidates of largest effect."""
-    candidates = [effect for effect in effects if effect.source != "random"]
-    return [asdict(effect) for effect in sorted(candidates, key=lambda e: -e.effect)[:n]]

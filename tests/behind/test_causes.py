@@ -156,7 +156,8 @@ def run(planted: Planted, out: Path) -> dict[str, Any]:
 
 def test_artifacts_say_that_they_are_for_validation_only(answering: Planted, tmp_path: Path) -> None:
     found = run(answering, tmp_path)
-    assert found["strongest"][0]["id"] == "L1.latent0"
+    strongest = found["strongest"][0]
+    assert (strongest["id"], strongest["description"]) == ("L1.latent0", "judge's words on L1.latent0")
     assert json.loads((tmp_path / "summary.json").read_text())["validation_only"]
     rows = [json.loads(line) for line in (tmp_path / "L1.jsonl").read_text().splitlines()]
     assert len(rows) == 16 and all(row["validation_only"] is True for row in rows)

@@ -50,7 +50,9 @@ MOVED = {
 }  # fmt: skip
 CAUSES = {
     "validation_only": "yes", "uses_broken_cue": False, "splits": ["id"], "n_rows": 64, "n_templates": 16,
-    "threshold_by_layer": {"8": 0.1}, "strongest": [],
+    "threshold_by_layer": {"8": 0.1}, 
+    "strongest": [{"id": "L8.latent8", "layer": 8, "source": "sae", "effect": 3.25, "description": "<i>she</i>",
+                   "relevance": None}],
     "sources": [
         {"source": "sae", "n": 34, "n_unscored": 2, "n_causes": 9, "chance": 0.28, "ap": 0.61, "ap_low": 0.4,
          "ap_high": 0.8, "spearman": 0.33, "spearman_low": 0.05, "spearman_high": 0.6},
@@ -78,6 +80,7 @@ def test_the_page_shows_what_was_measured(make_inputs: Make) -> None:
     assert "85%<small>[79, 89]</small>" in text and "55%<small>[49, 59]</small>" in text
     assert "0.61<small>[0.40, 0.80]</small>" in text and "Validation only" in text
     assert "99%<small>[93, 103]</small>" not in text, "the mean over tokens is in report.json alone"
+    assert "+3.25" in text and "0.10 after layer 8" in text and "&lt;i&gt;she" in text
     assert "&lt;b&gt;he&lt;/b&gt;, his" in text and "<b>he</b>" not in text
 
 
