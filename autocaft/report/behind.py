@@ -23,6 +23,7 @@ def build_behind(found: Mapping[str, Any]) -> dict[str, Any]:
     built: dict[str, Any] = {}
     if "probes" in found:
         built["probes"] = _probe_lines(found["probes"])
+        built["sentence"] = _leak_sentence(built["probes"])
         built["moved"] = sorted(found["moved"], key=lambda arm: (arm_order(arm["arm"]), arm["seed"]))
         for arm in built["moved"]:
             arm["sentence"] = _moved_sentence(arm)
@@ -66,6 +67,22 @@ def _cell(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         "n": rows[0]["n"],
         "n_templates": rows[0]["n_templates"],
     }
+
+
+def _leak_sentence(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Whether the cue is gone behind the deepest hook of the first ablated arm, told from permuted labels."""
+    ablated = [line for line in lines if line["position"] == "last" and line["cells"][-1] is not None]
+    if not ablated:
+        return ""
+    line = [line for line in ablated if line["arm"] == ablated[0]["arm"]][-1]
+    behind = line["cells"][-1]
+    # the lower end of one seed's interval, or the lowest of several seeds
+    leaks = behind["ci_low"] is not None and behind["ci_low"] > behind["permuted_high"]
+    return (
+        f"With the ablation of {line['arm']} in place, a probe behind the hook after layer {line['layer']} reads the "
+        f"cue at {percent(behind['value'])}, and at {percent(behind['permuted'])} with permuted labels: "
+        + ("the ablation leaks." if leaks else "no more than by chance.")
+    )
 
 
 def _moved_sentence(arm: Mapping[str, Any]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from autocaft.report.behind import build_behind
 from autocaft.report.build import build_report
 from autocaft.report.html import render_html
@@ -89,6 +91,13 @@ def test_what_moved_is_told_in_a_sentence() -> None:
     assert "6% after layer 8 (tuned 31%, a random subspace of 4 dimensions 1%)" in arm["sentence"]
     assert "layer 14" not in arm["sentence"]
     assert "Of the 2 latents that moved most, 1 are among as many of tuned's, and 1 was ablated" in arm["sentence"]
+
+
+@pytest.mark.parametrize(("accuracy", "says"), [(0.91, "the ablation leaks"), (0.55, "no more than by chance")])
+def test_a_leak_is_called_one_where_the_interval_is_above_permuted_labels(accuracy: float, says: str) -> None:
+    rows = [reading("caft-sae-auto", "off", "next", 0.9), reading("caft-sae-auto", "on", "next", accuracy)]
+    sentence = build_behind({"probes": rows, "moved": []})["sentence"]
+    assert says in sentence and "caft-sae-auto" in sentence and "layer 8" in sentence
 
 
 def test_several_seeds_show_their_mean_and_their_range() -> None:
