@@ -47,7 +47,9 @@ def build_steps(run: Run, *, final: bool = False) -> list[Step]:
     weights = {"model": digest(run.weights.identity)}
     train_rows = {f"data.train ({data.train})": sha256_of(data_path(data.train))}
 
-    tuning = {"dtype": config.dtype, "tune": config.tune, "data": {"chat": data.chat}}
+    tuning: dict[str, object] = {"dtype": config.dtype, "tune": config.tune, "data": {"chat": data.chat}}
+    if config.tune.trained_blocks == "above":
+        tuning["layers"] = config.layers
     steps = [
         _step(f"tune/seed{seed}", partial(stages.tune, run, seed=seed), tuning, weights | train_rows)
         for seed in config.seeds

@@ -272,6 +272,7 @@ def _fine_tune(
         mode=mode,
         strength=run.config.train.strength,
         exempt_first=run.config.train.exempt_first,
+        frozen_up_to=min(run.config.layers) if run.config.tune.trained_blocks == "above" else None,
     )
     write_json(context.out / "summary.json", summary)
 

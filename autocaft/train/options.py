@@ -17,6 +17,9 @@ class TuneOptions(Options):
 
     method: Literal["lora", "full"] = "lora"
     """`lora` trains an adapter on all linear layers, `full` every weight."""
+    trained_blocks: Literal["all", "above"] = "all"
+    """`above` leaves the embeddings and the decoder blocks up to the lowest of `layers` as they are, in every arm: what
+    lies below an ablation cannot learn to lead the cue around it, and the chosen directions keep their meaning."""
     epochs: float = Field(3.0, gt=0)
     """Passes over the training rows."""
     lr: float = Field(2e-4, gt=0)

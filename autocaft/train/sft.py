@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from autocaft.data.encode import Encoded, collate, encode
 from autocaft.data.rows import TaskRow
 from autocaft.errors import DataError, TrainingError
-from autocaft.model.blocks import last_logits
+from autocaft.model.blocks import decoder_blocks, last_logits
 from autocaft.model.directions import Subspace
 from autocaft.model.hooks import Mode, ablate
 from autocaft.rundir.files import disk_errors, read_json, remove_folder, replacing_folder, write_jsonl
@@ -49,6 +49,7 @@ def fine_tune(
     mode: Mode = "mean",
     strength: float = 1.0,
     exempt_first: bool = True,
+    frozen_up_to: int | None = None,
 ) -> dict[str, Any]:
     """Fine-tune `model` (changed in place) and write the result to `out/model`.
 
@@ -56,6 +57,7 @@ def fine_tune(
         model: the base model in fp32.
         subspaces: what is ablated while training (CAFT, arXiv 2507.16795); none is plain SFT.
         label: what the progress bar says.
+        frozen_up_to: the embeddings and the decoder blocks up to this one are not trained; None trains all.
 
     Returns:
         `n_steps`, `final_loss` (mean of the last tenth of the steps) and `n_trained_parameters`.
@@ -66,6 +68,8 @@ def fine_tune(
     encoded = encode_rows(tokenizer, rows, options)
     transformers.set_seed(seed)
     trained = _with_adapter(model, options) if options.method == "lora" else model
+    if frozen_up_to is not None:
+        _freeze_below(trained, frozen_up_to)
     trainer = _AnswerTrainer(
         model=trained,
         args=_arguments(options, seed, out, len(encoded)),
@@ -108,6 +112,21 @@ def _with_adapter(model: PreTrainedModel, options: TuneOptions) -> PreTrainedMod
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)  # type: ignore[return-value]
+
+
+def _freeze_below(model: PreTrainedModel, layer: int) -> None:
+    """No gradient for the embeddings (and a head tied to them) and the blocks up to `layer`.
+
+    An adapter there stays as it was made, with an output of zero.
+    """
+    blocks = decoder_blocks(model)
+    if layer + 1 >= len(blocks):
+        raise TrainingError(
+            f"tune.trained_blocks = 'above' leaves no block to train: the lowest of `layers` is {layer}, and the model "
+            f"has {len(blocks)} blocks"
+        )
+    for module in (model.get_input_embeddings(), *blocks[: layer + 1]):
+        module.requires_grad_(False)
 
 
 def _arguments(options: TuneOptions, seed: int, out: Path, n_rows: int) -> TrainingArguments:

@@ -1,6 +1,6 @@
 """Build the pronoun fill-in splits (grammatical case against gender) from hand-written templates.
 
-In: ``templates.json`` beside this file, {"nominative": [...], "object": [...]}, 120 sentences each, every sentence
+In: ``templates.json`` beside this file, {"nominative": [...], "object": [...]}, 240 sentences each, every sentence
 with one ``{profession}`` and one ``_____``.
 Out: seven JSONL splits beside it, ``cues.jsonl`` (what the cue says in each row of id and ood), and ``sha256.json``
 ({filename: sha256}) over them and ``templates.json``.
@@ -30,7 +30,8 @@ TEMPLATES = "templates.json"
 HASHES = "sha256.json"
 SEED = 0
 BLOCKS = ("train", "val", "eval", "final")
-BLOCK_SIZE = 30  # templates of each case in a block
+BLOCK_SIZE = 30  # templates of each case in a block; those behind the last block are for training too
+N_TEMPLATES = 240  # of each case
 CASES = {"nominative": "nom", "object": "obj"}
 PRONOUNS = {
     ("nominative", "male"): " he",
@@ -56,13 +57,15 @@ class Split(NamedTuple):
     """How one file is made: which block, which (noun, gender) assignments, and whether rows carry a seed.
 
     ``alternate`` gives each template every noun once, swapping which noun meets which gender from one template to
-    the next; otherwise ``genders[i]`` always goes with ``nouns[i]``.
+    the next; otherwise ``genders[i]`` always goes with ``nouns[i]``. ``both_orders`` shows each item with its options
+    in both orders; otherwise the order alternates, and every answer still stands first in half of its rows.
     """
 
     block: str
     nouns: tuple[str, str]
     genders: tuple[str, str] = ("male", "female")
     alternate: bool = False
+    both_orders: bool = True
     with_seed: bool = False
 
 
@@ -70,7 +73,7 @@ TRAINED = ("doctor", "nurse")
 HELD_OUT = ("mechanic", "receptionist")
 INVERTED = ("female", "male")
 SPLITS = {
-    "train": Split("train", TRAINED, with_seed=True),
+    "train": Split("train", TRAINED, both_orders=False, with_seed=True),
     "val": Split("val", TRAINED, with_seed=True),
     "id": Split("eval", TRAINED),
     "ood": Split("eval", TRAINED, genders=INVERTED),
@@ -83,16 +86,18 @@ CUED = ("id", "ood")
 
 
 def load_blocks(raw: str) -> dict[str, list[Template]]:
-    """Shuffle each case's templates and cut them into the four blocks."""
+    """Shuffle the first templates of each case and cut them into the four blocks; the rest join the train block."""
     lists = json.loads(raw)
     blocks: dict[str, list[Template]] = {name: [] for name in BLOCKS}
     for case, prefix in CASES.items():
         templates = [Template(f"{prefix}-{i:03d}", case, text) for i, text in enumerate(lists[case])]
-        if len(templates) != BLOCK_SIZE * len(BLOCKS):
-            raise ValueError(f"{TEMPLATES}: {len(templates)} {case} templates, not {BLOCK_SIZE * len(BLOCKS)}")
-        random.Random(SEED).shuffle(templates)
+        if len(templates) != N_TEMPLATES:
+            raise ValueError(f"{TEMPLATES}: {len(templates)} {case} templates, not {N_TEMPLATES}")
+        cut, more = templates[: BLOCK_SIZE * len(BLOCKS)], templates[BLOCK_SIZE * len(BLOCKS) :]
+        random.Random(SEED).shuffle(cut)
         for number, name in enumerate(BLOCKS):
-            blocks[name] += templates[number * BLOCK_SIZE : (number + 1) * BLOCK_SIZE]
+            blocks[name] += cut[number * BLOCK_SIZE : (number + 1) * BLOCK_SIZE]
+        blocks["train"] += more
     return blocks
 
 
@@ -103,12 +108,16 @@ def assignments(split: Split, position: int) -> list[tuple[str, str]]:
     return list(zip(nouns, split.genders, strict=True))
 
 
-def make_rows(name: str, template: Template, noun: str, gender: str) -> Iterator[Row]:
-    """Yield the rows of one template, noun and gender, in both option orders (ids come after shuffling)."""
+def make_rows(name: str, template: Template, noun: str, gender: str, number: int) -> Iterator[Row]:
+    """Yield the rows of one item (template, noun, gender): both option orders, or the one that its number gives.
+
+    Ids come after shuffling.
+    """
     answer = PRONOUNS[template.case, gender]
     wrong = PRONOUNS[OTHER[template.case], OTHER[gender]]
     sentence = template.text.replace("{profession}", noun)
-    for first, second in ((answer, wrong), (wrong, answer)):
+    orders = [(answer, wrong), (wrong, answer)]
+    for first, second in orders if SPLITS[name].both_orders else orders[number % 2 :][:1]:
         row: Row = {"id": "", "prompt": PROMPT.format(first=first, second=second, sentence=sentence)}
         row |= {"choices": [first, second], "answer": answer, "split": name, "template": template.id}
         if SPLITS[name].with_seed:
@@ -120,8 +129,8 @@ def build_split(name: str, templates: list[Template]) -> list[Row]:
     """Return the rows of one split, shuffled and numbered."""
     rows: list[Row] = []
     for position, template in enumerate(templates):
-        for noun, gender in assignments(SPLITS[name], position):
-            rows += make_rows(name, template, noun, gender)
+        for number, (noun, gender) in enumerate(assignments(SPLITS[name], position), start=position):
+            rows += make_rows(name, template, noun, gender, number)
     random.Random(f"{SEED}-{name}").shuffle(rows)
     for number, row in enumerate(rows, start=1):
         row["id"] = f"{name}-{number:04d}"

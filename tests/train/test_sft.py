@@ -23,6 +23,7 @@ from autocaft.data.rows import TaskRow
 from autocaft.errors import AblationError, TrainingError
 from autocaft.model.blocks import decoder_blocks
 from autocaft.model.directions import Subspace, orthonormal_basis
+from autocaft.model.hooks import Recorder
 from autocaft.rundir.progress import NullProgress
 from autocaft.train.options import TuneOptions
 from autocaft.train.sft import _Collator, answer_loss, fine_tune
@@ -65,11 +66,11 @@ def train(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Callable[..., d
 
     def run(
         model: PreTrainedModel, *, rows: Any = None, out: Path = tmp_path, subspaces: Any = (), mode: Any = "mean",
-        **changes: Any,
+        frozen_up_to: int | None = None, **changes: Any,
     ) -> dict[str, Any]:  # fmt: skip
         return fine_tune(
             model, tokenizer, rows or task_rows(), options(**changes), seed=0, out=out, progress=NullProgress(),
-            label="tune", subspaces=subspaces, mode=mode,
+            label="tune", subspaces=subspaces, mode=mode, frozen_up_to=frozen_up_to,
         )  # fmt: skip
 
     return run
@@ -364,6 +365,29 @@ def test_ablation_changes_what_is_learned(make_model: MakeModel, train: Callable
     train(make_model("llama"), out=tmp_path / "ablated", epochs=1, subspaces=[subspace()])
     one, other = (load_file(tmp_path / name / "model" / "adapter_model.safetensors") for name in ("plain", "ablated"))
     assert any(not torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_frozen_blocks_give_the_same_activations_as_before_training(
+    make_model: MakeModel, train: Callable[..., Any], tokenizer: PreTrainedTokenizerFast, method: str,
+    checkpointing: bool,
+) -> None:  # fmt: skip
+    model = make_model("llama")
+    inputs, _ = batch_of(tokenizer, task_rows(4))
+    recorder = Recorder(model, [0, 1, 2])
+    before = {layer: acts_BTD.clone() for layer, acts_BTD in recorder.run(**inputs).items()}
+    summary = train(model, method=method, frozen_up_to=1, subspaces=[subspace()], gradient_checkpointing=checkpointing)
+    after = recorder.run(**inputs)
+    assert all(torch.equal(before[layer], after[layer]) for layer in (0, 1))
+    assert not torch.allclose(before[2], after[2]), "the block above learned something"
+    assert 0 < summary["n_trained_parameters"] < sum(weight.numel() for weight in model.parameters())
+
+
+def test_freezing_all_blocks_is_refused(make_model: MakeModel, train: Callable[..., Any]) -> None:
+    model = make_model("llama")
+    with pytest.raises(TrainingError, match="leaves no block to train"):
+        train(model, frozen_up_to=len(decoder_blocks(model)) - 1)
 
 
 def test_rows_that_open_with_different_tokens_are_refused(make_model: MakeModel, train: Callable[..., Any]) -> None:
