@@ -30,7 +30,7 @@ TEMPLATES = "templates.json"
 HASHES = "sha256.json"
 SEED = 0
 BLOCKS = ("train", "val", "eval", "final")
-BLOCK_SIZE = 30  # templates of each case in a block; those behind the last block are for training too
+BLOCK_SIZE = 30  # templates of each case in a block; those behind the last block join train_wide
 N_TEMPLATES = 240  # of each case
 CASES = {"nominative": "nom", "object": "obj"}
 PRONOUNS = {
@@ -73,7 +73,8 @@ TRAINED = ("doctor", "nurse")
 HELD_OUT = ("mechanic", "receptionist")
 INVERTED = ("female", "male")
 SPLITS = {
-    "train": Split("train", TRAINED, both_orders=False, with_seed=True),
+    "train": Split("train", TRAINED, with_seed=True),
+    "train_wide": Split("train_wide", TRAINED, both_orders=False, with_seed=True),
     "val": Split("val", TRAINED, with_seed=True),
     "id": Split("eval", TRAINED),
     "ood": Split("eval", TRAINED, genders=INVERTED),
@@ -86,7 +87,10 @@ CUED = ("id", "ood")
 
 
 def load_blocks(raw: str) -> dict[str, list[Template]]:
-    """Shuffle the first templates of each case and cut them into the four blocks; the rest join the train block."""
+    """Shuffle the first templates of each case and cut them into the four blocks.
+
+    `train_wide` is the train block and all templates behind the last block.
+    """
     lists = json.loads(raw)
     blocks: dict[str, list[Template]] = {name: [] for name in BLOCKS}
     for case, prefix in CASES.items():
@@ -97,7 +101,7 @@ def load_blocks(raw: str) -> dict[str, list[Template]]:
         random.Random(SEED).shuffle(cut)
         for number, name in enumerate(BLOCKS):
             blocks[name] += cut[number * BLOCK_SIZE : (number + 1) * BLOCK_SIZE]
-        blocks["train"] += more
+        blocks.setdefault("train_wide", []).extend(cut[:BLOCK_SIZE] + more)
     return blocks
 
 
