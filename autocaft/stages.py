@@ -280,22 +280,21 @@ def _fine_tune(
 def _look_at_moves(run: Run, context: StepContext, arm: Arm, seed: int, folder: Path) -> None:
     """`moves.safetensors`: how the arm's model differs from the base; for an ablated arm `moved.json` beside tuned."""
     from autocaft.behind.moved import compare_moves, load_moves, measure_moves, save_moves
-    from autocaft.discover.collect import load_stats, read_compared
+    from autocaft.discover.collect import read_compared
     from autocaft.discover.decompose import live_latents, load_dictionaries
     from autocaft.model.directions import load_subspaces
 
     collected, decomposed = context.dir_of("collect"), context.dir_of("decompose")
-    stats, found = load_stats(collected), _directions(context)
-    tokenizer = _tokenizer(run)
+    found, tokenizer = _directions(context), _tokenizer(run)
     with _model_pair(run, folder) as models:
         own = measure_moves(
             models,
             read_compared(tokenizer, run.train_rows, run.config.collect, collected),
             run.config.layers,
             load_dictionaries(decomposed, run.config.decompose, width=found.vectors_ND.shape[1]),
-            stats.mining_mean,
             run.config.collect,
-            tokens_per_batch=run.config.behind.tokens_per_batch,
+            # two models that do not fit at once share the base's activations with decompose, batch by batch
+            tokens_per_batch=run.config.decompose.tokens_per_batch,
             pad_id=tokenizer.pad_token_id or 0,
             scratch=collected / "compared",
             label=f"{arm.name}, seed {seed},",

@@ -26,7 +26,7 @@ from autocaft.discover.options import CollectOptions
 from autocaft.discover.pair import ModelPair
 from autocaft.discover.paired import paired_batches
 from autocaft.discover.pca import CovarianceFitter
-from autocaft.discover.rank import DifferenceRanker
+from autocaft.discover.rank import LatentChange
 from autocaft.discover.sae import Dictionary
 from autocaft.model.directions import DirectionSet
 from autocaft.records import Verdict
@@ -59,7 +59,6 @@ def measure_moves(
     encoded: Sequence[Encoded],
     layers: Sequence[int],
     dictionaries: Mapping[int, Dictionary],
-    mean_by_layer: Mapping[int, Tensor],
     options: CollectOptions,
     *,
     tokens_per_batch: int,
@@ -72,11 +71,10 @@ def measure_moves(
 
     Args:
         models: `tuned` of the pair is the model that is looked at.
-        mean_by_layer: base mean on the mining texts, as in `decompose`.
         scratch: see `paired_batches`.
     """
     fitters: dict[int, CovarianceFitter] = {}
-    rankers = {layer: DifferenceRanker(d, mean_by_layer[layer]) for layer, d in dictionaries.items()}
+    changes = {layer: LatentChange(dictionary) for layer, dictionary in dictionaries.items()}
     with progress.task(f"{label} minus base", len(encoded), "rows") as advance:
         for n_rows, paired in paired_batches(
             models,
@@ -90,11 +88,11 @@ def measure_moves(
             for layer, (base_ND, own_ND) in paired.items():
                 fitter = fitters.setdefault(layer, CovarianceFitter(base_ND.shape[1], base_ND.device))
                 fitter.update(own_ND.float() - base_ND.float())
-                if layer in rankers:
-                    rankers[layer].update(base_ND, own_ND)
+                if layer in changes:
+                    changes[layer].update(base_ND, own_ND)
             advance(n_rows)
     return {
-        layer: Moves(_mean_square(fitter), _change(rankers[layer]) if layer in rankers else None)
+        layer: Moves(_mean_square(fitter), changes[layer].mean_S() if layer in changes else None)
         for layer, fitter in fitters.items()
     }
 
@@ -102,10 +100,6 @@ def measure_moves(
 def _mean_square(fitter: CovarianceFitter) -> Tensor:
     square_DD = fitter.scatter_DD / fitter.n + torch.outer(fitter.mean_D, fitter.mean_D)
     return square_DD.float().cpu()
-
-
-def _change(ranker: DifferenceRanker) -> Tensor:
-    return (ranker.change_S / max(1, ranker.n)).cpu()
 
 
 def save_moves(path: Path, moves_by_layer: Mapping[int, Moves]) -> None:

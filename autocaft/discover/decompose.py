@@ -239,10 +239,14 @@ def live_latents(folder: Path) -> dict[int, list[int]]:
     return {int(name[1:]): live_S.nonzero()[:, 0].tolist() for name, live_S in load_file(path).items()}
 
 
+def open_dictionary(folder: Path, options: DecomposeOptions, layer: int, *, width: int) -> Dictionary:
+    """The dictionary that a decompose folder's latents of one layer come from."""
+    return load_dictionary(dictionary_place(options.sae, layer, folder), layer, width=width)
+
+
 def load_dictionaries(folder: Path, options: DecomposeOptions, *, width: int) -> dict[int, Dictionary]:
     """The dictionaries of a decompose folder by layer; empty if latents were no source."""
-    layers = sorted(live_latents(folder))
-    return {i: load_dictionary(dictionary_place(options.sae, i, folder), i, width=width) for i in layers}
+    return {layer: open_dictionary(folder, options, layer, width=width) for layer in sorted(live_latents(folder))}
 
 
 def latents_as_directions(folder: Path, options: DecomposeOptions, ids: Sequence[str], *, width: int) -> DirectionSet:
@@ -251,8 +255,7 @@ def latents_as_directions(folder: Path, options: DecomposeOptions, ids: Sequence
     vectors: list[Tensor] = []
     directions: list[Direction] = []
     for layer in sorted({layer for layer, _ in layer_and_index.values()}):
-        place = dictionary_place(options.sae, layer, folder)
-        unit_SD = load_dictionary(place, layer, width=width).directions_SD
+        unit_SD = open_dictionary(folder, options, layer, width=width).directions_SD
         own = [(i, index) for i, (own_layer, index) in layer_and_index.items() if own_layer == layer]
         vectors += [unit_SD[index] for _, index in own]
         directions += [Direction(i, layer, "random", index, 0.0, "drawn") for i, index in own]

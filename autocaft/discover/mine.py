@@ -32,9 +32,9 @@ from torch import Tensor
 
 from autocaft.data.corpus import Document, read_documents
 from autocaft.discover.collect import load_stats
-from autocaft.discover.decompose import dictionary_place, load_extents
+from autocaft.discover.decompose import load_extents, open_dictionary
 from autocaft.discover.options import DecomposeOptions, MineOptions
-from autocaft.discover.sae import Dictionary, load_dictionary, rows_at_once
+from autocaft.discover.sae import Dictionary, rows_at_once
 from autocaft.discover.shards import Shard, ShardReader
 from autocaft.discover.windows import Chunk, WindowTable, extreme_by_document, overlap, word_triples
 from autocaft.model.directions import DirectionSet
@@ -77,8 +77,8 @@ def mine(
                 continue
             probe = Probe.of([found.directions[i] for i in at], found.vectors_ND[at], stats.generic_mean[layer])
             if probe.n_latents:
-                place = dictionary_place(decompose_options.sae, layer, decomposed)
-                probe = probe.with_dictionary(load_dictionary(place, layer, width=reader.d_model))
+                dictionary = open_dictionary(decomposed, decompose_options, layer, width=reader.d_model)
+                probe = probe.with_dictionary(dictionary)
             miner = Miner(probe, groups, low_N[at], high_N[at], options)
             for shard in reader.shards(layer):
                 for chunk in probe.chunks(shard, groups, options.tokens_per_chunk):

@@ -122,28 +122,49 @@ def _frozen(model: Model) -> Iterator[None]:
             weight.requires_grad_(True)
 
 
+class LatentChange:
+    """Adds up how much the mean activation of each latent of one layer differs between two models."""
+
+    def __init__(self, dictionary: Dictionary) -> None:
+        self.dictionary, self.n = dictionary, 0
+        self.sum_S = torch.zeros(dictionary.d_sae, device=dictionary.directions_SD.device)
+
+    def update(self, base_ND: Tensor, tuned_ND: Tensor) -> None:
+        """Add paired activations."""
+        for base, tuned in _few_at_once(self.dictionary, base_ND, tuned_ND):
+            self.sum_S += (self.dictionary.encode(tuned) - self.dictionary.encode(base)).sum(dim=0)
+        self.n += len(base_ND)
+
+    def mean_S(self) -> Tensor:
+        """Mean activation under tuned minus under base, (S,)."""
+        return (self.sum_S / max(1, self.n)).cpu()
+
+
 class DifferenceRanker:
     """Adds up what `difference` and `sae-of-difference` need from paired activations of one layer."""
 
     def __init__(self, dictionary: Dictionary, mean_D: Tensor) -> None:
-        device = dictionary.directions_SD.device
-        self.dictionary, self.mean_D, self.n = dictionary, mean_D.to(device), 0
-        self.change_S = torch.zeros(dictionary.d_sae, device=device)
-        self.read_S = torch.zeros(dictionary.d_sae, device=device)
+        self.change = LatentChange(dictionary)
+        self.dictionary, self.mean_D = dictionary, mean_D.to(self.change.sum_S.device)
+        self.read_S = torch.zeros_like(self.change.sum_S)
 
     def update(self, base_ND: Tensor, tuned_ND: Tensor) -> None:
         """Add paired activations."""
-        base_ND, tuned_ND = base_ND.float().to(self.mean_D.device), tuned_ND.float().to(self.mean_D.device)
-        n_rows = rows_at_once(self.dictionary.d_sae)
-        for base, tuned in zip(base_ND.split(n_rows), tuned_ND.split(n_rows), strict=True):
-            self.change_S += (self.dictionary.encode(tuned) - self.dictionary.encode(base)).sum(dim=0)
+        self.change.update(base_ND, tuned_ND)
+        for base, tuned in _few_at_once(self.dictionary, base_ND, tuned_ND):
             self.read_S += self.dictionary.encode(self.mean_D + tuned - base).sum(dim=0)
-        self.n += len(base_ND)
 
     def scores(self) -> dict[str, Tensor]:
         """Score (S,) by ranking."""
-        n = max(1, self.n)
-        return {"difference": (self.change_S / n).abs().cpu(), "sae-of-difference": (self.read_S / n).cpu()}
+        read_S = (self.read_S / max(1, self.change.n)).cpu()
+        return {"difference": self.change.mean_S().abs(), "sae-of-difference": read_S}
+
+
+def _few_at_once(dictionary: Dictionary, base_ND: Tensor, tuned_ND: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The pairs in fp32 on the dictionary's device, in pieces whose latents fit."""
+    device, n_rows = dictionary.directions_SD.device, rows_at_once(dictionary.d_sae)
+    pieces = (acts_ND.float().to(device).split(n_rows) for acts_ND in (base_ND, tuned_ND))
+    return zip(*pieces, strict=True)
 
 
 @dataclass(frozen=True)

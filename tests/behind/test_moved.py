@@ -31,7 +31,7 @@ def moves_of(shift_by_token: dict[int, Tensor], tmp_path: Path) -> Moves:
         arm.get_input_embeddings().weight.data[token] += shift_D
     encoded = [Encoded([1, 10, 11, 10, 11], 3), Encoded([1, 10, 11], 2)]
     found = measure_moves(
-        ModelPair.of(base, arm), encoded, [0], {}, {}, CollectOptions(), tokens_per_batch=64, pad_id=0,
+        ModelPair.of(base, arm), encoded, [0], {}, CollectOptions(), tokens_per_batch=64, pad_id=0,
         scratch=tmp_path / "scratch", label="arm", progress=NullProgress(),
     )  # fmt: skip
     return found[0]
