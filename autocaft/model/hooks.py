@@ -254,8 +254,8 @@ class Recorder:
 
     def __init__(self, model: nn.Module, layers: Sequence[int], *, before_hooks: bool = False) -> None:
         """Args:
-        before_hooks: read what each block gives, before an open ablation changes it; by default what the next block
-            reads.
+        before_hooks: read what each block gives, before an open ablation changes it; by default what the next
+            block reads.
         """
         check_layers(model, tuple(layers))
         assert layers, "Recorder: no layers given"

@@ -2,7 +2,7 @@
 
 In: ``templates.json`` beside this file, {"nominative": [...], "object": [...]}, 240 sentences each, every sentence
 with one ``{profession}`` and one ``_____``.
-Out: seven JSONL splits beside it, ``cues.jsonl`` (what the cue says in each row of id and ood), and ``sha256.json``
+Out: eight JSONL splits beside it, ``cues.jsonl`` (what the cue says in each row of id and ood), and ``sha256.json``
 ({filename: sha256}) over them and ``templates.json``.
 
 Why: the rule a model should learn is case (he/she as subject, him/her as object). In the training rows gender predicts
@@ -92,7 +92,7 @@ def load_blocks(raw: str) -> dict[str, list[Template]]:
     `train_wide` is the train block and all templates behind the last block.
     """
     lists = json.loads(raw)
-    blocks: dict[str, list[Template]] = {name: [] for name in BLOCKS}
+    blocks: dict[str, list[Template]] = {name: [] for name in (*BLOCKS, "train_wide")}
     for case, prefix in CASES.items():
         templates = [Template(f"{prefix}-{i:03d}", case, text) for i, text in enumerate(lists[case])]
         if len(templates) != N_TEMPLATES:
@@ -101,7 +101,7 @@ def load_blocks(raw: str) -> dict[str, list[Template]]:
         random.Random(SEED).shuffle(cut)
         for number, name in enumerate(BLOCKS):
             blocks[name] += cut[number * BLOCK_SIZE : (number + 1) * BLOCK_SIZE]
-        blocks.setdefault("train_wide", []).extend(cut[:BLOCK_SIZE] + more)
+        blocks["train_wide"] += cut[:BLOCK_SIZE] + more
     return blocks
 
 
@@ -121,7 +121,9 @@ def make_rows(name: str, template: Template, noun: str, gender: str, number: int
     wrong = PRONOUNS[OTHER[template.case], OTHER[gender]]
     sentence = template.text.replace("{profession}", noun)
     orders = [(answer, wrong), (wrong, answer)]
-    for first, second in orders if SPLITS[name].both_orders else orders[number % 2 :][:1]:
+    if not SPLITS[name].both_orders:
+        orders = [orders[number % 2]]
+    for first, second in orders:
         row: Row = {"id": "", "prompt": PROMPT.format(first=first, second=second, sentence=sentence)}
         row |= {"choices": [first, second], "answer": answer, "split": name, "template": template.id}
         if SPLITS[name].with_seed:
