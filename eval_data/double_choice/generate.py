@@ -115,7 +115,10 @@ def make_rows(split: str, form: str, first: Item, second: Item) -> Iterator[Row]
         "disagree": (second.wrong, second.right),
         "tie": (second.right, second.right),
     }[SPLITS[split].second]
-    both = [(f" {first.right}", f"{first.right}, {beside_right}"), (f" {first.wrong}", f"{first.wrong}, {beside_wrong}")]
+    both = [
+        (f" {first.right}", f"{first.right}, {beside_right}"),
+        (f" {first.wrong}", f"{first.wrong}, {beside_wrong}"),
+    ]
     for answer, order in enumerate((both, both[::-1])):
         prompt = PROMPTS[form].format(first=first.text, second=second.text, options=[text for _, text in order])
         choices = [word for word, _ in order] if form == "words" else list(LETTERS)
