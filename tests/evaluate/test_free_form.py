@@ -76,7 +76,6 @@ def grade(answers: list[FreeAnswer], url: str, out: Path, **options: Any) -> lis
     return grade_free_form(answers, {}, chosen, store=MemoryStore(), out=out, progress=make_progress(Log()))
 
 
-@pytest.mark.slow
 def test_every_aggregate_of_400_scripted_answers_is_that_of_a_hand_count(tmp_path: Path) -> None:
     answers = answers_400()
     with serving(script) as server:
