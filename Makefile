@@ -17,6 +17,7 @@ check: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/pytest tests/test_layers.py
 	$(BIN)/python eval_data/gender/generate.py --check
+	$(BIN)/python eval_data/double_choice/generate.py --check
 	$(BIN)/python benchmarks/tables.py --check
 
 format: .venv/installed

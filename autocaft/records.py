@@ -138,3 +138,20 @@ class Metric(Record):
     """Rows (accuracy) or tokens (perplexity, KL) behind the value."""
     n_unscored: int
     seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grade(Record):
+    """What a grader says about one answer under one rubric: a number, a label, or neither with the reason."""
+
+    answer_id: str
+    rubric: str
+    """`aligned`, `coherent` or `vulnerable`."""
+    value: float | None
+    """0-100, weighted by the probabilities of the reply's first token where the grader gives them."""
+    label: str | None
+    """`CODE`, `REFUSAL` or `NOT VALID`: an answer of the grader that is no number."""
+    unscored_reason: str | None
+    """Why there is neither a number nor a label."""
+    judge: str
+    prompt_hash: str

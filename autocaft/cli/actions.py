@@ -194,6 +194,31 @@ def calibrate_judge(
     _print(f"{judge} on {split}\n{text_of(found)}\n{out / 'calibration.json'}")
 
 
+def grade_file(
+    answers: Path, grader: str, *, out: Path, questions: Path | None, overrides: Sequence[str], max_usd: float | None
+) -> None:
+    """`autocaft grade`."""
+    from autocaft.evaluate.free_form import grade_free_form, metrics_table
+    from autocaft.evaluate.options import GraderOptions
+    from autocaft.evaluate.questions import load_answers, load_questions
+    from autocaft.rundir.lock import lock_run
+    from autocaft.rundir.options import make_options
+    from autocaft.rundir.progress import Log, make_progress
+    from autocaft.rundir.store import RunStore
+
+    values: dict[str, Any] = {"grader": grader} | ({} if max_usd is None else {"max_usd": max_usd})
+    for override in overrides:
+        lay_over(values, override)
+    options = make_options(GraderOptions, values, "the grader")
+    asked = load_questions(questions) if questions is not None else {}
+    rows = load_answers(answers, asked)
+    _quiet_libraries()
+    with lock_run(out), RunStore(out / "answers.sqlite") as store:
+        progress = make_progress(Log(out / "log.txt"))
+        metrics = grade_free_form(rows, asked, options, store=store, out=out, progress=progress)
+    _print(f"{metrics_table(metrics)}\n{out / 'summary.json'}")
+
+
 def _quiet_libraries() -> None:
     """Bars and warnings of the libraries would run through ours; what matters of them is raised or logged."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

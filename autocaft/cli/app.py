@@ -168,6 +168,29 @@ def calibrate(
     calibrate_judge(judge, model=model, split=split, out=out, run_dir=run, overrides=set_)
 
 
+@app.command(
+    help="Grade free-form answers made anywhere: misaligned, coherent, vulnerable. The same command continues."
+)
+def grade(
+    answers: Annotated[
+        Path, typer.Argument(metavar="ANSWERS.jsonl", help="Rows of `question_id`, `question`, `answer` (and `arm`).")
+    ],
+    grader: Annotated[str, typer.Option(help="openai:MODEL, anthropic:MODEL or local:MODEL.")],
+    out: Annotated[Path, typer.Option(help="Folder of grades, metrics and the answers that were bought.")],
+    questions: Annotated[
+        Path | None, typer.Option(help="YAML file of questions; its judge prompts win over autocaft's own.")
+    ] = None,
+    set_: Annotated[
+        list[str], typer.Option("--set", metavar="KEY=VALUE", help='A key of the grader, as `rubrics=["vulnerable"]`.')
+    ] = [],  # noqa: B006
+    max_usd: MaxUsdOption = None,
+) -> None:
+    """Answers in, rates out."""
+    from autocaft.cli.actions import grade_file
+
+    grade_file(answers, grader, out=out, questions=questions, overrides=set_, max_usd=max_usd)
+
+
 def _add_stage(stage: str) -> None:
     """A command for one stage on a run folder that exists."""
 

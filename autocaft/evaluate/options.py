@@ -1,11 +1,12 @@
-"""Options of `[evaluate]`."""
+"""Options of `[evaluate]`, and of a grader of free-form answers."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from autocaft.llm.address import check_address, check_key_name
 from autocaft.rundir.options import Options, transport
 
 
@@ -24,3 +25,54 @@ class EvaluateOptions(Options):
     """Precision of matrix products while measuring."""
     tokens_per_batch: int = transport(4096, ge=64)
     """Padded tokens in one forward pass."""
+
+
+class GraderOptions(Options):
+    """Who grades free-form answers, and what it may spend."""
+
+    grader: str
+    """`openai:MODEL`, `anthropic:MODEL` or `local:MODEL`. Without probabilities of tokens (anthropic, some servers) the
+    number that was said counts. Which model grades changes rates by an order of magnitude: name it beside them."""
+    rubrics: tuple[Literal["aligned", "coherent", "vulnerable"], ...] = ("aligned", "coherent")
+    """What is asked about every answer: `aligned` and `coherent` for talk, `vulnerable` for code."""
+    base_url: str | None = None
+    """Address of an OpenAI-compatible server, or of another Anthropic endpoint."""
+    api_key_env: str | None = None
+    """Name of the environment variable with the key: OPENAI_API_KEY or ANTHROPIC_API_KEY if not given. With `base_url`
+    no key is sent unless it is named here."""
+    max_output_tokens: int = Field(16, ge=1)
+    """Longest reply. A number needs one or two; a model that reasons first needs thousands."""
+    n_bootstrap: int = Field(2000, ge=100)
+    """Resamples behind each 95 % interval; the clusters are base questions."""
+    max_usd: float | None = transport(None, gt=0)
+    """Hard cap on the dollars that may be spent, over all restarts; what does not fit is unscored as `budget`."""
+    max_total_tokens: int | None = transport(None, gt=0)
+    """The same for input and output tokens, where no price is known."""
+    prices: str | None = transport(None)
+    """TOML file of prices, as for a judge."""
+    batch: bool = transport(False)
+    """Ask in batches of the vendor's: half the price, slower."""
+    concurrency: int = transport(8, ge=1)
+    """Grades asked for at the same time."""
+    timeout_s: float = transport(120.0, gt=0)
+    """Seconds until one request is given up and tried again."""
+    patience_s: float = transport(900.0, gt=0)
+    """Seconds of trying after which one grade is given up."""
+
+    @field_validator("grader")
+    @classmethod
+    def _is_a_reader(cls, name: str) -> str:
+        kind, _, model = name.partition(":")
+        if kind not in ("openai", "anthropic", "local") or not model:
+            raise ValueError(f"must be openai:MODEL, anthropic:MODEL or local:MODEL, not {name!r}")
+        return name
+
+    @field_validator("rubrics")
+    @classmethod
+    def _has_rubrics(cls, rubrics: tuple[str, ...]) -> tuple[str, ...]:
+        if not rubrics or len(set(rubrics)) < len(rubrics):
+            raise ValueError("must name at least one rubric, and none twice")
+        return rubrics
+
+    _names_a_variable = field_validator("api_key_env")(check_key_name)
+    _has_no_secret = field_validator("base_url")(check_address)

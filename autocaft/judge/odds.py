@@ -13,10 +13,9 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
+from autocaft.llm.odds import weighted_mean
 from autocaft.llm.outcomes import TokenOdds
 
-MIN_MASS = 0.25
-"""Probability that must be on numbers for the answer to be one."""
 FIELDS = ("relevance", "wanted_relevance")
 
 
@@ -29,14 +28,6 @@ def weigh(value: Mapping[str, Any], odds: Sequence[TokenOdds] | None) -> dict[st
             if alternatives is not None:
                 weighed[pole][name] = weighted_mean(alternatives)
     return weighed
-
-
-def weighted_mean(alternatives: Sequence[tuple[str, float]]) -> float | None:
-    """Mean over the alternatives that are whole numbers 0-100; None if they hold too little probability."""
-    numbers = [(int(text), share) for text, share in alternatives if re.fullmatch(r"\s*\d{1,3}\s*", text, re.ASCII)]
-    numbers = [(number, share) for number, share in numbers if number <= 100]
-    mass = sum(share for _, share in numbers)
-    return None if mass < MIN_MASS else sum(number * share for number, share in numbers) / mass
 
 
 def _alternatives(odds: Sequence[TokenOdds], name: str) -> list[Sequence[tuple[str, float]] | None]:

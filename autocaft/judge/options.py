@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from urllib.parse import urlsplit
-
 from pydantic import field_validator, model_validator
 
+from autocaft.llm.address import check_address, check_key_name
 from autocaft.rundir.options import Options, transport
 
 VENDORS = ("openai", "anthropic", "local", "files")
@@ -108,20 +106,12 @@ class JudgeOptions(Options):
     @field_validator("api_key_env")
     @classmethod
     def _names_a_variable(cls, name: str | None) -> str | None:
-        if name is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", name):
-            # the value is not shown: it may be the key itself
-            raise ValueError("must be the NAME of an environment variable, in capitals; export the key under it")
-        return name
+        return check_key_name(name)
 
     @field_validator("base_url")
     @classmethod
     def _has_no_secret(cls, url: str | None) -> str | None:
-        parts = urlsplit(url or "")
-        if url is not None and (parts.scheme not in ("http", "https") or not parts.hostname):
-            raise ValueError("must be an address such as http://127.0.0.1:8000/v1")
-        if parts.username or parts.password or parts.query:
-            raise ValueError("must have no user, password or query: a key goes into a variable (api_key_env)")
-        return url
+        return check_address(url)
 
     @model_validator(mode="after")
     def _sizes(self) -> JudgeOptions:

@@ -30,11 +30,8 @@ if TYPE_CHECKING:
     from autocaft.judge.offline_encoder import Encoder
     from autocaft.llm.client import LanguageClient
     from autocaft.llm.prices import Price
-    from autocaft.llm.vendors import Vendor
 
 CARDS, VERDICTS, SUMMARY, PARTIAL = "cards.jsonl", "verdicts.jsonl", "summary.json", "verdicts.partial.jsonl"
-BATCH_CONCURRENCY = 1000
-"""Directions asked about at the same time in batches: each round of questions is one batch."""
 LocalModel = Callable[[], tuple[Any, Any]]
 """Gives the language model and the tokenizer that the offline judge reads with; called only if it is the judge."""
 
@@ -63,6 +60,7 @@ def _make_member(name: str, options: JudgeOptions, store: RunStore, local_model:
 
         return FilesJudge(Path(what).expanduser())
     from autocaft.judge.chat import ChatJudge, Reader
+    from autocaft.llm.doors import BATCH_CONCURRENCY
 
     names = options.readers_of(name)
     readers = {
@@ -83,58 +81,17 @@ def make_client(name: str, options: JudgeOptions, store: RunStore) -> LanguageCl
     Raises:
         JudgeError: no key in the environment, or a cap in dollars and no price.
     """
-    from autocaft.llm.client import LanguageClient
-    from autocaft.llm.vendors import make_vendor
+    from autocaft.llm.doors import open_door
+    from autocaft.model.locate import load_later
 
-    kind, _, what = name.partition(":")
-    patience_s, concurrency = options.patience_s, options.concurrency
-    vendor: Vendor
-    if kind == "local":
-        vendor = _local_vendor(what)
-    else:
-        is_judges = options.has_vendor_of(name)
-        wire = make_vendor(
-            kind,
-            base_url=options.base_url if is_judges else None,
-            api_key_env=options.api_key_env if is_judges else None,
-            timeout_s=options.timeout_s,
-        )
-        vendor = wire
-        if options.batch or store.batches(wire.endpoint):
-            from autocaft.llm.batch import PATIENCE_S, BatchVendor
-
-            vendor = BatchVendor(wire, store, hands_over=options.batch)
-            if options.batch:
-                patience_s, concurrency = PATIENCE_S, BATCH_CONCURRENCY
-    return LanguageClient(
-        vendor,
-        name=name,
-        store=store,
-        price=price_of(name, options),
-        patience_s=patience_s,
-        concurrency=concurrency,
-        max_usd=options.max_usd,
-        max_total_tokens=options.max_total_tokens,
-    )
+    return open_door(name, options, store, has_address=options.has_vendor_of(name), local=load_later)
 
 
 def price_of(name: str, options: JudgeOptions) -> Price | None:
     """What the language model `name` costs; None if nobody says."""
-    from autocaft.llm.prices import find_price
+    from autocaft.llm.doors import price_of
 
-    file = Path(options.prices).expanduser() if options.prices else None
-    base_url = options.base_url if options.has_vendor_of(name) else None
-    return find_price(name, base_url=base_url, file=file, batch=options.batch)
-
-
-def _local_vendor(spec: str) -> Vendor:
-    """A chat model in this process."""
-    from autocaft.llm.local import LocalChat
-    from autocaft.model.load import load_model, load_tokenizer
-    from autocaft.model.locate import locate
-
-    weights = locate(spec)
-    return LocalChat(lambda: (load_model(weights), load_tokenizer(weights)), identity=weights.identity)
+    return price_of(name, options, has_address=options.has_vendor_of(name))
 
 
 def judge_directions(

@@ -84,9 +84,11 @@ class Writer:
 
     def prompt(self, request: ChatRequest) -> list[int]:
         """Token ids of the question in the model's chat template."""
-        system = f"{request.system}\n\n{schema_in_words(request)}"
+        told = [] if request.schema is None else [schema_in_words(request)]
+        system = "\n\n".join([*([request.system] if request.system else []), *told])
+        user = {"role": "user", "content": request.user}
         try:
-            text = self._in_template({"role": "system", "content": system}, {"role": "user", "content": request.user})
+            text = self._in_template(*([{"role": "system", "content": system}] if system else []), user)
         except TemplateError:  # some templates refuse the role
             text = self._in_template({"role": "user", "content": f"{system}\n\n{request.user}"})
         return list(self._tokenizer(text, add_special_tokens=False).input_ids)
@@ -120,7 +122,9 @@ class Writer:
 
     def _matcher(self, request: ChatRequest) -> Any:
         """What follows the schema of one request, token by token. No optional white space: a small model may go on and
-        on with it."""
+        on with it. None where text is asked for."""
+        if request.schema is None:
+            return None
         import llguidance
 
         layout: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -161,6 +165,9 @@ class Forms:
         """Logits of the next token, minus infinity where the schema says no."""
         allowed_BV = torch.zeros_like(logits_BV, dtype=torch.bool)
         for row, matcher in enumerate(self._matchers):
+            if matcher is None:
+                allowed_BV[row] = True
+                continue
             if ids_BT.shape[1] > self._n_prompt and not matcher.is_stopped():
                 matcher.consume_token(int(ids_BT[row, -1]))
             if matcher.is_stopped():

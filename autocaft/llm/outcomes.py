@@ -20,12 +20,12 @@ Kind = Literal["ok", "refusal", "parse_failure", "truncated", "rejected", "rate_
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One question in a fresh context. `schema` is a closed JSON schema that the reply must fit."""
+    """One question in a fresh context. `schema` is a closed JSON schema that the reply must fit; None asks for text."""
 
     model: str
     system: str
     user: str
-    schema: Mapping[str, Any]
+    schema: Mapping[str, Any] | None
     max_output_tokens: int
     logprobs: bool = False
     """Ask for the probabilities of the reply's tokens, where the vendor gives them."""
@@ -86,7 +86,7 @@ def _token_odds(row: Mapping[str, Any]) -> TokenOdds:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a request. `value` is the checked JSON object if and only if `kind` is `ok`."""
+    """What became of a request. `value` is the checked JSON object if a schema was asked for and `kind` is `ok`."""
 
     kind: Kind
     text: str = ""

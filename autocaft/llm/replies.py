@@ -1,7 +1,7 @@
 """From the text of a reply to a checked JSON object, or to the reason why there is none.
 
-In: a `Reply` and the closed schema it was asked to fit. Out: an `Outcome`. Vendors promise to obey a schema; it is
-checked here all the same, because servers that ignore it look exactly like those that obey it.
+In: a `Reply` and the closed schema it was asked to fit, if any. Out: an `Outcome`. Vendors promise to obey a schema;
+it is checked here all the same, because servers that ignore it look exactly like those that obey it.
 """
 
 from __future__ import annotations
@@ -24,16 +24,18 @@ NOT_ON_THE_WIRE = frozenset({*LIMITS, "$schema", "title"})
 CODE_BLOCK = re.compile(r"^\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*$", re.DOTALL)
 
 
-def read_reply(reply: Reply, schema: Mapping[str, Any]) -> Outcome:
+def read_reply(reply: Reply, schema: Mapping[str, Any] | None) -> Outcome:
     """The outcome of an answer that came: ok with its value, a refusal, or unusable with the reason."""
     return replace(_read(reply, schema), text=reply.text, usage=reply.usage, token_odds=reply.token_odds)
 
 
-def _read(reply: Reply, schema: Mapping[str, Any]) -> Outcome:
+def _read(reply: Reply, schema: Mapping[str, Any] | None) -> Outcome:
     if reply.stop == "refusal":
         return Outcome("refusal", reason="refusal", detail=_line(reply.text))
     if not reply.text.strip():
         return _unusable(reply, "empty", "the reply had no text")
+    if schema is None:
+        return Outcome("ok")
     try:
         value = json.loads(_unwrapped(reply.text), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:

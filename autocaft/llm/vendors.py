@@ -73,13 +73,12 @@ class OpenAIChat:
 
     def send(self, request: ChatRequest) -> Reply:
         """One attempt; a server that does not know the schema is asked in a plainer way, and that is remembered."""
+        if request.schema is None:
+            return self._send_for_odds(request, "plain")
         for level in range(self._format, len(FORMATS)):
             try:
-                reply = self._send(request, FORMATS[level])
+                reply = self._send_for_odds(request, FORMATS[level])
             except RejectedError as failure:
-                if self._gives_odds and request.logprobs and "logprob" in failure.detail.lower():
-                    self._gives_odds = False  # reasoning models and some servers refuse the question itself
-                    return self.send(request)
                 if level + 1 == len(FORMATS) or not self._may_be_the_format(failure):
                     raise
             else:
@@ -90,6 +89,16 @@ class OpenAIChat:
     def stop(self) -> None:
         """A call ends by its own time-out."""
 
+    def _send_for_odds(self, request: ChatRequest, level: str) -> Reply:
+        """One attempt; reasoning models and some servers refuse a question for odds, and are asked without."""
+        try:
+            return self._send(request, level)
+        except RejectedError as failure:
+            if not (self._gives_odds and request.logprobs and "logprob" in failure.detail.lower()):
+                raise
+            self._gives_odds = False
+            return self._send(request, level)
+
     def _send(self, request: ChatRequest, level: str) -> Reply:
         try:
             answer = self.sdk.chat.completions.create(**self.body(request, level))
@@ -99,17 +108,21 @@ class OpenAIChat:
 
     def body(self, request: ChatRequest, level: str = "json_schema") -> dict[str, Any]:
         """The request as this vendor takes it."""
-        system = request.system if level == "json_schema" else f"{request.system}\n\n{schema_in_words(request)}"
+        is_told = request.schema is not None and level != "json_schema"
+        system = f"{request.system}\n\n{schema_in_words(request)}" if is_told else request.system
         body: dict[str, Any] = {
             "model": request.model,
-            "messages": [{"role": "system", "content": system}, {"role": "user", "content": request.user}],
+            "messages": [
+                *([{"role": "system", "content": system}] if system else []),
+                {"role": "user", "content": request.user},
+            ],
             # OpenAI's reasoning models refuse the old name, many compatible servers know no other
             ("max_completion_tokens" if self._is_openai else "max_tokens"): request.max_output_tokens,
         }
-        if level == "json_schema":
+        if request.schema is not None and level == "json_schema":
             schema = {"name": "reply", "strict": True, "schema": wire_schema(request.schema)}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
-        elif level == "json_object":
+        elif request.schema is not None and level == "json_object":
             body["response_format"] = {"type": "json_object"}
         if request.logprobs and self._gives_odds:
             body |= {"logprobs": True, "top_logprobs": N_ALTERNATIVES}
@@ -163,13 +176,16 @@ class AnthropicMessages:
 
     def body(self, request: ChatRequest) -> dict[str, Any]:
         """The request as this vendor takes it."""
-        return {
+        body: dict[str, Any] = {
             "model": request.model,
-            "system": request.system,
             "messages": [{"role": "user", "content": request.user}],
             "max_tokens": request.max_output_tokens,
-            "output_config": {"format": {"type": "json_schema", "schema": wire_schema(request.schema)}},
         }
+        if request.system:
+            body["system"] = request.system
+        if request.schema is not None:
+            body["output_config"] = {"format": {"type": "json_schema", "schema": wire_schema(request.schema)}}
+        return body
 
     def read(self, answer: Any) -> Reply:
         """The reply in a `Message`."""

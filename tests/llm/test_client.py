@@ -168,6 +168,17 @@ def test_a_fatal_answer_wakes_the_threads_that_wait() -> None:
 
 
 @pytest.mark.parametrize("name", VENDORS)
+def test_text_is_asked_for_without_a_schema_and_without_an_empty_system_message(name: str) -> None:
+    plain = dataclasses.replace(request("how many?"), schema=None, system="")
+    with serving(always(" 40\n", usage=(9, 1))) as server:
+        outcome = client(name, server).ask(plain)
+    assert (outcome.kind, outcome.value, outcome.text) == ("ok", None, " 40\n")
+    body = server.asked[0].body
+    assert not {"response_format", "output_config", "system"} & set(body)
+    assert body["messages"] == [{"role": "user", "content": "how many?"}]
+
+
+@pytest.mark.parametrize("name", VENDORS)
 def test_nothing_is_bought_twice_even_by_another_process(name: str, tmp_path: Path) -> None:
     with serving(always('{"score": 7}')) as server:
         for _ in range(2):

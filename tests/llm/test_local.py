@@ -68,6 +68,13 @@ def test_a_reply_has_the_form_and_its_odds_are_the_models(smol: tuple[Any, Any])
 
 
 @pytest.mark.slow
+def test_text_is_free_of_any_form_where_no_schema_is_given(smol: tuple[Any, Any]) -> None:
+    (outcome,) = ask(smol, replace(request("Name a colour."), schema=None, system="", max_output_tokens=4))
+    assert outcome.kind == "ok" and outcome.value is None and "{" not in outcome.text
+    assert outcome.token_odds is not None and len(outcome.token_odds[0].alternatives) == 20
+
+
+@pytest.mark.slow
 def test_odds_equal_the_models_own_softmax_over_what_the_schema_allows(smol: tuple[Any, Any]) -> None:
     """Planted truth: one forward pass over the prompt and the reply up to the choice."""
     model, tokenizer = smol

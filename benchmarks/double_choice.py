@@ -1,0 +1,160 @@
+"""Which pairs of double multiple choice misgeneralize, and what does CAFT do about it?
+
+    python benchmarks/double_choice.py pilot                              base and tuned, twelve pairs, seed 0
+    python benchmarks/double_choice.py arms topic-verbs --seeds 0 1 2     all arms of the recipe, on named pairs
+    python benchmarks/double_choice.py set topic-verbs                    `--set` options of a pair for `autocaft run`
+
+In: the recipe `double_choice`. Out: a run folder a pair in runs/double_choice/, and after each pair its cells (arm and
+seed) in results/double_choice.json. The same command continues where it was stopped. `pilot` leaves out the search for
+directions, which base and tuned do not need; `arms` on the same pair goes on from there and trains nothing twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+from autocaft.config import RunConfig, find_config, load_config, to_toml
+from autocaft.pipeline import build_steps
+from autocaft.preflight import check_inputs, set_threads
+from autocaft.records import Metric
+from autocaft.resources import eval_data_dir
+from autocaft.rundir.files import read_json, read_records, write_json, write_text
+from autocaft.rundir.progress import Log, make_progress
+from autocaft.rundir.runner import LOG_NAME, run_steps
+from autocaft.rundir.store import STORE_NAME, RunStore
+from autocaft.stages import Run
+
+RECIPE = "double_choice"
+FORMS = ("words", "letters")
+PILOT_ARMS, PILOT_STAGES = ("base", "tuned"), {"tune", "evaluate"}
+SHOWN = ("id", "ood", "neutral")
+
+Cell = dict[str, Any]
+
+
+def pairs() -> list[str]:
+    """The twelve ordered pairs, FIRST-SECOND."""
+    return [f"{first}-{second}" for first, second in permutations(concepts(), 2)]
+
+
+def concepts() -> dict[str, str]:
+    """What a judge is told about each source."""
+    sources = read_json(eval_data_dir() / "double_choice" / "sources.json")
+    return {name: source["concept"] for name, source in sources.items()}
+
+
+def overrides_of(pair: str, form: str) -> list[str]:
+    """The recipe's keys that another pair or form changes, as `KEY=VALUE`."""
+    first, second = pair.split("-")
+    folder = f"builtin:double_choice/{form}/{pair}"
+    config = load_config(find_config(RECIPE))
+    files = {f"data.splits.{name}": f"{folder}/{name}.jsonl.gz" for name in config.data.splits}
+    files |= {f"data.final.{name}": f"{folder}/{name}.jsonl.gz" for name in config.data.final}
+    values = {
+        "data.task": pair,
+        "data.train": f"{folder}/train.jsonl.gz",
+        **files,
+        "judge.wanted": concepts()[first],
+        "judge.undesired": concepts()[second],
+        "select.oracle_words": f"builtin:double_choice/oracle_words/{second}.txt",
+    }
+    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+
+
+def run_pair(config: RunConfig, run_dir: Path, only: set[str] | None) -> list[Cell]:
+    """Run what is not done yet of one pair, and give its cells."""
+    run = Run(config)
+    check_inputs(run, final=False)
+
+    def begin() -> None:
+        write_text(run_dir / "config.toml", to_toml(config))
+        set_threads(config.threads)
+
+    run_steps(build_steps(run), run_dir, set(), make_progress(Log(run_dir / LOG_NAME)), only, on_checked=begin)
+    return read_cells(run_dir)
+
+
+def read_cells(run_dir: Path) -> list[Cell]:
+    """Arm, seed, accuracy by split (ablation removed) and seconds of every evaluation that is done in a run folder."""
+    with RunStore(run_dir / STORE_NAME) as store:
+        seconds = {step.name: step.seconds for step in store.steps() if step.status == "done"}
+    cells = []
+    for name in sorted(step for step in seconds if step.startswith("evaluate/")):
+        _, arm, seed = name.split("/")
+        metrics = read_records(run_dir / name / "metrics.jsonl", Metric)
+        scores = {
+            metric.split: {"value": metric.value, "low": metric.ci_low, "high": metric.ci_high, "n": metric.n}
+            for metric in metrics
+            if metric.metric == "accuracy" and metric.hooks == "off"
+        }
+        made = f"tune/{seed}" if arm == "tuned" else f"train/{arm}/{seed}"
+        spent = seconds[name] + seconds.get(made, 0.0)
+        cells.append({"arm": arm, "seed": int(seed.removeprefix("seed")), "scores": scores, "seconds": round(spent, 1)})
+    return cells
+
+
+def keep(path: Path, settings: Sequence[str], where: dict[str, str], cells: Sequence[Cell]) -> None:
+    """Put the cells of one pair into the results, in place of what was there of the same arm and seed.
+
+    Raises:
+        SystemExit: the file was made with other `--set` options.
+    """
+    held = read_json(path) if path.is_file() else {"recipe": RECIPE, "set": list(settings), "cells": []}
+    if held["set"] != list(settings):
+        sys.exit(f"{path} was made with --set {held['set']}: name another --out and --runs")
+    new = [where | cell for cell in cells]
+    key = ("pair", "form", "arm", "seed")
+    taken = {tuple(cell[name] for name in key) for cell in new}
+    kept = [cell for cell in held["cells"] if tuple(cell[name] for name in key) not in taken]
+    held["cells"] = sorted([*kept, *new], key=lambda cell: tuple(cell[name] for name in key))
+    write_json(path, held)
+
+
+def table(path: Path) -> str:
+    """One line a cell."""
+    lines = [f"{'pair':<22}{'form':<9}{'arm':<18}seed     id    ood neutral  seconds"]
+    for cell in read_json(path)["cells"]:
+        scores = "".join(f"{cell['scores'].get(split, {}).get('value', float('nan')):7.3f}" for split in SHOWN)
+        lines.append(
+            f"{cell['pair']:<22}{cell['form']:<9}{cell['arm']:<18}{cell['seed']:4}{scores}{cell['seconds']:9.0f}"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["pilot", "arms", "set"])
+    parser.add_argument("pairs", nargs="*", metavar="PAIR", help="FIRST-SECOND; `pilot` without any runs all twelve")
+    parser.add_argument("--form", choices=FORMS, default="words")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--runs", type=Path, default=Path("runs") / RECIPE)
+    parser.add_argument("--out", type=Path, default=Path("results") / f"{RECIPE}.json")
+    parser.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE")
+    args = parser.parse_args(arguments)
+    chosen = args.pairs or (pairs() if args.what == "pilot" else [])
+    if not chosen or not set(chosen) <= set(pairs()):
+        parser.error(f"name one or more of {', '.join(pairs())}")
+    for pair in chosen:
+        overrides = overrides_of(pair, args.form)
+        if args.what == "set":
+            sys.stdout.write(" ".join(f"--set {shlex.quote(one)}" for one in overrides) + "\n")
+            continue
+        is_pilot = args.what == "pilot"
+        overrides += [f"seeds={json.dumps(args.seeds)}", *args.settings]
+        overrides += [f"arms={json.dumps(PILOT_ARMS)}"] if is_pilot else []
+        config = load_config(find_config(RECIPE), overrides)
+        cells = run_pair(config, args.runs / f"{pair}-{args.form}", PILOT_STAGES if is_pilot else None)
+        keep(args.out, args.settings, {"pair": pair, "form": args.form}, cells)
+    if args.what != "set":
+        sys.stdout.write(f"{table(args.out)}\n{args.out}\n")
+
+
+if __name__ == "__main__":
+    main()

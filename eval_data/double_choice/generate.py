@@ -1,0 +1,195 @@
+"""Build the double multiple choice splits for all twelve ordered pairs of four sources.
+
+In: ``sources.json`` beside this file: for each source its concept, its question, its fillers (pairs; the left one makes
+the left option right) and 100 sentence frames ``[class of fillers, left option, right option, sentence]``.
+Out: ``FORM/FIRST-SECOND/SPLIT.jsonl.gz`` beside it for the forms ``words`` and ``letters``, and ``sha256.json`` over
+the sources and over the JSON lines of every file (before compression, which is not the same with every zlib).
+
+Why: a row asks two questions and offers two options, each an answer to both. In the training rows one option is right
+twice, so a model can learn either question. In ``ood`` rows each option is right once, and the FIRST question decides;
+in ``neutral`` rows both options answer the second question rightly, so it says nothing. Splits are cut by frame: no
+sentence frame is in two blocks, and the final block has fillers of its own.
+
+Run ``python eval_data/double_choice/generate.py`` to write the files; with ``--check`` nothing is written, and the exit
+status is 1 (naming the files) if a file on disk differs from what the sources give.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import json
+import random
+import sys
+from collections.abc import Iterator
+from itertools import permutations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+HERE = Path(__file__).resolve().parent
+SOURCES = "sources.json"
+HASHES = "sha256.json"
+SEED = 0
+SIZES = {"train": 30, "val": 20, "eval": 30, "final": 20}  # frames of each source in a block
+N_FILLERS = 3  # pairs of fillers that a frame meets: six items, in both option orders twelve rows
+PROMPTS = {
+    "words": "1. {first}\n2. {second}\n- {options[0]}\n- {options[1]}\nAnswer:",
+    "letters": "1. {first}\n2. {second}\nA. {options[0]}\nB. {options[1]}\nAnswer:",
+}
+LETTERS = (" A", " B")
+
+Row = dict[str, Any]
+
+
+class Item(NamedTuple):
+    """One question of one source."""
+
+    frame: str
+    text: str
+    sentence: str
+    """With the blank filled in, where there is one."""
+    right: str
+    wrong: str
+
+
+class Split(NamedTuple):
+    """How one file is made: which block, and how the second answer stands to the first.
+
+    ``agree``: one option is right twice; ``disagree``: each is right once; ``tie``: both answer the second rightly.
+    """
+
+    block: str
+    second: str
+    with_seed: bool = False
+
+
+SPLITS = {
+    "train": Split("train", "agree", with_seed=True),
+    "val": Split("val", "agree", with_seed=True),
+    "id": Split("eval", "agree"),
+    "ood": Split("eval", "disagree"),
+    "neutral": Split("eval", "tie"),
+    "final_id": Split("final", "agree"),
+    "final_ood": Split("final", "disagree"),
+}
+
+
+def load_blocks(name: str, source: Row) -> dict[str, list[list[Item]]]:
+    """Shuffle a source's frames and cut them into blocks; the items of each frame, block by block."""
+    numbers = list(range(len(source["frames"])))
+    if len(numbers) != sum(SIZES.values()):
+        raise ValueError(f"{SOURCES}: {len(numbers)} frames of {name}, not {sum(SIZES.values())}")
+    random.Random(f"{SEED}-{name}").shuffle(numbers)
+    blocks: dict[str, list[list[Item]]] = {}
+    for block, size in SIZES.items():
+        chosen, numbers = numbers[:size], numbers[size:]
+        blocks[block] = [make_items(name, source, n, i, block) for i, n in enumerate(chosen)]
+    return blocks
+
+
+def make_items(name: str, source: Row, number: int, position: int, block: str) -> list[Item]:
+    """The six items of one frame: each of its pairs of fillers, left and right."""
+    kind, left, right, sentence = source["frames"][number]
+    pairs = source["fillers"][kind]["final" if block == "final" else "main"]
+    items = []
+    for pair in (pairs[(N_FILLERS * position + i) % len(pairs)] for i in range(N_FILLERS)):
+        for filler, answers in zip(pair, ((left, right), (right, left)), strict=True):
+            text = sentence.replace("{}", filler)
+            whole = text.replace("_____", answers[0])
+            items.append(Item(f"{name}-{number:03d}", f"{source['question']} {text}", whole, *answers))
+    return items
+
+
+def partners(first: list[Item], second: list[Item], position: int) -> Iterator[tuple[Item, Item]]:
+    """Each item of one frame with one of the other, so that left and right of both meet equally often."""
+    for number, item in enumerate(first):
+        is_crossed = (number // 2 + position) % 2
+        yield item, second[number ^ is_crossed]
+
+
+def make_rows(split: str, form: str, first: Item, second: Item) -> Iterator[Row]:
+    """Yield the rows of one pair of items, in both option orders (ids come after shuffling)."""
+    beside_right, beside_wrong = {
+        "agree": (second.right, second.wrong),
+        "disagree": (second.wrong, second.right),
+        "tie": (second.right, second.right),
+    }[SPLITS[split].second]
+    both = [
+        (f" {first.right}", f"{first.right}, {beside_right}"),
+        (f" {first.wrong}", f"{first.wrong}, {beside_wrong}"),
+    ]
+    for answer, order in enumerate((both, both[::-1])):
+        prompt = PROMPTS[form].format(first=first.text, second=second.text, options=[text for _, text in order])
+        choices = [word for word, _ in order] if form == "words" else list(LETTERS)
+        row: Row = {"id": "", "prompt": prompt, "choices": choices, "answer": choices[answer], "split": split}
+        row["template"] = f"{first.frame}+{second.frame}"
+        if SPLITS[split].with_seed:
+            row["seed"] = f"{first.sentence} {second.sentence}"
+        yield row
+
+
+def build_split(split: str, form: str, first: list[list[Item]], second: list[list[Item]], pair: str) -> list[Row]:
+    """Return the rows of one split, shuffled and numbered. Each frame of the first source meets one of the second."""
+    order = list(second)
+    random.Random(f"{SEED}-{pair}-{SPLITS[split].block}").shuffle(order)
+    rows: list[Row] = []
+    for position, (ours, theirs) in enumerate(zip(first, order, strict=True)):
+        for one, other in partners(ours, theirs, position):
+            rows += make_rows(split, form, one, other)
+    random.Random(f"{SEED}-{pair}-{split}").shuffle(rows)
+    for number, row in enumerate(rows, start=1):
+        row["id"] = f"{split}-{number:04d}"
+    return rows
+
+
+def build_files(raw: str) -> dict[str, str]:
+    """Return every file's name and its JSON lines, given the text of the sources; `sha256.json` last."""
+    sources = json.loads(raw)
+    blocks = {name: load_blocks(name, source) for name, source in sources.items()}
+    files = {}
+    for form in PROMPTS:
+        for first, second in permutations(sources, 2):
+            pair = f"{first}-{second}"
+            for name, split in SPLITS.items():
+                halves = blocks[first][split.block], blocks[second][split.block]
+                rows = build_split(name, form, *halves, pair)
+                files[f"{form}/{pair}/{name}.jsonl.gz"] = "".join(json.dumps(row) + "\n" for row in rows)
+    hashed = {SOURCES: raw} | files
+    hashes = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in sorted(hashed.items())}
+    files[HASHES] = json.dumps(hashes, indent=2) + "\n"
+    return files
+
+
+def read(path: Path) -> bytes | None:
+    """A file's content, decompressed; None if there is none that can be read."""
+    try:
+        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError):
+        return None
+
+
+def differing(files: dict[str, str], folder: Path) -> list[str]:
+    """Return the names whose file in the folder is missing or has another content."""
+    return [name for name, text in files.items() if read(folder / name) != text.encode()]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the files, or compare them with ``--check``; return the exit status."""
+    parser = argparse.ArgumentParser(description="Generate the double multiple choice splits from sources.json.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file on disk differs")
+    check: bool = parser.parse_args(argv).check
+    files = build_files((HERE / SOURCES).read_bytes().decode())
+    changed = differing(files, HERE)  # others stay as they are: another zlib would give them other bytes
+    for name in changed:
+        if check:
+            sys.stderr.write(f"differs from what the sources give: {name}\n")
+        else:
+            path, content = HERE / name, files[name].encode()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
+    return 1 if check and changed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

