@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autocaft.data.rows import load_rows
-from autocaft.records import Decision, Direction, Example, Metric, Verdict
+from autocaft.records import Decision, Direction, Evidence, Example, Metric, Verdict
 from autocaft.report.arms import RowScore
 from autocaft.resources import data_path
 from autocaft.rundir.files import read_json, read_jsonl, read_records, sha256_of
@@ -57,6 +57,8 @@ def _discovery(context: StepContext, trained: Sequence[str]) -> dict[str, Any]:
     return {
         "directions": read_records(context.dir_of("decompose") / "directions.jsonl", Direction),
         "examples": read_records(context.dir_of("mine") / "examples.jsonl", Example),
+        "evidence": read_records(context.dir_of("mine") / "evidence.jsonl", Evidence),
+        "n_loss_rows": len(read_json(context.dir_of("mine") / "summary.json")["loss_rows"]),
         "verdicts": read_records(context.dir_of("judge") / "verdicts.jsonl", Verdict),
         "decisions": read_records(context.dir_of("select") / "decisions.jsonl", Decision),
         "sets": {**_sets(context, trained), "counts": read_json(context.dir_of("select") / "summary.json")},

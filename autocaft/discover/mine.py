@@ -1,7 +1,9 @@
 """Stage 4, mine: the windows of text by which each direction is read.
 
-In: a collect folder (activations, documents) and a decompose folder (candidates, dictionaries). Out, in `out`:
-`examples.jsonl` (one `Example` a window) and `summary.json`. One pass over the stored activations.
+In: a collect folder (activations, documents), a decompose folder (candidates, dictionaries) and, for the evidence, the
+models. Out, in `out`: `examples.jsonl` (one `Example` a window), `evidence.jsonl` (one `Evidence` a direction) and
+`summary.json`. One pass over the stored activations: where a direction fires is counted where its windows are found,
+because a latent's activations are dear and kept nowhere.
 
 What the poles are, on a latent's activation or on a PC's projection of (base activation - generic mean):
 
@@ -22,8 +24,8 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,14 +33,18 @@ import torch
 from torch import Tensor
 
 from autocaft.data.corpus import Document, read_documents
+from autocaft.data.rows import TaskRow
+from autocaft.discover.alone import chosen_rows, loss_changes
 from autocaft.discover.collect import load_stats
 from autocaft.discover.decompose import dictionary_place, load_extents
+from autocaft.discover.evidence import FireCount, Parts, logit_lens
 from autocaft.discover.options import DecomposeOptions, MineOptions
+from autocaft.discover.pair import ModelPair
 from autocaft.discover.sae import Dictionary, load_dictionary, rows_at_once
 from autocaft.discover.shards import Shard, ShardReader
 from autocaft.discover.windows import Chunk, WindowTable, extreme_by_document, overlap, word_triples
 from autocaft.model.directions import DirectionSet
-from autocaft.records import Direction, Example, Pole, Purpose
+from autocaft.records import Direction, Evidence, Example, Pole, Purpose
 from autocaft.rundir.files import write_json, write_records
 from autocaft.rundir.progress import Progress
 
@@ -50,25 +56,38 @@ SPARE = 4
 """Slots for each window that is asked for: near-duplicates are thrown out at the end."""
 
 
+Fires = dict[str, dict[str, list[float]]]
+
+
 def mine(
     *,
     tokenizer: Any,
+    rows: Sequence[TaskRow],
     collected: Path,
     decomposed: Path,
     decompose_options: DecomposeOptions,
     options: MineOptions,
     out: Path,
     progress: Progress,
+    models: ModelPair | None = None,
+    loss_rows: Sequence[TaskRow] = (),
 ) -> dict[str, Any]:
     """Run the stage.
+
+    Args:
+        rows: the training rows, which say where in a text the answer is.
+        models: read by the logit lens and the loss without each direction; None leaves both out.
+        loss_rows: rows with an intact cue, of which `options.n_loss_rows` are drawn.
 
     Returns:
         Counts of windows by pole and purpose, also in `summary.json`.
     """
     reader, stats, found = ShardReader(collected / "acts"), load_stats(collected), DirectionSet.load(decomposed)
-    groups = Groups.of(read_documents(collected / "documents.jsonl.gz"))
+    documents = read_documents(collected / "documents.jsonl.gz")
+    groups, parts = Groups.of(documents), Parts.of(tokenizer, documents, rows)
     low_N, high_N = load_extents(decomposed)
     examples: list[Example] = []
+    fires: dict[str, Fires] = {}
     n_rows = reader.n_rows * len(reader.layers)
     with progress.task("windows", n_rows, "tokens") as advance, torch.no_grad():
         for layer in reader.layers:
@@ -80,20 +99,61 @@ def mine(
                 place = dictionary_place(decompose_options.sae, layer, decomposed)
                 probe = probe.with_dictionary(load_dictionary(place, layer, width=reader.d_model))
             miner = Miner(probe, groups, low_N[at], high_N[at], options)
+            count = FireCount(parts, probe.is_latent_C, low_N[at], high_N[at])
             for shard in reader.shards(layer):
                 for chunk in probe.chunks(shard, groups, options.tokens_per_chunk):
                     miner.update(chunk)
+                    count.update(chunk)
                     advance(len(chunk.tokens_N))
             examples += miner.examples(tokenizer)
+            fires.update(zip((direction.id for direction in probe.directions), count.fires(), strict=True))
     write_records(out / "examples.jsonl", examples)
+    drawn = chosen_rows(loss_rows, options.n_loss_rows)
+    evidence = _evidence(found, fires, models, tokenizer, stats.generic_mean, drawn, options, progress)
+    write_records(out / "evidence.jsonl", evidence)
     counts = Counter((example.pole, example.split) for example in examples)
     summary = {
         "n_directions": len(found),
         "n_documents": len(groups.ids),
         "n_windows": {pole: {purpose: counts[pole, purpose] for purpose in PURPOSES} for pole in POLES},
+        "loss_rows": [row.id for row in drawn],
     }
     write_json(out / "summary.json", summary)
     return summary
+
+
+def _evidence(
+    found: DirectionSet,
+    fires: Mapping[str, Fires],
+    models: ModelPair | None,
+    tokenizer: Any,
+    mean_by_layer: Mapping[int, Tensor],
+    loss_rows: Sequence[TaskRow],
+    options: MineOptions,
+    progress: Progress,
+) -> list[Evidence]:
+    """Where each direction fires, with what the models say about it as far as they are asked."""
+    evidence = [Evidence(direction.id, fires[direction.id], (), ()) for direction in found.directions]
+    if models is None:
+        return evidence
+    with models.base() as base:
+        raised_NK, lowered_NK = logit_lens(base, found.vectors_ND)
+    read = functools.cache(functools.partial(token_text, tokenizer))
+    evidence = [
+        replace(item, promotes=tuple(map(read, raised)), suppresses=tuple(map(read, lowered)))
+        for item, raised, lowered in zip(evidence, raised_NK.tolist(), lowered_NK.tolist(), strict=True)
+    ]
+    if not loss_rows:
+        return evidence
+    with models.tuned() as tuned:
+        changes = loss_changes(
+            tuned, tokenizer, loss_rows, found, mean_by_layer,
+            tokens_per_batch=options.tokens_per_chunk, progress=progress,
+        )  # fmt: skip
+    return [
+        replace(item, loss_change=change.value, loss_low=change.low, loss_high=change.high)
+        for item, change in zip(evidence, changes, strict=True)
+    ]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autocaft.records import Decision, Direction, Example, Metric, Verdict
+from autocaft.records import Decision, Direction, Evidence, Example, Metric, Verdict
 from autocaft.report.arms import RowScore, split_order, summarize_arms
 from autocaft.report.cards import build_cards
 from autocaft.report.html import render_html
@@ -43,6 +43,8 @@ def build_report(
     config: Mapping[str, Any],
     command: str,
     rows: Sequence[RowScore] = (),
+    evidence: Sequence[Evidence] = (),
+    n_loss_rows: int = 0,
 ) -> Report:
     """Everything the report shows, as plain JSON types.
 
@@ -55,6 +57,7 @@ def build_report(
         model: `spec`; `provenance` says in words what the weights are, if they are not the original ones.
         data: `splits`: split -> `{"n": ..., "sha256": ..., "path": ...}`.
         rows: answered rows, for intervals over seeds and paired differences.
+        evidence: what is known of each direction without a judge; `n_loss_rows`: rows behind its losses.
     """
     lines = summarize_arms(metrics, rows)
     counts = _counts(directions, verdicts, sets, discovery)
@@ -69,7 +72,7 @@ def build_report(
         "arms": lines,
         "directions": counts,
         "matching": dict(sets.get("matching", {})),
-        "cards": build_cards(directions, verdicts, decisions, examples),
+        "cards": build_cards(directions, verdicts, decisions, examples, evidence, n_loss_rows),
         "judge": dict(judge),
         "cost": dict(cost),
         "timing": dict(timing),
