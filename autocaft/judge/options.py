@@ -42,6 +42,9 @@ class JudgeOptions(Options):
     hard_negatives: bool = True
     """Check descriptions also on windows that read like those of the pole (sentence encoder, some 40 windows a second).
     The offline judge, which reads words with that same encoder, does without."""
+    calibration: str | None = transport(None)
+    """Folder of `autocaft calibrate` (or its calibration.json) whose figures of this judge the report shows. The
+    offline judge's ship with autocaft and need not be named."""
     n_describe: int = 10
     """Windows shown per pole."""
     n_verify: int = 20

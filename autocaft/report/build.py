@@ -45,6 +45,7 @@ def build_report(
     rows: Sequence[RowScore] = (),
     evidence: Sequence[Evidence] = (),
     n_loss_rows: int = 0,
+    calibration: Mapping[str, Any] | None = None,
 ) -> Report:
     """Everything the report shows, as plain JSON types.
 
@@ -58,6 +59,7 @@ def build_report(
         data: `splits`: split -> `{"n": ..., "sha256": ..., "path": ...}`.
         rows: answered rows, for intervals over seeds and paired differences.
         evidence: what is known of each direction without a judge; `n_loss_rows`: rows behind its losses.
+        calibration: how the judge did on planted concepts (`calibration_card`).
     """
     lines = summarize_arms(metrics, rows)
     counts = _counts(directions, verdicts, sets, discovery)
@@ -74,6 +76,7 @@ def build_report(
         "matching": dict(sets.get("matching", {})),
         "cards": build_cards(directions, verdicts, decisions, examples, evidence, n_loss_rows),
         "judge": dict(judge),
+        "calibration": None if calibration is None else dict(calibration),
         "cost": dict(cost),
         "timing": dict(timing),
         "versions": dict(versions),
