@@ -23,6 +23,7 @@ from autocaft.records import Metric
 from autocaft.report.arms import split_order, summarize_arms
 from autocaft.report.calibration import figures_of
 from autocaft.report.words import interval_text, percent
+from autocaft.select.options import SelectOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- /table:(?P=name) -->)", re.DOTALL)
@@ -45,11 +46,16 @@ def arms_table(result: Mapping[str, Any]) -> str:
 
 
 def calibration_table(result: Mapping[str, Any]) -> str:
-    """One judge on the planted concepts, both halves beside each other."""
-    halves = {name: dict(figures_of(result[name])) for name in ("tuning", "held_out")}
-    rows = [[f"judge {result['judge'].partition(':')[0]}", *(f"{half.replace('_', '-')} concepts" for half in halves)]]
-    rows.append(["---", *["---:"] * len(halves)])
-    rows += [[label, *(half[label] for half in halves.values())] for label in halves["tuning"]]
+    """One judge on the planted concepts: both halves, selected at the tuned threshold and at a run's default."""
+    default = f"{SelectOptions().threshold:g}"
+    head = ["offline judge" if result["judge"].startswith("offline:") else result["judge"]]
+    columns = []
+    for half in ("tuning", "held_out"):
+        figures, name = result[half], half.replace("_", "-")
+        head += [f"{name}, from {figures['threshold']:g}", f"from {default}"]
+        columns += [figures_of(figures), figures_of(figures | figures["by_threshold"][default])]
+    rows = [head, ["---", *["---:"] * len(columns)]]
+    rows += [[cells[0][0], *(value for _, value in cells)] for cells in zip(*columns, strict=True)]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 

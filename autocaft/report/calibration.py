@@ -48,11 +48,11 @@ def calibration_card(calibration: Calibration | None, *, threshold: float, comma
         note = "This judge was not calibrated: nothing here says how often it is right."
         return {"figures": [], "note": note, "commands": list(commands)}
     half = calibration["held_out"]
+    here = half["by_threshold"].get(f"{threshold:g}")
     note = (
-        f"Tested on {half['n_questions']} planted concepts that nothing was chosen on, in {calibration['model']}: "
-        f"{half['n_rated']} verdicts, selected at a relevance of {half['threshold']:g} (the threshold of the tuning "
-        f"concepts)."
+        f"Tested on {half['n_questions']} planted concepts that nothing was chosen on, in {calibration['model']} "
+        f"({half['n_rated']} verdicts); at a relevance of {threshold:g}, from which this run selects."
     )
-    if half["threshold"] != threshold:
-        note += f" This run selects at {threshold:g}; F1 and the share of random directions are then others."
-    return {"figures": figures_of(half), "note": note, "commands": []}
+    if here is None:
+        note += f" F1 and the share of random directions are those at {half['threshold']:g}; others were not counted."
+    return {"figures": figures_of(half | (here or {})), "note": note, "commands": []}

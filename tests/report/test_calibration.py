@@ -19,7 +19,7 @@ from autocaft.rundir.files import read_json
 HALF = {
     "threshold": 95.0, "n_questions": 20, "n_rated": 380, "f1": 0.8, "f1_low": 0.6, "f1_high": 0.9,
     "average_precision": 0.97, "random_selected": 0.025, "random_selected_low": 0.0, "random_selected_high": 0.05,
-    "brier_skill": 0.7, "ece": 0.081,
+    "brier_skill": 0.7, "ece": 0.081, "by_threshold": {"60": {"f1": 0.5, "f1_low": 0.4, "f1_high": 0.6}},
 }  # fmt: skip
 MINE = {"judge": "offline:m", "prompt_hash": "h", "model": "a model", "held_out": HALF}
 
@@ -41,12 +41,13 @@ def test_figures_stand_with_their_intervals() -> None:
     ]  # fmt: skip
 
 
-def test_a_run_with_another_threshold_is_told_so(make_inputs: Callable[..., dict[str, Any]]) -> None:
+def test_figures_are_those_at_the_threshold_of_the_run(make_inputs: Callable[..., dict[str, Any]]) -> None:
     card = calibration_card(MINE, threshold=60.0, commands=["x"])
-    assert "at a relevance of 95" in card["note"] and "This run selects at 60" in card["note"]
-    assert "This run" not in calibration_card(MINE, threshold=95.0, commands=[])["note"]
+    assert "at a relevance of 60" in card["note"] and card["figures"][0][1] == "0.50 [0.40, 0.60]"
+    other = calibration_card(MINE, threshold=61.0, commands=[])
+    assert "are those at 95" in other["note"] and other["figures"][0][1] == "0.80 [0.60, 0.90]"
     page = render_html(build_report(**make_inputs(calibration=card)))
-    assert "<td>F1 of the selection</td><td>0.80 [0.60, 0.90]</td>" in page and "not calibrated" not in page
+    assert "<td>F1 of the selection</td><td>0.50 [0.40, 0.60]</td>" in page and "not calibrated" not in page
 
 
 def test_a_judge_that_was_not_calibrated_is_told_apart_with_the_command(
