@@ -87,8 +87,8 @@ def _calibration(run: Run, judge: dict[str, Any]) -> dict[str, Any]:
 
 
 def calibrate_commands(options: JudgeOptions, model: str) -> list[str]:
-    """How to calibrate the judge of these options; nothing for a judge that is asked through files."""
-    if any(name.startswith("files:") for name in (options.judge, *options.panel)):
+    """How to calibrate the judge of these options; nothing for a panel with one that is asked through files."""
+    if options.panel and any(name.startswith("files:") for name in (options.judge, *options.panel)):
         return []
     given = {key: getattr(options, key) for key in ("base_url", "api_key_env", "verifier", "rater")}
     sets = [f"--set {key}={value}" for key, value in given.items() if value]
