@@ -75,36 +75,36 @@ def options(server: FakeVendor, **more: Any) -> JudgeOptions:
 
 
 def cost(run_dir: Path) -> dict[str, Any]:
-    """Calls and input tokens for both poles of a direction, on real cards."""
+    """Calls and input tokens for all poles of a direction, on real cards: one line a kind of direction."""
     from autocaft.model.load import load_tokenizer
     from autocaft.model.locate import locate
 
     tokenizer = load_tokenizer(locate(MODEL))
     directions = read_records(run_dir / "decompose" / "directions.jsonl", Direction)
     examples = read_records(run_dir / "mine" / "examples.jsonl", Example)
-    rows = []
-    with serving(Truthful()) as server:
-        chosen = options(server)
-        judge = make_judge(chosen, store=MemoryStore())
-        judge_directions(
-            directions=directions,
-            examples=examples,
-            options=chosen,
-            judge=judge,
-            out=run_dir / "benchmark-judge",
-            progress=make_progress(Log()),
-        )
-        n_tokens = sum(len(tokenizer.encode(asked.system + asked.user)) for asked in server.asked)
-        rows.append(
-            (f"autocaft, both poles ({len(directions)} directions of {run_dir.name})", len(server.asked), n_tokens)
-        )
-    n = len(directions)
+    found: dict[str, Any] = {}
     say(f"{'a direction':<60} calls  input tokens")
-    for label, n_calls, n_in in rows:
-        say(f"{label:<60} {n_calls / n:5.2f}  {n_in / n:12,.0f}  measured")
-    for label, n_calls, n_in in QUOTED:
-        say(f"{label:<60} {n_calls:5.2f}  {n_in:12,.0f}  quoted")
-    return {"calls": rows[0][1] / n, "input_tokens": rows[0][2] / n, "n_directions": n}
+    for source, poles in (("sae", "latents, one pole"), ("pca", "PCs, both poles")):
+        own = [direction for direction in directions if direction.source == source]
+        if not own:
+            continue
+        with serving(Truthful()) as server:
+            chosen = options(server)
+            judge_directions(
+                directions=own,
+                examples=examples,
+                options=chosen,
+                judge=make_judge(chosen, store=MemoryStore()),
+                out=run_dir / f"benchmark-judge-{source}",
+                progress=make_progress(Log()),
+            )
+            n_calls = len(server.asked) / len(own)
+            n_in = sum(len(tokenizer.encode(asked.system + asked.user)) for asked in server.asked) / len(own)
+        say(f"{f'autocaft, {poles} ({len(own)} of {run_dir.name})':<60} {n_calls:5.2f}  {n_in:12,.0f}  measured")
+        found[source] = {"calls": n_calls, "input_tokens": n_in, "n_directions": len(own)}
+    for label, calls, tokens in QUOTED:
+        say(f"{label:<60} {calls:5.2f}  {tokens:12,.0f}  quoted")
+    return found
 
 
 def planted(folder: Path) -> dict[str, Any]:

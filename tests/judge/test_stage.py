@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from autocaft.errors import JudgeError
 from autocaft.judge.base import Card, Concept, Judge, UsageBook, unscored
 from autocaft.judge.options import JudgeOptions
-from autocaft.judge.stage import judge_directions, neighbour_encoder, make_judge
+from autocaft.judge.stage import judge_directions, make_judge, neighbour_encoder
 from autocaft.llm.client import MemoryStore
 from autocaft.records import Direction, Example, Verdict
 from autocaft.rundir.options import fingerprint_options
