@@ -47,9 +47,9 @@ def evidence_lines(evidence: Evidence | None, n_loss_rows: int) -> list[tuple[st
         lines.append(("writes", tokens_text(evidence.promotes)))
         lines.append(("against", tokens_text(evidence.suppresses)))
     if evidence.loss_change is not None:
-        text = f"{evidence.loss_change:+.3f}"
+        text = _signed(evidence.loss_change)
         if evidence.loss_low is not None and evidence.loss_high is not None:
-            text += f" [{evidence.loss_low:+.3f}, {evidence.loss_high:+.3f}]"
+            text += f" [{_signed(evidence.loss_low)}, {_signed(evidence.loss_high)}]"
         lines.append(("loss without it", f"{text} nats an answer token, {n_loss_rows} rows with the cue intact"))
     return lines
 
@@ -73,8 +73,16 @@ def readable(token: str) -> str:
     return text.replace("\r", "").replace("\n", "\u21b5").replace("\t", "\u21e5")
 
 
+def _signed(nats: float) -> str:
+    """Three decimals; what rounds to zero has no sign."""
+    text = f"{nats:+.3f}"
+    return "0.000" if float(text) == 0 else text
+
+
 def _fine(share: float) -> str:
-    """`3.2%` below ten per cent, `32%` above."""
+    """`3.2%` below ten per cent, `32%` above; never rounded down to zero."""
+    if 0 < share < 0.0005:
+        return "<0.1%"
     return f"{100 * share:.1f}%" if share < 0.0995 else percent(share)
 
 
