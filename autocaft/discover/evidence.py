@@ -7,8 +7,8 @@ what a position number would not, since rows differ in length.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,10 +16,14 @@ from torch import Tensor
 
 from autocaft.data.corpus import Document
 from autocaft.data.rows import TaskRow
+from autocaft.discover.alone import loss_changes
 from autocaft.discover.collect import encode_rows
-from autocaft.discover.pair import Model
+from autocaft.discover.pair import Model, ModelPair
 from autocaft.discover.windows import Chunk
 from autocaft.model.blocks import final_norm
+from autocaft.model.directions import DirectionSet
+from autocaft.records import Evidence
+from autocaft.rundir.progress import Progress
 
 GENERIC, PROMPT, ANSWER, OPENING, CONTINUATION = range(5)
 PARTS = (
@@ -30,6 +34,8 @@ PARTS = (
     "task-seeded text, continuation",
 )
 """Parts of the mining texts. The opening of task-seeded text is the row's own sentence, the rest the base model's."""
+Fires = dict[str, dict[str, list[float]]]
+"""Pole -> part -> [share of tokens, share of documents]."""
 N_LENS = 8
 """Tokens of each sign."""
 LENS_ROWS = 64
@@ -88,8 +94,8 @@ class FireCount:
         self.tokens_PX += counts_MPX.sum(0)
         self.documents_PX += (counts_MPX > 0).sum(0)
 
-    def fires(self) -> list[dict[str, dict[str, list[float]]]]:
-        """For each direction pole -> part -> [share of tokens, share of documents]."""
+    def fires(self) -> list[Fires]:
+        """The shares of each direction."""
         shares = [
             counts_PX[:, :-1] / counts_PX[:, -1:].clamp_min(1) for counts_PX in (self.tokens_PX, self.documents_PX)
         ]
@@ -122,3 +128,42 @@ def logit_lens(model: Model, vectors_ND: Tensor, n_tokens: int = N_LENS) -> tupl
         raised.append(logits_NV.topk(n_tokens).indices.cpu())
         lowered.append(logits_NV.topk(n_tokens, largest=False).indices.cpu())
     return torch.cat(raised), torch.cat(lowered)
+
+
+def gather_evidence(
+    found: DirectionSet,
+    fires: Mapping[str, Fires],
+    models: ModelPair | None,
+    tokenizer: Any,
+    mean_by_layer: Mapping[int, Tensor],
+    loss_rows: Sequence[TaskRow],
+    *,
+    read: Callable[[int], str],
+    tokens_per_batch: int,
+    progress: Progress,
+) -> list[Evidence]:
+    """Where each direction fires, with what the models say of it as far as they are asked.
+
+    Args:
+        models: None leaves out what they say.
+        loss_rows: rows to measure the loss on; without any it is left out.
+        read: a token's text.
+    """
+    evidence = [Evidence(direction.id, fires[direction.id], (), ()) for direction in found.directions]
+    if models is None:
+        return evidence
+    with models.base() as base:
+        raised_NK, lowered_NK = logit_lens(base, found.vectors_ND)
+    evidence = [
+        replace(item, promotes=tuple(map(read, raised)), suppresses=tuple(map(read, lowered)))
+        for item, raised, lowered in zip(evidence, raised_NK.tolist(), lowered_NK.tolist(), strict=True)
+    ]
+    if not loss_rows:
+        return evidence
+    common: dict[str, Any] = {"tokens_per_batch": tokens_per_batch, "progress": progress}
+    with models.tuned() as tuned:
+        changes = loss_changes(tuned, tokenizer, loss_rows, found, mean_by_layer, **common)
+    return [
+        replace(item, loss_change=change.value, loss_low=change.low, loss_high=change.high)
+        for item, change in zip(evidence, changes, strict=True)
+    ]

@@ -24,8 +24,8 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,17 +34,17 @@ from torch import Tensor
 
 from autocaft.data.corpus import Document, read_documents
 from autocaft.data.rows import TaskRow
-from autocaft.discover.alone import chosen_rows, loss_changes
+from autocaft.discover.alone import chosen_rows
 from autocaft.discover.collect import load_stats
 from autocaft.discover.decompose import dictionary_place, load_extents
-from autocaft.discover.evidence import FireCount, Parts, logit_lens
+from autocaft.discover.evidence import FireCount, Fires, Parts, gather_evidence
 from autocaft.discover.options import DecomposeOptions, MineOptions
 from autocaft.discover.pair import ModelPair
 from autocaft.discover.sae import Dictionary, load_dictionary, rows_at_once
 from autocaft.discover.shards import Shard, ShardReader
 from autocaft.discover.windows import Chunk, WindowTable, extreme_by_document, overlap, word_triples
 from autocaft.model.directions import DirectionSet
-from autocaft.records import Direction, Evidence, Example, Pole, Purpose
+from autocaft.records import Direction, Example, Pole, Purpose
 from autocaft.rundir.files import write_json, write_records
 from autocaft.rundir.progress import Progress
 
@@ -54,9 +54,6 @@ exclude each other, so that a direction's arbitrary sign decides nothing but whi
 PURPOSES: tuple[Purpose, ...] = ("describe", "verify")
 SPARE = 4
 """Slots for each window that is asked for: near-duplicates are thrown out at the end."""
-
-
-Fires = dict[str, dict[str, list[float]]]
 
 
 def mine(
@@ -109,7 +106,17 @@ def mine(
             fires.update(zip((direction.id for direction in probe.directions), count.fires(), strict=True))
     write_records(out / "examples.jsonl", examples)
     drawn = chosen_rows(loss_rows, options.n_loss_rows)
-    evidence = _evidence(found, fires, models, tokenizer, stats.generic_mean, drawn, options, progress)
+    evidence = gather_evidence(
+        found,
+        fires,
+        models,
+        tokenizer,
+        stats.generic_mean,
+        drawn,
+        read=functools.cache(functools.partial(token_text, tokenizer)),
+        tokens_per_batch=options.tokens_per_chunk,
+        progress=progress,
+    )
     write_records(out / "evidence.jsonl", evidence)
     counts = Counter((example.pole, example.split) for example in examples)
     summary = {
@@ -120,40 +127,6 @@ def mine(
     }
     write_json(out / "summary.json", summary)
     return summary
-
-
-def _evidence(
-    found: DirectionSet,
-    fires: Mapping[str, Fires],
-    models: ModelPair | None,
-    tokenizer: Any,
-    mean_by_layer: Mapping[int, Tensor],
-    loss_rows: Sequence[TaskRow],
-    options: MineOptions,
-    progress: Progress,
-) -> list[Evidence]:
-    """Where each direction fires, with what the models say about it as far as they are asked."""
-    evidence = [Evidence(direction.id, fires[direction.id], (), ()) for direction in found.directions]
-    if models is None:
-        return evidence
-    with models.base() as base:
-        raised_NK, lowered_NK = logit_lens(base, found.vectors_ND)
-    read = functools.cache(functools.partial(token_text, tokenizer))
-    evidence = [
-        replace(item, promotes=tuple(map(read, raised)), suppresses=tuple(map(read, lowered)))
-        for item, raised, lowered in zip(evidence, raised_NK.tolist(), lowered_NK.tolist(), strict=True)
-    ]
-    if not loss_rows:
-        return evidence
-    with models.tuned() as tuned:
-        changes = loss_changes(
-            tuned, tokenizer, loss_rows, found, mean_by_layer,
-            tokens_per_batch=options.tokens_per_chunk, progress=progress,
-        )  # fmt: skip
-    return [
-        replace(item, loss_change=change.value, loss_low=change.low, loss_high=change.high)
-        for item, change in zip(evidence, changes, strict=True)
-    ]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,19 @@ from autocaft.data.corpus import Document
 from autocaft.data.encode import encode
 from autocaft.data.rows import TaskRow
 from autocaft.discover.alone import chosen_rows, loss_changes
-from autocaft.discover.evidence import ANSWER, CONTINUATION, GENERIC, OPENING, PARTS, PROMPT, Parts, logit_lens
+from autocaft.discover.evidence import (
+    ANSWER,
+    CONTINUATION,
+    GENERIC,
+    OPENING,
+    PARTS,
+    PROMPT,
+    Fires,
+    Parts,
+    gather_evidence,
+    logit_lens,
+)
+from autocaft.discover.pair import ModelPair
 from autocaft.discover.windows import Chunk
 from autocaft.model.directions import DirectionSet, Subspace
 from autocaft.model.hooks import ablate
@@ -117,3 +129,17 @@ def losses(model: Any, tokenizer: Any) -> torch.Tensor:
 
 def test_rows_are_drawn_without_looking_at_their_order() -> None:
     assert chosen_rows(ROWS, 2) == chosen_rows(ROWS[::-1], 2) and len(chosen_rows(ROWS, 99)) == len(ROWS)
+
+
+def test_what_the_models_say_is_there_where_they_are_asked(tokenizer: Any) -> None:
+    found, means = made_directions(2), {0: torch.zeros(WIDTH), 1: torch.zeros(WIDTH)}
+    fires: dict[str, Fires] = {direction.id: {"top": {}} for direction in found.directions}
+    models = ModelPair.of(tiny_llama(0), tiny_llama(1))
+    common: dict[str, Any] = {"read": str, "tokens_per_batch": 64, "progress": NullProgress()}
+    with_loss, without = (
+        gather_evidence(found, fires, models, tokenizer, means, rows, **common) for rows in (ROWS, [])
+    )
+    assert all(len(item.promotes) == len(item.suppresses) == 8 for item in without)
+    assert all(item.loss_change is None for item in without)
+    expected = loss_changes(tiny_llama(1), tokenizer, ROWS, found, means, tokens_per_batch=64, progress=NullProgress())
+    assert [item.loss_change for item in with_loss] == [change.value for change in expected]
