@@ -119,17 +119,25 @@ def judge_lines(run: Run, run_dir: Path) -> list[str]:
 
 def count_calls(cards: Sequence[tuple[Card, int]], options: JudgeOptions, count: Count) -> dict[str, Calls]:
     """What judging the cards takes, by who is asked; each card stands for so many directions."""
+    concept = Concept(options.undesired, options.wanted)
+    return count_asked([(card, concept, times) for card, times in cards], options, count)
+
+
+def count_asked(asked: Sequence[tuple[Card, Concept, int]], options: JudgeOptions, count: Count) -> dict[str, Calls]:
+    """The same for cards that are asked about several concepts: a request that came before is answered by then."""
     from autocaft.judge.chat import MAX_RATINGS, planned_requests
     from autocaft.llm.budget import most_usage
 
-    concept = Concept(options.undesired, options.wanted)
     calls: dict[str, Calls] = {}
+    seen: set[tuple[str, str, str]] = set()
     for judge in options.chat_judges:
         reader_by_part = options.readers_of(judge)
-        for card, times in cards:
+        for card, concept, times in asked:
             planned = planned_requests(card, concept, judge, options)
-            for reader in dict.fromkeys(reader_by_part.values()):
-                own = [(part, r, n_chars) for part, r, n_chars in planned if reader_by_part[part] == reader]
+            new = [p for p in planned if (reader_by_part[p[0]], p[1].system, p[1].user) not in seen]
+            seen.update((reader_by_part[part], request.system, request.user) for part, request, _ in new)
+            for reader in dict.fromkeys(reader_by_part[part] for part, _, _ in new):
+                own = [(part, r, n_chars) for part, r, n_chars in new if reader_by_part[part] == reader]
                 expected = [
                     Usage(count(r.system) + count(r.user) + TEMPLATE_TOKENS, round(n_chars / CHARS_PER_TOKEN))
                     for _, r, n_chars in own

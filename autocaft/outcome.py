@@ -6,6 +6,7 @@ In: the folders of the steps. Out: the arguments of `build_report`. Nothing is c
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import platform
 from collections import defaultdict
 from collections.abc import Sequence
@@ -13,13 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autocaft.data.rows import load_rows
-from autocaft.records import Decision, Direction, Example, Metric, Verdict
+from autocaft.records import Decision, Direction, Evidence, Example, Metric, Verdict
 from autocaft.report.arms import RowScore
-from autocaft.resources import data_path
+from autocaft.report.calibration import calibration_card, calibration_of
+from autocaft.resources import calibrations_dir, data_path
 from autocaft.rundir.files import read_json, read_jsonl, read_records, sha256_of
 from autocaft.rundir.runner import StepContext
 
 if TYPE_CHECKING:
+    from autocaft.judge.options import JudgeOptions
     from autocaft.stages import Run
 
 PACKAGES = ("autocaft", "torch", "transformers", "peft", "accelerate", "sae-lens", "tokenizers", "numpy")
@@ -33,6 +36,8 @@ def report_parts(
     found = _discovery(context, trained) if trained else _no_discovery()
     found["judge"] |= {"undesired": run.config.judge.undesired, "wanted": run.config.judge.wanted}
     found["judge"]["threshold"] = run.config.select.threshold
+    if trained:
+        found["calibration"] = _calibration(run, found["judge"])
     return {
         **found,
         "name": context.out.parent.name,
@@ -60,6 +65,8 @@ def _discovery(context: StepContext, trained: Sequence[str]) -> dict[str, Any]:
     return {
         "directions": read_records(context.dir_of("decompose") / "directions.jsonl", Direction),
         "examples": read_records(context.dir_of("mine") / "examples.jsonl", Example),
+        "evidence": read_records(context.dir_of("mine") / "evidence.jsonl", Evidence),
+        "n_loss_rows": len(read_json(context.dir_of("mine") / "summary.json")["loss_rows"]),
         "verdicts": read_records(context.dir_of("judge") / "verdicts.jsonl", Verdict),
         "decisions": read_records(context.dir_of("select") / "decisions.jsonl", Decision),
         "sets": {**_sets(context, trained), "counts": read_json(context.dir_of("select") / "summary.json")},
@@ -81,6 +88,31 @@ def _behind(context: StepContext, looked: Sequence[str]) -> dict[str, Any]:
     if "causes" in looked:
         found["causes"] = read_json(context.dir_of("causes") / "summary.json")
     return found
+
+
+def _calibration(run: Run, judge: dict[str, Any]) -> dict[str, Any]:
+    """How the judge did on planted concepts, from the file that the recipe names or one that ships."""
+    named = run.config.judge.calibration
+    paths = sorted(calibrations_dir().glob("*.json"))
+    if named is not None:
+        path = Path(named).expanduser()
+        paths.insert(0, path / "calibration.json" if path.is_dir() else path)
+    own = calibration_of(judge["name"], judge["prompt_hash"], (read_json(path) for path in paths if path.is_file()))
+    commands = calibrate_commands(run.config.judge, run.config.model)
+    return calibration_card(own, threshold=judge["threshold"], commands=commands)
+
+
+def calibrate_commands(options: JudgeOptions, model: str) -> list[str]:
+    """How to calibrate the judge of these options; nothing for a panel with one that is asked through files."""
+    if options.panel and any(name.startswith("files:") for name in (options.judge, *options.panel)):
+        return []
+    given = {key: getattr(options, key) for key in ("base_url", "api_key_env", "verifier", "rater")}
+    sets = [f"--set {key}={value}" for key, value in given.items() if value]
+    sets += [f"--set 'panel={json.dumps(options.panel)}'"] if options.panel else []
+    return [
+        " ".join([f"autocaft calibrate --judge {options.judge} --model {model} --split {split}", *sets])
+        for split in ("tuning", "held_out")
+    ]
 
 
 def _dollars(context: StepContext) -> dict[str, float]:

@@ -24,7 +24,7 @@ VERSION_BY_STAGE = {
     "tune": 1,
     "collect": 1,
     "decompose": 1,
-    "mine": 1,
+    "mine": 2,
     "judge": 2,
     "select": 2,
     "train": 1,
@@ -58,7 +58,7 @@ def build_steps(run: Run, *, final: bool = False) -> list[Step]:
     steps += [
         _step("collect", partial(stages.collect, run, tuned=first), look, _corpus(run), first),
         _step("decompose", partial(stages.decompose, run, tuned=first), {"decompose": config.decompose}, {}, "collect"),
-        _step("mine", partial(stages.mine, run), {"mine": config.mine}, {}, "decompose"),
+        _mining(run, first),
         _step("judge", partial(stages.judge, run), {"judge": config.judge}, _readers(run), "mine"),
         _step("select", partial(stages.select, run), {"select": config.select}, _choices(run), "judge"),
     ]
@@ -108,6 +108,15 @@ def _looks_behind(run: Run, first: str, weights: Mapping[str, str]) -> list[Step
         inputs = {**weights, **_cues(run, config.causes.splits)}
         steps.append(_step("causes", partial(stages.causes, run, tuned=first), options, inputs, first, "judge"))
     return steps
+
+
+def _mining(run: Run, tuned: str) -> Step:
+    """Windows and evidence; the split `val` is read only where the loss without each direction is measured."""
+    options = run.config.mine
+    spec = run.config.data.splits.get("val") if options.n_loss_rows else None
+    read = {f"data.val ({spec})": sha256_of(data_path(spec))} if spec else {}
+    call = partial(stages.mine, run, tuned=tuned, loss_split=spec)
+    return _step("mine", call, {"mine": options}, read, "decompose")
 
 
 def _evaluations(run: Run, folder: str, splits: Mapping[str, str], weights: Mapping[str, str]) -> list[Step]:

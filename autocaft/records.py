@@ -75,6 +75,25 @@ class Example(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Evidence(Record):
+    """What is known of one direction without a judge, from training rows and generic text alone."""
+
+    direction_id: str
+    fires: dict[str, dict[str, list[float]]]
+    """Pole -> part of the texts -> share of its tokens, and of its documents, in which the direction is active: a
+    latent above zero, any other beyond half of its extent."""
+    promotes: tuple[str, ...]
+    """Tokens whose logits the direction raises most, through the final norm (logit lens), strongest first."""
+    suppresses: tuple[str, ...]
+    """Tokens whose logits it lowers most."""
+    loss_change: float | None = None
+    """Nats that the tuned model's loss on the answers rises by when this direction alone is ablated; None if that was
+    not measured."""
+    loss_low: float | None = None
+    loss_high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict(Record):
     """What a judge says about one direction. Scores are 0-100, or None with the reason in `unscored_reason`."""
 

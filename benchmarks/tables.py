@@ -6,6 +6,7 @@ the README comes from here, so a figure in it cannot drift from its measurement.
     python benchmarks/tables.py --write
     python benchmarks/tables.py --check     exit 1, naming each table that differs
     python benchmarks/tables.py --take runs/quickstart     a run's figures into results/quickstart.json
+    python benchmarks/tables.py --take runs/calibration    a judge's calibration into results/calibration/
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from typing import Any
 
 from autocaft.records import Metric
 from autocaft.report.arms import split_order, summarize_arms
+from autocaft.report.calibration import figures_of
 from autocaft.report.words import interval_text, percent
+from autocaft.select.options import SelectOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- /table:(?P=name) -->)", re.DOTALL)
@@ -42,7 +45,24 @@ def arms_table(result: Mapping[str, Any]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-TABLES: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {"quickstart": ("quickstart.json", arms_table)}
+def calibration_table(result: Mapping[str, Any]) -> str:
+    """One judge on the planted concepts: both halves, selected at the tuned threshold and at a run's default."""
+    default = f"{SelectOptions().threshold:g}"
+    head = ["offline judge" if result["judge"].startswith("offline:") else result["judge"]]
+    columns = []
+    for half in ("tuning", "held_out"):
+        figures, name = result[half], half.replace("_", "-")
+        head += [f"{name}, from {figures['threshold']:g}", f"from {default}"]
+        columns += [figures_of(figures), figures_of(figures | figures["by_threshold"][default])]
+    rows = [head, ["---", *["---:"] * len(columns)]]
+    rows += [[cells[0][0], *(value for _, value in cells)] for cells in zip(*columns, strict=True)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+TABLES: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
+    "quickstart": ("quickstart.json", arms_table),
+    "calibration": ("calibration/offline.json", calibration_table),
+}
 """Table name -> (file in results/, how it becomes Markdown)."""
 
 
@@ -90,12 +110,24 @@ KEPT = (
 
 
 def take(run_dir: Path, results: Path) -> Path:
-    """Copy a run's figures into results/, under the run's name."""
+    """Copy a run's figures into results/, under the run's name; a calibration's under its judge's."""
+    if (run_dir / "calibration.json").is_file():
+        return _take_calibration(run_dir / "calibration.json", results / "calibration")
     report = json.loads((run_dir / "report.json").read_text(encoding="utf-8"))
     path = results / f"{run_dir.name}.json"
     path.write_text(
         json.dumps({key: report[key] for key in KEPT}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )
+    return path
+
+
+def _take_calibration(source: Path, folder: Path) -> Path:
+    """Copy it, under `offline` or `openai-MODEL`."""
+    text = source.read_text(encoding="utf-8")
+    kind, _, model = json.loads(text)["judge"].partition(":")
+    path = folder / ("offline.json" if kind == "offline" else re.sub(r"[^\w.-]+", "-", f"{kind}-{model}") + ".json")
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
     return path
 
 

@@ -20,7 +20,7 @@ from autocaft.config import find_config, load_config, to_toml
 from autocaft.data.corpus import Document, write_documents
 from autocaft.judge.cards import build_cards
 from autocaft.model.directions import DirectionSet
-from autocaft.records import Decision, Direction, Example, Verdict
+from autocaft.records import Decision, Direction, Evidence, Example, Verdict
 from autocaft.rundir.files import write_json, write_jsonl, write_records, write_text
 
 AT = "2026-01-02T03:04:05Z"
@@ -54,6 +54,8 @@ def make_run(folder: Path, *, n_latents: int = 20, n_pcs: int = 3, n_random: int
     spread = torch.diag(torch.linspace(0.2, 3.0, D_MODEL))
     save_file({f"L{layer}": spread.clone() for layer in LAYERS}, folder / "decompose" / "covariances.safetensors")
     write_records(folder / "mine" / "examples.jsonl", examples)
+    write_records(folder / "mine" / "evidence.jsonl", [evidence_on(direction) for direction in directions])
+    write_json(folder / "mine" / "summary.json", {"loss_rows": [f"val-{i}" for i in range(24)]})
     write_jsonl(folder / "judge" / "cards.jsonl", [card.to_row() for card in cards])
     write_records(folder / "judge" / "verdicts.jsonl", verdicts)
     write_json(folder / "judge" / "summary.json", {"judge": "offline:planted", "undesired": "the gender of a person",
@@ -101,6 +103,13 @@ def examples_of(rng: random.Random, direction: Direction) -> list[Example]:
         for split in ("describe", "verify")
         for number in range(6 if pole != "random" else 4)
     ]
+
+
+def evidence_on(direction: Direction) -> Evidence:
+    """What is known of a planted direction without a judge."""
+    poles = ("top",) if direction.source == "sae" else ("top", "bottom")
+    by_part = {"generic text": [0.0, 0.0], "training rows, answer": [0.0425, 0.51]}
+    return Evidence(direction.id, dict.fromkeys(poles, by_part), (" she", "\u010a<b>"), (" he",), 0.0123, 0.001, 0.0234)
 
 
 def verdict_on(direction: Direction, **changes: Any) -> Verdict:

@@ -11,9 +11,20 @@ from autocaft.stages import Run
 LOOKS = ("behind.enabled=true", "causes.enabled=true", "data.cues=builtin:gender/cues.jsonl")
 
 
+def inputs_of(stage: str, *overrides: str, recipe: str = "quickstart") -> set[str]:
+    steps = build_steps(Run(load_config(find_config(recipe), overrides)))
+    return set(next(step for step in steps if step.stage == stage).inputs)
+
+
 def judge_inputs(*overrides: str) -> set[str]:
-    steps = build_steps(Run(load_config(find_config("quickstart"), overrides)))
-    return set(next(step for step in steps if step.stage == "judge").inputs)
+    return inputs_of("judge", *overrides)
+
+
+def test_mining_reads_val_only_where_the_loss_is_measured_on_it() -> None:
+    read = "data.val (builtin:gender/val.jsonl)"
+    assert inputs_of("mine", recipe="gender") == {read}
+    assert inputs_of("mine", "mine.n_loss_rows=0", recipe="gender") == set()
+    assert inputs_of("mine", "mine.n_loss_rows=24") == set(), "quickstart has no val: training rows"
 
 
 def test_prompts_count_as_soon_as_anybody_reads_them() -> None:

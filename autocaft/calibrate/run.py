@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from autocaft.calibrate import directions
-from autocaft.calibrate.directions import PlantedDirection
 from autocaft.calibrate.planted import SPLITS, Planted, Split, load_concepts
 from autocaft.calibrate.questions import Question, make_questions
 from autocaft.calibrate.score import Rated, figures, tuned
-from autocaft.errors import ConfigError
+from autocaft.errors import ConfigError, JudgeError
+from autocaft.estimate import count_asked, tokens_by
 from autocaft.judge.base import Card, Judge, JudgeUsage
 from autocaft.judge.cards import build_cards
+from autocaft.judge.files import FilesJudge
 from autocaft.judge.options import JudgeOptions
-from autocaft.judge.stage import make_judge, neighbour_encoder, with_abstention
+from autocaft.judge.stage import make_judge, neighbour_encoder, price_of, with_abstention
 from autocaft.model.load import load_model, load_tokenizer
 from autocaft.model.locate import locate
 from autocaft.records import Direction, Example, Verdict
@@ -67,26 +68,18 @@ def calibrate(
         materials: where directions and windows are kept, `out` by default; several judges can share them.
 
     Raises:
-        ConfigError: `held_out` before `tuning`, or a judge that cannot be asked about many concepts.
+        ConfigError: `held_out` before `tuning`, or a files judge in a panel.
+        JudgeError: the judge cannot go on; of a files judge, which replies are missing.
     """
-    if any(name.startswith("files:") for name in (options.judge, *options.panel)):
-        raise ConfigError("calibrate: a files judge answers each card for one concept; calibrate the model behind it")
+    if any(name.startswith("files:") for name in options.panel) or (options.panel and _is_files(options.judge)):
+        raise ConfigError("calibrate: a files judge is calibrated alone, not in a panel")
     weights = locate(model)
     language_model, tokenizer = load_model(weights), load_tokenizer(weights)
     judge = make_judge(options, store=store, local_model=lambda: (language_model, tokenizer))
     who = {"judge": judge.name, "prompt_hash": judge.prompt_hash, "model": weights.identity}
     chosen = None if split == "tuning" else _tuned(out / RESULT, who)
-    concepts = concepts or load_concepts(split)
-    key = digest([weights.identity, [asdict(concept) for concept in concepts], directions.SETTINGS])
-    planted, examples = directions.planted_examples(
-        language_model,
-        tokenizer,
-        concepts,
-        second_half=split == "held_out",
-        folder=(materials or out) / f"{split}-{key[:8]}",
-        progress=progress,
-    )
-    material = _material(concepts, planted, examples, options, run_dir)
+    loaded = language_model, tokenizer, weights.identity
+    material = _material(loaded, split, concepts, options, run_dir, materials or out, progress)
     write_jsonl(out / split / "cards.jsonl", [card.to_row() for card in material.cards])
     rated, seconds = _judge_all(judge, material, options, out / split / "verdicts.jsonl", progress)
     found = figures(rated, chosen or tuned(rated), seconds)
@@ -94,13 +87,53 @@ def calibrate(
     return found
 
 
+def plan(
+    *, model: str, options: JudgeOptions, split: Split, out: Path, progress: Progress, run_dir: Path | None = None
+) -> list[str]:
+    """Calls, tokens and dollars of a split, before the first is bought. Its windows are made on the way, and kept."""
+    weights = locate(model)
+    tokenizer = load_tokenizer(weights)
+    loaded = load_model(weights), tokenizer, weights.identity
+    material = _material(loaded, split, None, options, run_dir, out, progress)
+    card_by_id = {card.direction_id: card for card in material.cards}
+    asked = [(card_by_id[i], question.concept, 1) for question in material.questions for i in question.truth]
+    lines = [f"{split}: {len(material.questions)} concepts, {len(asked)} verdicts on {len(card_by_id)} directions"]
+    if not options.chat_judges:
+        return [*lines, f"judge {options.judge}: no paid call"]
+    for reader, calls in count_asked(asked, options, tokens_by(tokenizer.encode)).items():
+        lines += calls.lines(reader, price_of(reader, options), batch=options.batch)
+    return lines + ([f"  cap: ${options.max_usd:,.2f} (judge.max_usd)"] if options.max_usd is not None else [])
+
+
+def _is_files(name: str) -> bool:
+    return name.startswith("files:")
+
+
 def _material(
-    concepts: Sequence[Planted],
-    planted: Sequence[PlantedDirection],
-    examples: list[Example],
+    loaded: tuple[Any, Any, str],
+    split: Split,
+    concepts: Sequence[Planted] | None,
     options: JudgeOptions,
     run_dir: Path | None,
+    folder: Path,
+    progress: Progress,
 ) -> Material:
+    """Cards and questions of a split; windows that are in `folder` are not made again.
+
+    Args:
+        loaded: language model, tokenizer, identity of the weights.
+    """
+    language_model, tokenizer, identity = loaded
+    concepts = concepts or load_concepts(split)
+    key = digest([identity, [asdict(concept) for concept in concepts], directions.SETTINGS])
+    planted, examples = directions.planted_examples(
+        language_model,
+        tokenizer,
+        concepts,
+        second_half=split == "held_out",
+        folder=folder / f"{split}-{key[:8]}",
+        progress=progress,
+    )
     real = [] if run_dir is None else read_records(run_dir / "decompose" / "directions.jsonl", Direction)
     if run_dir is not None:
         examples = examples + read_records(run_dir / "mine" / "examples.jsonl", Example)
@@ -124,12 +157,19 @@ def _judge_all(
     kept = _read_kept(path)
     rated: list[Rated] = []
     seconds = 0.0
+    waiting: list[str] = []
     with progress.task("calibrate", len(material.questions), "concepts") as advance:
         for question in material.questions:
             own = [card for card in material.cards if judge.reads_together or card.direction_id in question.truth]
             key = digest([judge.name, judge.prompt_hash, asdict(question.concept), [card.hash for card in own]])
             if key not in kept:
-                kept[key] = _ask(judge, question, own, key)
+                try:
+                    kept[key] = _ask(_asked_apart(judge, question), question, own, key)
+                except JudgeError as error:
+                    if not isinstance(judge, FilesJudge):
+                        raise
+                    waiting.append(str(error))  # the cards of the other concepts are to be written out too
+                    continue
                 with disk_errors(path), path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(kept[key]) + "\n")
                     file.flush()
@@ -137,7 +177,16 @@ def _judge_all(
             rated += _rated(question, material, kept[key]["verdicts"], options)
             seconds += kept[key]["seconds"] * len(question.truth) / len(own)
             advance(1)
+    if waiting:
+        raise JudgeError(f"calibrate: {len(waiting)} of {len(material.questions)} concepts wait. {waiting[0]}")
     return rated, seconds
+
+
+def _asked_apart(judge: Judge, question: Question) -> Judge:
+    """A files judge has a folder for each concept, because its cards name the concept; others ask as they are."""
+    if not isinstance(judge, FilesJudge):
+        return judge
+    return FilesJudge(judge.folder / question.name.replace(" ", "_"), name=judge.name)
 
 
 def _ask(judge: Judge, question: Question, cards: Sequence[Card], key: str) -> dict[str, Any]:

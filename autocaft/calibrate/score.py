@@ -99,6 +99,7 @@ def figures(rated: Sequence[Rated], chosen: dict[str, Any], seconds: float) -> d
         },
         **_row("average_precision", cluster_bootstrap(ap, families)),
         **_row("random_selected", random_selected(rated, picks)),
+        "by_threshold": {str(threshold): _at(rated, threshold, families) for threshold in THRESHOLDS},
         "brier_skill": brier_skill(shares, truths),
         "ece": calibration_error(shares, truths),
         "mapped_brier_skill": brier_skill(mapped, truths),
@@ -119,6 +120,13 @@ def figures(rated: Sequence[Rated], chosen: dict[str, Any], seconds: float) -> d
         "output_tokens_per_direction": mean(item.output_tokens for item in rated),
         "seconds_per_direction": seconds / len(rated),
     }
+
+
+def _at(rated: Sequence[Rated], threshold: float, families: Sequence[str]) -> dict[str, Any]:
+    """F1 and the share of random directions at one threshold: a run may use another than the tuned one."""
+    picks = selected(rated, threshold)
+    f1 = cluster_bootstrap(list(f1_by_question(rated, picks).values()), families)
+    return _row("f1", f1) | _row("random_selected", random_selected(rated, picks))
 
 
 def f1_by_question(rated: Sequence[Rated], picks: Sequence[bool]) -> dict[str, float]:

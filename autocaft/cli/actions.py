@@ -167,11 +167,18 @@ def _announce(url: str) -> None:
 
 
 def calibrate_judge(
-    judge: str, *, model: str, split: str, out: Path, run_dir: Path | None, overrides: Sequence[str]
+    judge: str,
+    *,
+    model: str,
+    split: str,
+    out: Path,
+    run_dir: Path | None,
+    overrides: Sequence[str],
+    only_plan: bool = False,
 ) -> None:
     """`autocaft calibrate`."""
     from autocaft.calibrate.planted import SPLITS
-    from autocaft.calibrate.run import calibrate, text_of
+    from autocaft.calibrate.run import calibrate, plan, text_of
     from autocaft.judge.options import JudgeOptions
     from autocaft.rundir.lock import lock_run
     from autocaft.rundir.options import make_options
@@ -188,6 +195,10 @@ def calibrate_judge(
     _quiet_libraries()
     with lock_run(out), RunStore(out / "answers.sqlite") as store:
         progress = make_progress(Log(out / "log.txt"))
+        if only_plan:
+            lines = plan(model=model, options=options, split=chosen, out=out, progress=progress, run_dir=run_dir)
+            _print("\n".join(lines))
+            return
         found = calibrate(
             model=model, options=options, split=chosen, out=out, store=store, progress=progress, run_dir=run_dir
         )

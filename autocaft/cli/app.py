@@ -161,11 +161,12 @@ def calibrate(
     set_: Annotated[
         list[str], typer.Option("--set", metavar="KEY=VALUE", help="A key of the judge, as `base_url=http://...`.")
     ] = [],  # noqa: B006
+    plan: Annotated[bool, typer.Option("--plan", help="Say calls, tokens and dollars, buy nothing.")] = False,
 ) -> None:
     """How far a judge can be trusted."""
     from autocaft.cli.actions import calibrate_judge
 
-    calibrate_judge(judge, model=model, split=split, out=out, run_dir=run, overrides=set_)
+    calibrate_judge(judge, model=model, split=split, out=out, run_dir=run, overrides=set_, only_plan=plan)
 
 
 @app.command(

@@ -16,7 +16,8 @@ class DataOptions(Options):
     """Training rows: `{"prompt", "answer"}`, or chats `{"messages"}` that end with the assistant's answer."""
     splits: dict[str, str] = Field(default_factory=dict)
     """Choice rows to evaluate on, by split: `{"prompt", "choices", "answer", "template"}`. `val` is like training,
-    `id` has the cue as trained, `ood` inverted, `neutral` not at all. Nothing that selects reads them."""
+    `id` has the cue as trained, `ood` inverted, `neutral` not at all. Nothing that selects reads them; what a direction
+    does to the loss on `val` may be shown beside it (`mine.n_loss_rows`)."""
     final: dict[str, str] = Field(default_factory=dict)
     """Choice rows that are evaluated with `--final` only; each such look is written down in `results/looks.jsonl`."""
     cues: str | None = None

@@ -1,7 +1,9 @@
 """Stage 4, mine: the windows of text by which each direction is read.
 
-In: a collect folder (activations, documents) and a decompose folder (candidates, dictionaries). Out, in `out`:
-`examples.jsonl` (one `Example` a window) and `summary.json`. One pass over the stored activations.
+In: a collect folder (activations, documents), a decompose folder (candidates, dictionaries) and, for the evidence, the
+models. Out, in `out`: `examples.jsonl` (one `Example` a window), `evidence.jsonl` (one `Evidence` a direction) and
+`summary.json`. One pass over the stored activations: where a direction fires is counted where its windows are found,
+because a latent's activations are dear and kept nowhere.
 
 What the poles are, on a latent's activation or on a PC's projection of (base activation - generic mean):
 
@@ -31,9 +33,13 @@ import torch
 from torch import Tensor
 
 from autocaft.data.corpus import Document, read_documents
+from autocaft.data.rows import TaskRow
+from autocaft.discover.alone import chosen_rows
 from autocaft.discover.collect import load_stats
 from autocaft.discover.decompose import load_extents, open_dictionary
+from autocaft.discover.evidence import FireCount, Fires, Parts, gather_evidence
 from autocaft.discover.options import DecomposeOptions, MineOptions
+from autocaft.discover.pair import ModelPair
 from autocaft.discover.sae import Dictionary, rows_at_once
 from autocaft.discover.shards import Shard, ShardReader
 from autocaft.discover.windows import Chunk, WindowTable, extreme_by_document, overlap, word_triples
@@ -53,22 +59,32 @@ SPARE = 4
 def mine(
     *,
     tokenizer: Any,
+    rows: Sequence[TaskRow],
     collected: Path,
     decomposed: Path,
     decompose_options: DecomposeOptions,
     options: MineOptions,
     out: Path,
     progress: Progress,
+    models: ModelPair | None = None,
+    loss_rows: Sequence[TaskRow] = (),
 ) -> dict[str, Any]:
     """Run the stage.
+
+    Args:
+        rows: the training rows, which say where in a text the answer is.
+        models: read by the logit lens and the loss without each direction; None leaves both out.
+        loss_rows: rows with an intact cue, of which `options.n_loss_rows` are drawn.
 
     Returns:
         Counts of windows by pole and purpose, also in `summary.json`.
     """
     reader, stats, found = ShardReader(collected / "acts"), load_stats(collected), DirectionSet.load(decomposed)
-    groups = Groups.of(read_documents(collected / "documents.jsonl.gz"))
+    documents = read_documents(collected / "documents.jsonl.gz")
+    groups, parts = Groups.of(documents), Parts.of(tokenizer, documents, rows)
     low_N, high_N = load_extents(decomposed)
     examples: list[Example] = []
+    fires: dict[str, Fires] = {}
     n_rows = reader.n_rows * len(reader.layers)
     with progress.task("windows", n_rows, "tokens") as advance, torch.no_grad():
         for layer in reader.layers:
@@ -80,17 +96,34 @@ def mine(
                 dictionary = open_dictionary(decomposed, decompose_options, layer, width=reader.d_model)
                 probe = probe.with_dictionary(dictionary)
             miner = Miner(probe, groups, low_N[at], high_N[at], options)
+            count = FireCount(parts, probe.is_latent_C, low_N[at], high_N[at])
             for shard in reader.shards(layer):
                 for chunk in probe.chunks(shard, groups, options.tokens_per_chunk):
                     miner.update(chunk)
+                    count.update(chunk)
                     advance(len(chunk.tokens_N))
             examples += miner.examples(tokenizer)
+            fires.update(zip((direction.id for direction in probe.directions), count.fires(), strict=True))
     write_records(out / "examples.jsonl", examples)
+    drawn = chosen_rows(loss_rows, options.n_loss_rows)
+    evidence = gather_evidence(
+        found,
+        fires,
+        models,
+        tokenizer,
+        stats.generic_mean,
+        drawn,
+        read=functools.cache(functools.partial(token_text, tokenizer)),
+        tokens_per_batch=options.tokens_per_chunk,
+        progress=progress,
+    )
+    write_records(out / "evidence.jsonl", evidence)
     counts = Counter((example.pole, example.split) for example in examples)
     summary = {
         "n_directions": len(found),
         "n_documents": len(groups.ids),
         "n_windows": {pole: {purpose: counts[pole, purpose] for purpose in PURPOSES} for pole in POLES},
+        "loss_rows": [row.id for row in drawn],
     }
     write_json(out / "summary.json", summary)
     return summary

@@ -106,5 +106,9 @@ class MineOptions(Options):
     """Windows of each pole that check the name; no document is in both."""
     max_overlap: float = Field(default=0.6, gt=0, le=1)
     """Windows of one direction that share more than this of their word triples are near-duplicates; one is kept."""
+    n_loss_rows: int = Field(default=0, ge=0)
+    """Rows on which the tuned model's loss is measured with each direction alone ablated (0: not measured; 24 are
+    enough to see what matters). Of the split `val` where there is one, else training rows: the cue is intact in both.
+    Shown to people; no judge and no rule reads it. It takes a pass of the upper blocks for each direction."""
     tokens_per_chunk: int = transport(4096, ge=1)
     """Tokens whose projections are held at once."""

@@ -37,9 +37,10 @@ class FilesJudge:
 
     reads_together = False
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, name: str = "") -> None:
+        """`name`: of the judge, for verdicts; by default the folder's."""
         self.folder = folder
-        self.name = f"files:{folder}"
+        self.name = name or f"files:{folder}"
         self.readers: Mapping[str, str] = dict.fromkeys(("describe", "verify", "rate"), self.name)
         self.usage = UsageBook()
         self._prompt = load_prompt("files")

@@ -37,9 +37,13 @@ class JudgeOptions(Options):
     abstain: tuple[float, float] = (40.0, 60.0)
     """A relevance in this band is asked for again, at most twice and on other windows. A verdict whose ratings do not
     all lie on one side of the band abstains: a person should look at it first."""
-    hard_negatives: bool = True
+    hard_negatives: bool | None = None
     """Check descriptions also on windows that read like those of the pole (sentence encoder, some 40 windows a second).
-    The offline judge, which reads words with that same encoder, does without."""
+    None: for every judge but the offline one, which reads words with that same encoder in a fraction of the time. All
+    judges meet windows on which the direction is nearly active."""
+    calibration: str | None = transport(None)
+    """Folder of `autocaft calibrate` (or its calibration.json) whose figures of this judge the report shows. The
+    offline judge's ship with autocaft and need not be named."""
     n_describe: int = 10
     """Windows shown per pole."""
     n_verify: int = 20

@@ -137,7 +137,8 @@ def judge_directions(
 
 def neighbour_encoder(options: JudgeOptions) -> Encoder | None:
     """Finds the negatives that read like positives; None where they are not asked for."""
-    if not options.hard_negatives or options.judge == "offline":
+    wanted = options.judge != "offline" if options.hard_negatives is None else options.hard_negatives
+    if not wanted:
         return None
     from autocaft.judge.offline_encoder import Encoder
 

@@ -23,6 +23,7 @@ _PATHS = (
     "gpt_neox.layers",  # Pythia, GPT-NeoX
     "model.decoder.layers",  # OPT
 )
+_FINAL_NORMS = ("norm", "ln_f", "final_layer_norm")
 
 
 def unwrapped(model: Any) -> Any:
@@ -44,6 +45,23 @@ def decoder_blocks(model: nn.Module) -> nn.ModuleList:
         if isinstance(found, nn.ModuleList) and len(found) > 0:
             return found
     raise ModelError(f"{type(root).__name__}: no decoder blocks found at any of {', '.join(_PATHS)}")
+
+
+def final_norm(model: nn.Module) -> nn.Module:
+    """The norm between the last block and the head, which stands beside the blocks.
+
+    Raises:
+        ModelError: none of the known names is there.
+    """
+    blocks = decoder_blocks(model)
+    parent = next(
+        module for module in unwrapped(model).modules() if any(child is blocks for child in module.children())
+    )
+    for name in _FINAL_NORMS:
+        norm: nn.Module | None = getattr(parent, name, None)
+        if norm is not None:
+            return norm
+    raise ModelError(f"{type(parent).__name__}: no final norm found; looked for {', '.join(_FINAL_NORMS)}")
 
 
 def check_layers(model: nn.Module, layers: list[int] | tuple[int, ...]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autocaft.records import Decision, Direction, Example, Metric, Verdict
+from autocaft.records import Decision, Direction, Evidence, Example, Metric, Verdict
 from autocaft.report.arms import RowScore, split_order, summarize_arms
 from autocaft.report.behind import build_behind
 from autocaft.report.cards import build_cards
@@ -45,6 +45,9 @@ def build_report(
     command: str,
     rows: Sequence[RowScore] = (),
     behind: Mapping[str, Any] | None = None,
+    evidence: Sequence[Evidence] = (),
+    n_loss_rows: int = 0,
+    calibration: Mapping[str, Any] | None = None,
 ) -> Report:
     """Everything the report shows, as plain JSON types.
 
@@ -58,6 +61,8 @@ def build_report(
         data: `splits`: split -> `{"n": ..., "sha256": ..., "path": ...}`.
         rows: answered rows, for intervals over seeds and paired differences.
         behind: what the steps behind and causes found, if they were asked for (`probes`, `moved`, `causes`).
+        evidence: what is known of each direction without a judge; `n_loss_rows`: rows behind its losses.
+        calibration: how the judge did on planted concepts (`calibration_card`).
     """
     lines = summarize_arms(metrics, rows)
     counts = _counts(directions, verdicts, sets, discovery)
@@ -72,9 +77,10 @@ def build_report(
         "arms": lines,
         "directions": counts,
         "matching": dict(sets.get("matching", {})),
-        "cards": build_cards(directions, verdicts, decisions, examples),
+        "cards": build_cards(directions, verdicts, decisions, examples, evidence, n_loss_rows),
         "behind": build_behind(behind or {}),
         "judge": dict(judge),
+        "calibration": None if calibration is None else dict(calibration),
         "cost": dict(cost),
         "timing": dict(timing),
         "versions": dict(versions),

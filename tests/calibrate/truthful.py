@@ -42,6 +42,16 @@ class Truthful:
         assert concept is not None
         return self.rate(said, lines, concept.group(1))
 
+    def card_reply(self, card: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer to a card file."""
+        windows = {w["id"]: w["text"] for group in card["windows"].values() for w in group}
+        describe = self.describe(windows)
+        said = {pole: describe[pole]["description"] for pole in ("top", "bottom") if pole in describe}
+        items = [*card["verify"], *(item for items in card.get("choices", {}).values() for item in items)]
+        verify = self.verify(said, {item["id"]: item["text"] for item in items})
+        rate = self.rate(said, windows, card["undesired"])
+        return {"card": card["card"], "describe": describe, "verify": verify, "rate": rate}
+
     def describe(self, windows: Mapping[str, str]) -> dict[str, Any]:
         """The concept whose words are marked in most windows of a pole."""
         reply: dict[str, Any] = {}

@@ -89,6 +89,7 @@ def test_latents_are_mined_on_their_activation(tokenizer: Any, done: tuple[dict[
     _, root = done
     mine(
         tokenizer=tokenizer,
+        rows=make_rows(),
         collected=root / "collect",
         decomposed=root / "decompose",
         decompose_options=OPTIONS,

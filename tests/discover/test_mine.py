@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from tiny_models import WORDS, sentence
 
 from autocaft.data.corpus import Document, write_documents
+from autocaft.data.rows import TaskRow
 from autocaft.discover.mine import POLES, Groups, mine
 from autocaft.discover.options import DecomposeOptions, MineOptions
 from autocaft.discover.pca import CovarianceFitter
@@ -31,6 +32,10 @@ class Made:
             Document(f"row-{i}#{k}", "seeded", None, sentence(generator, 8 + i % 9))
             for i in range(n_rows)
             for k in (0, 1)
+        ]
+        self.rows = [
+            TaskRow(f"row-{i}", "the cat", " runs", None, "t", " ".join(self.documents[2 * i].text.split()[:3]))
+            for i in range(n_rows)
         ]
         self.collected, self.decomposed, self.out = root / "collect", root / "decompose", root / "mine"
         writer = ShardWriter(self.collected / "acts", [LAYER], d_model=WIDTH, dtype=torch.float32, rows_per_shard=200)
@@ -57,6 +62,7 @@ class Made:
     def mine(self, tokenizer: Any, **options: Any) -> list[Example]:
         mine(
             tokenizer=tokenizer,
+            rows=self.rows,
             collected=self.collected,
             decomposed=self.decomposed,
             decompose_options=DecomposeOptions(),

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from autocaft.errors import JudgeError
 from autocaft.judge.base import Card, Concept, Judge, UsageBook, unscored
 from autocaft.judge.options import JudgeOptions
-from autocaft.judge.stage import judge_directions, make_judge
+from autocaft.judge.stage import judge_directions, make_judge, neighbour_encoder
 from autocaft.llm.client import MemoryStore
 from autocaft.records import Direction, Example, Verdict
 from autocaft.rundir.options import fingerprint_options
@@ -115,3 +115,11 @@ def test_the_concept_is_required_in_words() -> None:
 def test_concurrency_and_patience_do_not_change_the_fingerprint() -> None:
     there, back = JudgeOptions(**CONCEPT), JudgeOptions(**CONCEPT, concurrency=1, timeout_s=1, patience_s=1)
     assert fingerprint_options(there) == fingerprint_options(back)
+
+
+def test_hard_negatives_are_for_every_judge_but_the_offline_one_unless_they_are_asked_for() -> None:
+    words = {"undesired": "u", "wanted": "w"}
+    assert neighbour_encoder(JudgeOptions(**words)) is None
+    assert neighbour_encoder(JudgeOptions(**words, hard_negatives=True)) is not None
+    assert neighbour_encoder(JudgeOptions(**words, judge="openai:m")) is not None
+    assert neighbour_encoder(JudgeOptions(**words, judge="openai:m", hard_negatives=False)) is None

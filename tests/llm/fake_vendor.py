@@ -48,7 +48,7 @@ class Asked:
 
     @property
     def part(self) -> str:
-        if "classified" in self.system:
+        if "short texts" in self.system:
             return "verify"
         return "rate" if "Concept U" in self.user else "describe"
 

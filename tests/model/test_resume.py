@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from autocaft.errors import ConfigError
-from autocaft.model.blocks import decoder_blocks
+from autocaft.model.blocks import decoder_blocks, final_norm
 from autocaft.model.directions import Subspace, orthonormal_basis
 from autocaft.model.hooks import Recorder, ablate
 from autocaft.model.resume import resumed
@@ -59,3 +59,14 @@ def test_the_blocks_below_do_not_run_and_run_again_afterwards(make_model: MakeMo
 def test_a_layer_the_model_lacks_is_refused(make_model: MakeModel) -> None:
     with pytest.raises(ConfigError, match="out of range"):
         resumed(make_model("llama"), 5, torch.zeros(1, 1, 32)).__enter__()
+
+
+@torch.no_grad()
+def test_the_final_norm_is_what_stands_before_the_head(family_model: PreTrainedModel) -> None:
+    seen: list[torch.Tensor] = []
+    handle = final_norm(family_model).register_forward_hook(lambda module, args, output: seen.append(output))
+    logits = logits_of(family_model)
+    handle.remove()
+    head = family_model.get_output_embeddings()
+    assert len(seen) == 1 and head is not None
+    torch.testing.assert_close(head(seen[0]), logits)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from autocaft.records import Example
+from autocaft.records import Evidence, Example
 from autocaft.report.build import build_report, dump_report, summary_table, write_report
 from autocaft.report.figure import NARROW, WIDE, draw_figure, spread
 from autocaft.report.html import duration, readable, render_html, shade
@@ -246,3 +246,28 @@ def test_numbers_are_not_rounded_into_certainty() -> None:
         "3 min 20 s",
         "1 h 05 min",
     )
+
+
+def test_a_card_says_what_is_known_without_a_judge(make_inputs: Make) -> None:
+    fires = {"generic text": [0.0, 0.0], "training rows, prompt": [0.0004, 0.4], "training rows, answer": [0.75, 0.75]}
+    known = Evidence("L8.latent8", {"top": fires}, (" she", "<b>"), (" he",), 0.25, -0.0004, 0.5)
+    inputs = make_inputs(evidence=[known], n_loss_rows=24)
+    report = build_report(**inputs)
+    by_id = {card["id"]: dict(card["evidence"]) for card in report["cards"]}
+    lines = by_id["L8.latent8"]
+    assert lines["ranked"] == "1 of 17 at its layer, by attribution"
+    assert lines["fires in"] == (
+        "training rows, answer: 75% of tokens, 75% of documents; training rows, prompt: <0.1% of tokens, 40% of "
+        "documents; silent in generic text"
+    )
+    assert lines["loss without it"] == "+0.250 [0.000, +0.500] nats an answer token, 24 rows with the cue intact"
+    page = render_html(report)
+    assert "\u201c she\u201d \u201c&lt;b&gt;\u201d" in page and "<dt>against</dt><dd>\u201c he\u201d</dd>" in page
+    assert list(by_id["L8.latent105"]) == ["ranked"]
+
+
+def test_evidence_on_a_pc_names_its_poles(make_inputs: Make) -> None:
+    part = {"generic text": [0.03, 0.9]}
+    known = Evidence("L8.pc0", {"top": part, "bottom": part}, (), ())
+    card = next(card for card in build_report(**make_inputs(evidence=[known]))["cards"] if card["id"] == "L8.pc0")
+    assert [label for label, _ in card["evidence"]] == ["ranked", "top fires in", "bottom fires in"]

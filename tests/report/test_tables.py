@@ -67,3 +67,17 @@ def test_a_missing_measurement_is_named(tables: ModuleType, root: Path, capsys: 
     (root / "results/quickstart.json").unlink()
     assert tables.main(["--check", "--root", str(root)]) == 1
     assert "quickstart.json" in capsys.readouterr().err
+
+
+def test_a_calibration_is_taken_under_its_judges_name(tables: ModuleType, root: Path) -> None:
+    half = {"threshold": 95.0, "f1": 0.5, "average_precision": 0.9, "random_selected": 0.0, "brier_skill": 0.1,
+            "ece": 0.2, "by_threshold": {"50": {"f1": 0.25, "random_selected": 0.5}}}  # fmt: skip
+    made = root / "calibration"
+    made.mkdir()
+    for judge, name in (("offline:encoder+model", "offline"), ("openai:a/b", "openai-a-b")):
+        (made / "calibration.json").write_text(json.dumps({"judge": judge, "tuning": half, "held_out": half}))
+        assert tables.main(["--take", str(made), "--root", str(root)]) == 0
+        assert (root / "results" / "calibration" / f"{name}.json").is_file()
+    (root / "README.md").write_text("<!-- table:calibration -->\n<!-- /table:calibration -->\n")
+    assert tables.main(["--write", "--root", str(root)]) == 0
+    assert "| F1 of the selection | 0.50 | 0.25 | 0.50 | 0.25 |" in (root / "README.md").read_text()

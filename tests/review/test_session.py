@@ -88,6 +88,16 @@ def test_undo_shows_the_direction_again_and_keeps_both_in_the_log(review: Review
     assert review.standing[last.direction_id, 0].choice == "ablate" and review.current == 3
 
 
+def test_a_card_shows_what_is_known_without_a_judge_but_not_how_the_direction_was_ranked(
+    deck: Deck, run_dir: Path
+) -> None:
+    assert [label for label, _ in deck.cards["L8.latent0"].evidence] == [
+        "fires in", "writes", "against", "loss without it",
+    ]  # fmt: skip
+    (run_dir / "mine" / "evidence.jsonl").unlink()
+    assert load_deck(run_dir).cards["L8.latent0"].evidence == []
+
+
 def test_what_is_left_for_later_comes_at_the_end(review: Review) -> None:
     review.leave_for_later(0)
     assert review.current == 1 and not review.acts, "leaving says nothing"
