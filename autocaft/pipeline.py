@@ -28,7 +28,7 @@ VERSION_BY_STAGE = {
     "select": 2,
     "train": 1,
     "evaluate": 1,
-    "report": 1,
+    "report": 2,
 }
 """Counted up when a stage's code changes what it writes: an older run folder is then refused, not mixed."""
 

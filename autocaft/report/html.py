@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from autocaft.report.arms import split_order
 from autocaft.report.figure import NARROW, WIDE, arm_style, draw_figure, marker
+from autocaft.report.plain import readable
 from autocaft.report.words import interval_text, percent
 
 if TYPE_CHECKING:
@@ -71,12 +72,6 @@ def shade(window: Mapping[str, Any], scale: float) -> list[tuple[str, str, str]]
         else:
             pieces.append((text, kind.strip(), f"{projection:.3g}" if kind else ""))
     return pieces
-
-
-def readable(token: str) -> str:
-    """A token as text: tokenizer marks for a space become one, line ends become visible."""
-    text = token.replace("\u0120", " ").replace("\u2581", " ").replace("\u010a", "\n")
-    return text.replace("\r", "").replace("\n", "\u21b5").replace("\t", "\u21e5")
 
 
 def duration(seconds: float) -> str:

@@ -16,7 +16,8 @@ import pytest
 from autocaft.records import Example
 from autocaft.report.build import build_report, dump_report, summary_table, write_report
 from autocaft.report.figure import NARROW, WIDE, draw_figure, spread
-from autocaft.report.html import duration, readable, render_html, shade
+from autocaft.report.html import duration, render_html, shade
+from autocaft.report.plain import readable
 from autocaft.report.words import percent
 
 Make = Callable[..., dict[str, Any]]
@@ -102,7 +103,7 @@ def test_markup_in_a_token_a_description_or_a_name_is_shown_as_text(make_inputs:
     projections = (3.0, 1.0, 2.0, 5.0, 4.0)
     values["examples"] = [Example(first.direction_id, "top", "describe", "d", tokens, projections), *values["examples"]]
     values["metrics"] = [dataclasses.replace(m, arm=f"{m.arm}{HOSTILE}") for m in values["metrics"]]
-    values["config"] = {"corpus": HOSTILE}
+    values["config_toml"] = f'corpus = "{HOSTILE}"'
     html = render_html(build_report(**values))
     assert HOSTILE not in html and "<b>bold" not in html and "&lt;script&gt;" in html
     assert "[bold]rich[/bold]" in html and "{{ 7 * 7 }}" in html and "49" not in re.findall(r">49<", html)
