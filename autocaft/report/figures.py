@@ -17,6 +17,8 @@ from autocaft.report.dots import NARROW_SHEET, WIDE_SHEET, draw_dots
 from autocaft.report.figure import NARROW, WIDE, draw_figure
 
 VARIABLE = re.compile(r"var\(--([\w-]+)\)")
+MAX_NARROW = 8
+"""A phone has no room for the names of more arms beside their points; there, `arms` says it."""
 SIZE = re.compile(r'<svg viewBox="0 0 (\d+) (\d+)"')
 
 
@@ -37,6 +39,8 @@ def figures_of(report: Mapping[str, Any], *, narrow: bool = False) -> dict[str, 
             [selected], up="directions that reach it", top=max(n_scored, 2.0), ident=f"thresholds{end}", **size
         ),
     }
+    if narrow and len({line["arm"] for line in lines}) > MAX_NARROW:
+        del found["id_ood"]
     comparison = report["comparison"]
     if comparison and comparison["auto_against_human"]:
         curves = agreement_by_threshold(comparison["auto_against_human"][0])

@@ -25,6 +25,11 @@ def visible(text: str) -> str:
     return UNSEEN.sub(_sign, text)
 
 
+def for_template(value: object) -> object:
+    """Jinja's `finalize`: every text that a template writes is `visible`, markup of our own stays."""
+    return visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
 def readable(token: str) -> str:
     """A token as text in one line: tokenizer marks for a space become one, line ends become visible."""
     text = token.replace("\u0120", " ").replace("\u2581", " ").replace("\u010a", "\n")
