@@ -49,7 +49,7 @@ def report_parts(run: Run, context: StepContext, measured: Sequence[str], traine
         "config": run.config.model_dump(mode="json"),
         "config_toml": to_toml(run.config),
         "command": _command(run.config),
-        "comparison": _comparison(context.out.parent),
+        "comparison": load_comparison(context.out.parent),
     }
 
 
@@ -60,7 +60,7 @@ def decision_hashes(run_dir: Path) -> dict[str, str]:
     return {file.relative_to(run_dir).as_posix(): sha256_of(file) for file in files if file.is_file()}
 
 
-def _comparison(run_dir: Path) -> dict[str, Any] | None:
+def load_comparison(run_dir: Path) -> dict[str, Any] | None:
     """What `autocaft compare` left in the run folder, and whether somebody has decided something since."""
     path = run_dir / "compare.json"
     if not path.is_file():

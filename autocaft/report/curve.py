@@ -14,12 +14,11 @@ from xml.sax.saxutils import escape
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One line of the figure: its name, its colour variable and (threshold, value) points."""
+    """One line of steps: its name, its colour variable, (threshold, value) points from the highest threshold down."""
 
     name: str
     colour: str
     points: Sequence[tuple[float, float]]
-    is_step: bool = False
 
 
 def draw_curves(
@@ -74,7 +73,7 @@ def selected_by_threshold(cards: Sequence[Mapping[str, Any]]) -> Curve:
     values = sorted((v["relevance"] for v in scored if v["relevance"] is not None), reverse=True)
     steps = [(value, float(number)) for number, value in enumerate(values, start=1)]
     points = [(100.0, 0.0), *steps, (0.0, float(len(values)))] if values else []
-    return Curve("selected", "auto", points, is_step=True)
+    return Curve("selected", "auto", points)
 
 
 def agreement_by_threshold(pair: Mapping[str, Any]) -> list[Curve]:
@@ -84,7 +83,7 @@ def agreement_by_threshold(pair: Mapping[str, Any]) -> list[Curve]:
         Curve(
             "F1" if name == "f1" else name,
             colour,
-            [(p["threshold"], p[name]) for p in pair["thresholds"] if p[name] is not None],
+            [(p["threshold"], p[name]) for p in reversed(pair["thresholds"]) if p[name] is not None],
         )
         for name, colour in colours.items()
     ]
@@ -95,10 +94,8 @@ def _path(curve: Curve, x: Any, y: Any) -> str:
     for share, value in curve.points:
         if not parts:
             parts.append(f"M{x(share):.1f} {y(value):.1f}")
-        elif curve.is_step:
+        else:  # what holds at a threshold holds down to the next relevance below it
             parts.append(f"H{x(share):.1f}V{y(value):.1f}")
-        else:
-            parts.append(f"L{x(share):.1f} {y(value):.1f}")
     return "".join(parts)
 
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 MODES = {
-    "mean": "the projection on them set to its mean on generic text under the base model",
-    "zero": "the projection on them set to zero",
-    "mean-shift": "that mean added and nothing removed",
+    "mean": "the projection on its directions set to the base model's mean on generic text",
+    "zero": "the projection on its directions set to zero",
+    "mean-shift": "the base model's mean on generic text along its directions added, and nothing removed",
 }
 
 

@@ -78,9 +78,9 @@ def against_control(lines: Sequence[Line], rows: Sequence[RowScore], line: Line)
     return {"arm": control["arm"], "value": gap.value, "low": gap.low, "high": gap.high}
 
 
-def points_text(gap: Mapping[str, Any]) -> str:
+def points_text(gap: Mapping[str, Any], unit: str = "") -> str:
     """`+73 [+66, +79]`: a difference in points, with its interval where there is one."""
-    text = f"{100 * gap['value']:+.0f}"
+    text = f"{100 * gap['value']:+.0f}{unit}"
     if gap["low"] is not None and gap["high"] is not None:
         text += f" [{100 * gap['low']:+.0f}, {100 * gap['high']:+.0f}]"
     return text.replace("-", "\N{MINUS SIGN}")
@@ -189,8 +189,7 @@ def _arm_sentence(arm: Line, judge: str) -> str:
 
 def _control_sentence(lines: Sequence[Line], rows: Sequence[RowScore], arm: Line, control: Line) -> str:
     gap = compare(lines, rows, arm["arm"], control["arm"], "ood")
-    shown = points_text({"value": gap.value, "low": gap.low, "high": gap.high}).replace(" ", " points ", 1)
-    shown += "" if "points" in shown else " points"
+    shown = points_text({"value": gap.value, "low": gap.low, "high": gap.high}, " points")
     sentence = f"Its control ({control['arm']}) answers {_both(control)}; the difference on inverted cues is {shown}"
     if is_above_zero(gap):
         return sentence + _caveat(arm)

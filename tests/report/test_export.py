@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from autocaft.cli.app import app
 from autocaft.errors import ConfigError
 from autocaft.report.build import build_report, summary_table, write_report
+from autocaft.report.curve import selected_by_threshold
 from autocaft.report.export import check_forms, export_figures, export_report
 from autocaft.report.figures import figures_of, standalone
 from autocaft.report.markdown import render_markdown
@@ -42,7 +43,13 @@ def test_markdown_has_the_figures_the_method_and_the_command(report: dict[str, A
     auto = next(a for a in report["arms"] if (a["arm"], a["hooks"]) == ("caft-sae-auto", "off"))
     assert f"{100 * auto['scores']['ood']['value']:.0f}% [" in line and f"{auto['worst_seed']}: " in line
     assert f"+{100 * auto['against_control']['value']:.0f} [+" in line
-    for words in ("LoRA (r 16)", "relevance at least 50", "set to its mean", "abababababab", "lora_r = 16"):
+    for words in (
+        "LoRA (r 16)",
+        "relevance at least 50",
+        "set to the base model's mean",
+        "abababababab",
+        "lora_r = 16",
+    ):
         assert words in text
     tables = [t for t in READER.parse(text) if t.type == "table_open"]
     assert len(tables) == 3, "arms, selected directions and data are tables to a reader of Markdown"
@@ -152,3 +159,10 @@ def test_standalone_keeps_names_as_text(report: dict[str, Any]) -> None:
     for svg in figures_of(hostile).values():
         tags = {element.tag.partition("}")[2] for element in ElementTree.fromstring(standalone(svg)).iter()}
         assert "script" not in tags
+
+
+def test_the_threshold_curve_is_at_the_number_that_reaches_each_threshold() -> None:
+    cards = [{"verdict": {"relevance": r, "unscored_reason": None}} for r in (80.0, 20.0, 60.0)]
+    cards += [{"verdict": {"relevance": None, "unscored_reason": "refused"}}, {"verdict": None}]
+    points = selected_by_threshold(cards).points
+    assert points == [(100.0, 0.0), (80.0, 1.0), (60.0, 2.0), (20.0, 3.0), (0.0, 3.0)]
