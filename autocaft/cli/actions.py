@@ -35,7 +35,7 @@ def run_stage(stage: str, run_dir: Path, *, overrides: Sequence[str], redo: bool
 def report_run(
     run_dir: Path, *, form: str | None, figures: str | None, out: Path | None, overrides: Sequence[str], redo: bool
 ) -> None:
-    """`autocaft report`: the stage, unless it is up to date and only other forms of it are asked for."""
+    """`autocaft report`: the stage; or other forms of the report that is there, made first if there is none."""
     if form is None and figures is None:
         if out is not None:
             raise ConfigError("--out says where --format or --figures write; give one of them")
