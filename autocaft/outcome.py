@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autocaft.config import RunConfig, find_config, load_config, recipe_names, to_toml
 from autocaft.data.rows import load_rows
 from autocaft.records import Decision, Direction, Evidence, Example, Metric, Verdict
 from autocaft.report.arms import RowScore
 from autocaft.report.calibration import calibration_card, calibration_of
 from autocaft.resources import calibrations_dir, data_path
-from autocaft.rundir.files import read_json, read_jsonl, read_records, sha256_of
+from autocaft.rundir.files import digest, read_json, read_jsonl, read_records, sha256_of
 from autocaft.rundir.runner import StepContext
 
 if TYPE_CHECKING:
@@ -47,11 +48,41 @@ def report_parts(
         "timing": _seconds_by_stage(context),
         "versions": _versions(),
         "threads": _threads(),
-        "model": {"spec": run.config.model, "provenance": run.weights.provenance},
+        "model": {
+            "spec": run.config.model,
+            "provenance": run.weights.provenance,
+            "identity": digest(run.weights.identity),
+        },
         "data": _data(run),
         "config": run.config.model_dump(mode="json"),
-        "command": f"autocaft run {context.out.parent.name}",
+        "config_toml": to_toml(run.config),
+        "command": _command(run.config),
+        "comparison": load_comparison(context.out.parent),
     }
+
+
+def decision_hashes(run_dir: Path) -> dict[str, str]:
+    """sha256 of each file that says what a judge or a person decided: what a comparison is made from."""
+    files = [run_dir / "judge" / "verdicts.jsonl", run_dir / "select" / "decisions.jsonl"]
+    files += sorted((run_dir / "review").glob("*.jsonl"))
+    return {file.relative_to(run_dir).as_posix(): sha256_of(file) for file in files if file.is_file()}
+
+
+def load_comparison(run_dir: Path) -> dict[str, Any] | None:
+    """What `autocaft compare` left in the run folder, and whether somebody has decided something since."""
+    path = run_dir / "compare.json"
+    if not path.is_file():
+        return None
+    found: dict[str, Any] = read_json(path)
+    return found | {"is_stale": found.get("made_from") != decision_hashes(run_dir)}
+
+
+def _command(config: RunConfig) -> str:
+    """What makes the run again: the recipe's name if nothing in it was changed, else a file of the configuration."""
+    for name in recipe_names():
+        if load_config(find_config(name)) == config:
+            return f"autocaft run {name}"
+    return "autocaft run config.toml"
 
 
 def _no_discovery() -> dict[str, Any]:

@@ -31,7 +31,7 @@ VERSION_BY_STAGE = {
     "evaluate": 1,
     "behind": 1,
     "causes": 1,
-    "report": 2,
+    "report": 3,
 }
 """Counted up when a stage's code changes what it writes: an older run folder is then refused, not mixed."""
 

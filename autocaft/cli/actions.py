@@ -32,6 +32,29 @@ def run_stage(stage: str, run_dir: Path, *, overrides: Sequence[str], redo: bool
     _execute(load_config(path, overrides), run_dir, redo={stage} if redo else set(), final=False, only={stage})
 
 
+def report_run(
+    run_dir: Path, *, form: str | None, figures: str | None, out: Path | None, overrides: Sequence[str], redo: bool
+) -> None:
+    """`autocaft report`: the stage; or other forms of the report that is there, made first if there is none."""
+    if form is None and figures is None:
+        if out is not None:
+            raise ConfigError("--out says where --format or --figures write; give one of them")
+        run_stage("report", run_dir, overrides=overrides, redo=redo)
+        return
+    from autocaft.report.build import FORMAT
+    from autocaft.report.export import check_forms, export_figures, export_report
+
+    check_forms(form, figures)
+    path = run_dir / "report.json"
+    if overrides or redo or not path.is_file() or read_json(path).get("format") != FORMAT:
+        run_stage("report", run_dir, overrides=overrides, redo=redo)
+    found, folder = read_json(path), out or run_dir
+    paths = [] if form is None else export_report(found, form, folder)
+    paths += [] if figures is None else export_figures(found, figures, folder)
+    for written in paths:
+        _print(f"{written}")
+
+
 def _execute(config: RunConfig, run_dir: Path, *, redo: set[str], final: bool, only: set[str] | None) -> None:
     from autocaft.pipeline import build_steps
     from autocaft.preflight import check_inputs, set_threads
@@ -134,7 +157,10 @@ def compare_choices(
             raise ConfigError("--candidates is for two selection files; a run folder knows its candidates")
         found = compare_run(first, SimulatedReviewer(reviewer_error, reviewer_seconds))
         if out:
+            from autocaft.report.build import add_comparison
+
             write_json(first / "compare.json", found)
+            add_comparison(found, first)
     if as_json:
         _print(json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False))
     else:

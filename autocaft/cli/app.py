@@ -113,7 +113,7 @@ def compare(
         int | None, typer.Option(min=1, help="How many directions both files chose from; gives Cohen's kappa.")
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON with every figure.")] = False,
-    out: Annotated[bool, typer.Option("--out", help="Also write compare.json into the run folder.")] = False,
+    out: Annotated[bool, typer.Option("--out", help="Also write compare.json, and put it into the report.")] = False,
     reviewer_error: Annotated[float, typer.Option(help="Of the simulated reviewer: share of wrong answers.")] = 0.1,
     reviewer_seconds: Annotated[float, typer.Option(help="Of the simulated reviewer: time a direction.")] = 20.0,
 ) -> None:
@@ -208,5 +208,33 @@ def _add_stage(stage: str) -> None:
     app.command(stage, help=text, short_help=STAGES[stage])(command)
 
 
+@app.command(help=f"{STAGES['report']} With --format or --figures: also in other forms.", short_help=STAGES["report"])
+def report(
+    run_dir: Annotated[Path, typer.Argument(help="The run folder, as `runs/quickstart`.")],
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="FORM",
+            help="html, md (to paste), json; csv or parquet: arms and directions as tables.",
+        ),
+    ] = None,
+    figures: Annotated[
+        str | None,
+        typer.Option("--figures", metavar="FORM", help="Each figure as a file: svg, or png (extra `figures`)."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where to write these files; by default the run folder.")
+    ] = None,
+    set_: SetOption = [],  # noqa: B006
+    redo: Annotated[bool, typer.Option("--redo", help="Make the report anew first.")] = False,
+) -> None:
+    """The last stage, and its forms."""
+    from autocaft.cli.actions import report_run
+
+    report_run(run_dir, form=format_, figures=figures, out=out, overrides=set_, redo=redo)
+
+
 for _stage in STAGES:
-    _add_stage(_stage)
+    if _stage != "report":
+        _add_stage(_stage)

@@ -24,6 +24,7 @@ from autocaft.compare.raters import CONTROL_SOURCES, Rater, load_raters
 from autocaft.compare.subspaces import subspace_overlap
 from autocaft.config import RunConfig, load_config
 from autocaft.errors import DataError
+from autocaft.outcome import decision_hashes
 from autocaft.records import Direction, Verdict
 from autocaft.rundir.files import read_records
 
@@ -61,6 +62,8 @@ def compare_run(run_dir: Path, reviewer: SimulatedReviewer) -> dict[str, Any]:
         ],
         "alpha_of_humans": alpha_of_all(humans, directions) if len(humans) > 1 else None,
         "outcome": compare_outcomes(run_dir),
+        "made_from": decision_hashes(run_dir),
+        "is_stale": False,
     }
 
 

@@ -18,10 +18,14 @@ from autocaft.report.arms import RowScore, split_order, summarize_arms
 from autocaft.report.behind import build_behind
 from autocaft.report.cards import build_cards
 from autocaft.report.html import render_html
-from autocaft.report.words import interval_text, limits, percent, tell
-from autocaft.rundir.files import write_text
+from autocaft.report.method import method
+from autocaft.report.plain import visible
+from autocaft.report.words import against_control, interval_text, limits, percent, tell
+from autocaft.rundir.files import read_json, write_text
 
 Report = dict[str, Any]
+FORMAT = 2
+"""Counted up when report.json gets another shape: an older one is made anew, not misread."""
 
 
 def build_report(
@@ -42,12 +46,14 @@ def build_report(
     model: Mapping[str, Any],
     data: Mapping[str, Any],
     config: Mapping[str, Any],
+    config_toml: str,
     command: str,
     rows: Sequence[RowScore] = (),
     behind: Mapping[str, Any] | None = None,
     evidence: Sequence[Evidence] = (),
     n_loss_rows: int = 0,
     calibration: Mapping[str, Any] | None = None,
+    comparison: Mapping[str, Any] | None = None,
 ) -> Report:
     """Everything the report shows, as plain JSON types.
 
@@ -59,17 +65,25 @@ def build_report(
         timing: seconds by stage or step, in the order of the run.
         model: `spec`; `provenance` says in words what the weights are, if they are not the original ones.
         data: `splits`: split -> `{"n": ..., "sha256": ..., "path": ...}`.
+        config_toml: the same configuration as the text of a file that `autocaft run` takes.
+        command: what makes this report again, given that file or a recipe of that name.
         rows: answered rows, for intervals over seeds and paired differences.
         behind: what the steps behind and causes found, if they were asked for (`probes`, `moved`, `causes`).
         evidence: what is known of each direction without a judge; `n_loss_rows`: rows behind its losses.
         calibration: how the judge did on planted concepts (`calibration_card`).
+        comparison: what `autocaft compare` found, where a person has decided too; `is_stale` in it says that somebody
+            has decided something since.
     """
     lines = summarize_arms(metrics, rows)
+    for line in lines:
+        line["against_control"] = against_control(lines, rows, line)
     counts = _counts(directions, verdicts, sets, discovery)
     judge_name = str(judge.get("name", "unknown"))
     spoken = "offline" if judge_name.startswith("offline:") else judge_name  # the long name stands at the top
     headline, sentences = tell(lines, rows, _set_sizes(sets), spoken)
+    n_rows = data.get("splits", {}).get("train", {}).get("n")
     report = {
+        "format": FORMAT,
         "name": name,
         "headline": headline,
         "summary": sentences,
@@ -79,6 +93,8 @@ def build_report(
         "matching": dict(sets.get("matching", {})),
         "cards": build_cards(directions, verdicts, decisions, examples, evidence, n_loss_rows),
         "behind": build_behind(behind or {}),
+        "comparison": None if comparison is None else dict(comparison),
+        "method": method(config, n_rows, judge_name),
         "judge": dict(judge),
         "calibration": None if calibration is None else dict(calibration),
         "cost": dict(cost),
@@ -88,6 +104,7 @@ def build_report(
         "model": dict(model),
         "data": dict(data),
         "config": dict(config),
+        "config_toml": config_toml,
         "command": command,
         "limits": limits(lines, judge_name, model.get("provenance"), sum(counts["unscored_by_reason"].values())),
     }
@@ -101,18 +118,26 @@ def write_report(report: Report, out: Path) -> None:
     write_text(out / "report.json", dump_report(report))
 
 
+def add_comparison(comparison: Mapping[str, Any], run_dir: Path) -> None:
+    """Put what `autocaft compare` found into the report of a run, if it has one."""
+    path = run_dir / "report.json"
+    report = read_json(path) if path.is_file() else {}
+    if report.get("format") == FORMAT:
+        write_report({**report, "comparison": _rounded(comparison)}, run_dir)
+
+
 def dump_report(report: Report) -> str:
     """The bytes of report.json."""
     return json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def summary_table(report: Report) -> str:
-    """The arms as aligned plain text for the terminal."""
+    """The arms as aligned plain text for the terminal; nothing in a name can move the cursor."""
     lines = report["arms"]
     splits = [split for split in split_order(lines) if split in ("id", "ood", "neutral")]
     table = [["arm", "hooks", *splits, "ppl/base"]]
     for line in lines:
-        cells = [line["arm"], line["hooks"]]
+        cells = [visible(line["arm"]), line["hooks"]]
         for split in splits:
             score = line["scores"].get(split)
             cells.append(f"{percent(score['value'])} {interval_text(score)}".strip() if score else "-")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from xml.sax.saxutils import escape
 
+from autocaft.report.plain import visible
 from autocaft.report.words import interval_text, percent
 
 STYLES = (
@@ -25,6 +26,8 @@ STYLES = (
     ("random", "random", "down"),
 )
 TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
+MAX_ARMS_WITH_HOOKS = 8
+"""With more arms than this, figures with hooks on are left to the figure of all arms, where each has a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +60,11 @@ def draw_figure(lines: Sequence[dict[str, Any]], frame: Frame = WIDE, ident: str
     Args:
         ident: prefix of the ids in the SVG, so that two figures can share a page.
     """
-    points = [line for line in lines if _has_both(line)]
+    points = [line for line in lines if has_both(line)]
     if not points:
         return ""
+    if sum(line["hooks"] == "off" for line in points) > MAX_ARMS_WITH_HOOKS:
+        points = [line for line in points if line["hooks"] == "off" or not _has_off(points, line["arm"])]
     labelled = [line for line in points if line["hooks"] == "off" or not _has_off(points, line["arm"])]
     frame = _fitted(frame, max(len(line["arm"]) for line in labelled))
     gap = frame.font * (2.75 if frame.two_lines and len(labelled) <= 9 else 1.5)
@@ -69,9 +74,10 @@ def draw_figure(lines: Sequence[dict[str, Any]], frame: Frame = WIDE, ident: str
         f'<svg viewBox="0 0 {frame.width} {bottom:.0f}" role="img" aria-labelledby="{ident}-title {ident}-desc" '
         f'font-size="{frame.font}">',
         f'<title id="{ident}-title">Accuracy of each arm on inverted cues against accuracy as trained</title>',
-        f'<desc id="{ident}-desc">{escape(_description(points))}</desc>',
+        f'<desc id="{ident}-desc">{escape(visible(_description(points)))}</desc>',
         *_axes(frame),
         *_links(points, frame),
+        *(_seeds(line, frame) for line in points if line["hooks"] == "off"),
         *(_point(line, frame) for line in sorted(points, key=lambda line: line["hooks"] == "off")),
         *(_label(line, y, frame, gap > 2 * frame.font) for line, y in zip(labelled, label_ys, strict=True)),
         "</svg>",
@@ -121,7 +127,8 @@ def _fitted(frame: Frame, n_characters: int) -> Frame:
     return replace(frame, side=frame.side - shrink, label_x=frame.label_x - shrink)
 
 
-def _has_both(line: dict[str, Any]) -> bool:
+def has_both(line: dict[str, Any]) -> bool:
+    """Whether an arm has a place in the figure."""
     return all(line["scores"].get(split, {}).get("value") is not None for split in ("id", "ood"))
 
 
@@ -178,6 +185,19 @@ def _links(lines: Sequence[dict[str, Any]], frame: Frame) -> list[str]:
     return parts
 
 
+def _seeds(line: dict[str, Any], frame: Frame) -> str:
+    """One small dot a seed, where there are several."""
+    by_id, by_ood = (line["scores"][split]["by_seed"] for split in ("id", "ood"))
+    both = [(by_id[seed], by_ood[seed]) for seed in by_id if by_ood.get(seed) is not None and by_id[seed] is not None]
+    if len(both) < 2:
+        return ""
+    colour = arm_style(line["arm"])[0]
+    return "".join(
+        f'<circle class="seed" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="2.2" fill="var(--{colour})"/>'
+        for x, y in both
+    )
+
+
 def _point(line: dict[str, Any], frame: Frame) -> str:
     """Marker and both intervals; hollow with hooks on."""
     colour, shape = arm_style(line["arm"])
@@ -196,7 +216,8 @@ def _point(line: dict[str, Any], frame: Frame) -> str:
     values = f"id {percent(scores['id']['value'])}, ood {percent(scores['ood']['value'])}"
     title = f"{line['arm']}, hooks {line['hooks']}: {values}"
     whiskers = f'<path class="whisker {line["hooks"]}" d="{"".join(bars)}" stroke="var(--{colour})"/>' if bars else ""
-    return f'<g class="arm" data-arm="{escape(line["arm"])}"><title>{escape(title)}</title>{whiskers}{mark}</g>'
+    name = escape(visible(line["arm"]), {'"': "&quot;"})
+    return f'<g class="arm" data-arm="{name}"><title>{escape(visible(title))}</title>{whiskers}{mark}</g>'
 
 
 def _label(line: dict[str, Any], y: float, frame: Frame, two_lines: bool) -> str:
@@ -209,7 +230,7 @@ def _label(line: dict[str, Any], y: float, frame: Frame, two_lines: bool) -> str
         f'<path class="leader" d="M{start:.1f} {py:.1f}H{max(elbow, start):.1f}L{frame.label_x - 18} {y - 4:.1f}"/>'
     )
     mark = marker(shape, frame.label_x - 9, y - 4, 0.36 * frame.font, f'fill="var(--{colour})"')
-    text = f'<text x="{frame.label_x}" y="{y:.1f}">{escape(line["arm"])}</text>'
+    text = f'<text x="{frame.label_x}" y="{y:.1f}">{escape(visible(line["arm"]))}</text>'
     if two_lines:
         value = f"ood {percent(scores['ood']['value'])} {interval_text(scores['ood'])}".strip()
         text += f'<text class="value" x="{frame.label_x}" y="{y + 1.2 * frame.font:.1f}">{value}</text>'

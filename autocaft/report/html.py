@@ -1,63 +1,88 @@
-"""report.json as one HTML page: no script, no request, readable on a phone, by night and on paper.
+"""report.json as one HTML page: no request, readable without script, on a phone, by night and on paper.
 
 In: the report dict. Out: HTML text. The decision a reader would question: tokens and descriptions are an attacker's
 channel (they come from training data), so the template escapes everything; the only markup passed through unescaped is
-the style sheet and the figure, which are made here, and a content policy forbids scripts and requests besides.
+the style sheet, the script and the figures, which are made here, and a content policy that names the hashes of the
+first two forbids every other script and style, and all requests.
 """
 
 from __future__ import annotations
 
-import json
+import base64
+import hashlib
 from collections.abc import Mapping
 from functools import cache
-from importlib import resources
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from autocaft.report.arms import split_order
-from autocaft.report.figure import NARROW, WIDE, arm_style, draw_figure, marker
-from autocaft.report.words import interval_text, percent, readable
+from autocaft.report.figure import arm_style, marker
+from autocaft.report.figures import figures_of, resource
+from autocaft.report.plain import for_template, readable
+from autocaft.report.words import interval_text, percent, points_text
 
 if TYPE_CHECKING:
     from jinja2 import Template
     from markupsafe import Markup
 
-STATES = ("selected", "near", "rest", "unscored")
 N_LEVELS = 8
 """Steps of shading; 0 is none."""
+MAX_CARDS = 1000
+"""Directions on the page, the most relevant first; a browser opens that many at once without a wait."""
 
 
 def render_html(report: Mapping[str, Any]) -> str:
     """The whole page."""
     from markupsafe import Markup
 
-    lines = report["arms"]
-    cards = report["cards"]
-    # Markup on these only: the style sheet is ours, and figure.py escapes every name it writes
+    lines, cards = report["arms"], report["cards"]
+    css, script = "".join(resource(f"{name}.css") for name in ("report", "figure", "shade")), resource("report.js")
+    # Markup on these only: style sheet and script are ours, and the figures escape every name they write
+    figures = ({name: Markup(svg) for name, svg in figures_of(report, narrow=n).items()} for n in (False, True))
+    wide, narrow = figures
     return _template().render(
         report=report,
-        css=Markup(_resource("report.css")),
-        wide_figure=Markup(draw_figure(lines, WIDE, "wide")),
-        narrow_figure=Markup(draw_figure(lines, NARROW, "narrow")),
+        css=Markup(css),
+        script=Markup(script),
+        policy=content_policy(css, script),
+        wide=wide,
+        narrow=narrow,
+        arms=[(arm, list(states)) for arm, states in groupby(lines, key=lambda line: line["arm"])],
         has_hooks_on=any(line["hooks"] == "on" for line in lines),
+        has_controls=any(line["against_control"] for line in lines),
         several_seeds=any(len(line["seeds"]) > 1 for line in lines),
         splits=split_order(lines),
-        cards_by_state={
-            state: [c for c in cards if c["state"] == state] for state in ("selected", "near", "rest", "unscored")
-        },
+        shown_cards=cards[:MAX_CARDS],
+        n_left_out=max(0, len(cards) - MAX_CARDS),
+        sources=sorted({card["source"] for card in cards}),
+        layers=sorted({card["layer"] for card in cards}),
         matching=_matching(report["matching"]),
+        costs=_costs(report["cost"]),
+        makers=_makers(report["model"], report["judge"]),
+        rows_a_split=_rows_a_split,
         shaded=shade,
         swatch=_swatch,
         percent=percent,
         interval=interval_text,
+        points=points_text,
         duration=duration,
-        pretty=lambda value: json.dumps(value, indent=2, ensure_ascii=False),
+    )
+
+
+def content_policy(css: str, script: str) -> str:
+    """This style sheet and this script, by hash, and nothing else from anywhere."""
+    style_hash, script_hash = (base64.b64encode(hashlib.sha256(t.encode()).digest()).decode() for t in (css, script))
+    return (
+        f"default-src 'none'; style-src 'sha256-{style_hash}'; script-src 'sha256-{script_hash}'; base-uri 'none'; "
+        "form-action 'none'; require-trusted-types-for 'script'"
     )
 
 
 def shade(window: Mapping[str, Any], scale: float) -> list[tuple[str, str, str]]:
     """(text, css class, projection) of each token; neighbours without shade are joined.
 
-    Classes: `p1`..`p8` for positive, `n1`..`n8` for negative, in steps of `scale`; `peak` on the strongest.
+    Classes: `p1`..`p8` for positive, `n1`..`n8` for negative, in steps of `scale`; `peak` on the strongest. The white
+    space before a token has none: a mark should hold the word and nothing else.
     """
     pieces: list[tuple[str, str, str]] = []
     for i, (token, projection) in enumerate(zip(window["tokens"], window["projections"], strict=True)):
@@ -66,10 +91,14 @@ def shade(window: Mapping[str, Any], scale: float) -> list[tuple[str, str, str]]
         if i == window["peak"]:
             kind += " peak"
         text = readable(token) if i else readable(token).lstrip()
-        if not kind and pieces and not pieces[-1][1]:
-            pieces[-1] = (pieces[-1][0] + text, "", "")
-        else:
-            pieces.append((text, kind.strip(), f"{projection:.3g}" if kind else ""))
+        body = text.lstrip(" ") or text
+        plain = text if not kind else text[: len(text) - len(body)]
+        if plain and pieces and not pieces[-1][1]:
+            pieces[-1] = (pieces[-1][0] + plain, "", "")
+        elif plain:
+            pieces.append((plain, "", ""))
+        if kind:
+            pieces.append((body, kind.strip(), f"{projection:.3g}"))
     return pieces
 
 
@@ -112,16 +141,46 @@ def _swatch(arm: str, hooks: str) -> Markup:
     return Markup(f'<svg class="swatch" viewBox="0 0 14 14" aria-hidden="true">{mark}</svg>')
 
 
+def _rows_a_split(line: Mapping[str, Any]) -> str:
+    """`240`, or `240, 120` where the splits differ."""
+    sizes = [score["n"] // len(score["by_seed"]) for score in line["scores"].values()]
+    return ", ".join(str(size) for size in dict.fromkeys(sizes)) or "\N{EN DASH}"
+
+
+def _costs(cost: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the judge took, in words; prices that are not known are left out."""
+    labels = {"n_calls": "calls", "input_tokens": "tokens in", "output_tokens": "tokens out"}
+    found = [(label, f"{cost[key]:,}") for key, label in labels.items() if cost.get(key) is not None]
+    if cost.get("usd") is not None:
+        found.append(("dollars", f"{cost['usd']:,.2f}"))
+    if cost.get("usd_held"):
+        found.append(("dollars, at most, for answers that never came", f"{cost['usd_held']:,.2f}"))
+    return found
+
+
+def _makers(model: Mapping[str, Any], judge: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Which weights and which judge, with what changes if they do."""
+    named = [
+        ("model", model.get("spec")),
+        ("weights", model.get("provenance")),
+        ("weights, hash", model.get("identity")),
+        ("judge", judge.get("name")),
+        ("judge's prompts, hash", judge.get("prompt_hash")),
+        ("threshold", judge.get("threshold")),
+    ]
+    return [(label, f"{value:g}" if isinstance(value, float) else str(value)) for label, value in named if value]
+
+
 @cache
 def _template() -> Template:
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     environment = Environment(
-        loader=FunctionLoader(_resource), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
         lstrip_blocks=True,
-    )  # fmt: skip
+        loader=FunctionLoader(resource),
+        finalize=for_template,
+    )
     return environment.get_template("report.html.jinja")
-
-
-def _resource(name: str) -> str:
-    return resources.files("autocaft.report").joinpath(name).read_text(encoding="utf-8")

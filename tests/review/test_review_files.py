@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from autocaft.cli.actions import review_run
 from autocaft.errors import ConfigError, DataError, RunLockedError
 from autocaft.records import Decision, Direction
+from autocaft.report.plain import guard_cell, unguard_cell
 from autocaft.review.acts import ActLog, answers, log_path, read_acts
 from autocaft.review.deck import load_deck
-from autocaft.review.files import export_answers, guard_cell, import_answers, unguard_cell
+from autocaft.review.files import export_answers, import_answers
 from autocaft.review.session import Review
 from autocaft.rundir.files import read_jsonl, read_records
 from autocaft.select.choices import read_person_choice

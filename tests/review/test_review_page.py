@@ -11,8 +11,10 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page
 
+from autocaft.report.plain import visible
 from autocaft.review.acts import answers, read_acts
 from autocaft.rundir.files import read_jsonl, write_jsonl
+from tests.hostile import payloads
 from tests.planted_run import make_run
 from tests.review.conftest import Server, StartServer
 
@@ -216,32 +218,6 @@ def test_keys_work_only_where_they_are_meant(run_dir: Path, start_server: StartS
 # hostile text
 
 
-def payloads() -> list[str]:
-    """100 texts that would do something if the page took them for more than text."""
-    bodies = [
-        "<script>alert({n})</script>", "<img src=x onerror=alert({n})>", "<svg onload=alert({n})></svg>",
-        "<iframe src='javascript:alert({n})'></iframe>", "<a href='javascript:alert({n})'>x</a>",
-        "<div hx-get='/x{n}' hx-trigger='load'></div>", "<div data-hx-post='/undo' data-hx-trigger='load'></div>",
-        "<b hx-on::load='alert({n})' hx-on:click='alert({n})'>x</b>", "<form action='//evil.example/{n}'></form>",
-        "<meta http-equiv=refresh content='0;url=//evil.example/{n}'>", "<base href='//evil.example/{n}/'>",
-        "<link rel=stylesheet href='//evil.example/{n}.css'>", "<style>@import '//evil.example/{n}'</style>",
-        "<p style='background:url(//evil.example/{n})'>x</p>", "<details open ontoggle=alert({n})>x</details>",
-        "<input autofocus onfocus=alert({n})>", "<object data='//evil.example/{n}'></object>",
-        "<video><source onerror=alert({n})></video>", "<template><script>alert({n})</script></template>",
-        "<p id=status hx-swap-oob=true>forged {n}</p>",
-    ]  # fmt: skip
-    wrappers = [
-        "{}",
-        "</mark></span></li></ol></main>{}",
-        '" onmouseover=alert(1) x="\'>{}<!--',
-        "{{{{7*7}}}}{{% raw %}}&lt;{}]]>\u202e",
-    ]
-    return [wrapper.format(body.format(n=n)) for n, body in enumerate(bodies) for wrapper in wrappers][:80] + [
-        f"&#x3c;script&#x3e;alert({n})&#x3c;/script&#x3e; javascript:alert({n}) ${{alert({n})}} \\u003cscript\\u003e"
-        for n in range(20)
-    ]
-
-
 def poison(run_dir: Path) -> dict[str, str]:
     """Put one payload into every shown field of each direction; gives payload by direction."""
     cards, texts = read_jsonl(run_dir / "judge" / "cards.jsonl"), payloads()
@@ -285,9 +261,9 @@ def test_100_hostile_texts_are_shown_as_they_are_and_do_nothing(
     page.goto(server.url)
     shown: set[str] = set()
     while page.locator("#answer button[data-key=a]").count():
-        assert payloads()[0] in (page.text_content(".concepts") or "")
+        assert visible(payloads()[0]) in (page.text_content(".concepts") or "")
         windows = page.locator(".windows").first.text_content() or ""
-        shown |= {text for text in text_by_id.values() if text in windows}
+        shown |= {text for text in text_by_id.values() if visible(text) in windows}
         page.fill("#note", payloads()[len(shown) - 1])
         page.keyboard.press("Escape")
         press(page, "a")  # the rule keeps all, so the judge is shown on all at the end
@@ -296,7 +272,7 @@ def test_100_hostile_texts_are_shown_as_they_are_and_do_nothing(
     page.wait_for_selector("#judge section", timeout=3 * SHORT)
     judged = page.text_content("#judge") or ""
     for text in text_by_id.values():
-        assert judged.count(text) >= 5, f"description, reasons, quote, judge, rule: {text}"
+        assert judged.count(visible(text)) >= 5, f"description, reasons, quote, judge, rule: {text}"
     assert dialogs == [] and messages == []
     own = f"http://127.0.0.1:{server.port}"
     paths = {url.removeprefix(own).split("?")[0] for url in requests}
@@ -305,7 +281,7 @@ def test_100_hostile_texts_are_shown_as_they_are_and_do_nothing(
         "/",
         "/answer",
         "/judge",
-        *(f"/static/{f}" for f in ("review.css", "review.js", "htmx.min.js", "icon.svg")),
+        *(f"/static/{f}" for f in ("review.css", "shade.css", "review.js", "htmx.min.js", "icon.svg")),
     }
     assert len(said(server)) == 105
 

@@ -1,0 +1,74 @@
+"""All figures of a report by name, and a figure as a file of its own.
+
+In: report.json. Out: SVG text. The decision a reader would question: colours are variables of the page, so a file of
+its own gets the values of the page by day, and the rules it needs, written in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from autocaft.report.curve import agreement_by_threshold, draw_curves, selected_by_threshold
+from autocaft.report.dots import NARROW_SHEET, WIDE_SHEET, draw_dots
+from autocaft.report.figure import NARROW, WIDE, draw_figure
+
+VARIABLE = re.compile(r"var\(--([\w-]+)\)")
+MAX_NARROW = 8
+"""A phone has no room for the names of more arms beside their points; there, `arms` says it."""
+SIZE = re.compile(r'<svg viewBox="0 0 (\d+) (\d+)"')
+
+
+def figures_of(report: Mapping[str, Any], *, narrow: bool = False) -> dict[str, str]:
+    """SVG by name, without those that have nothing to show; `narrow` is for a phone.
+
+    Names: `id_ood` (the arms as points), `arms` (one line each), `thresholds`, and `agreement` with a person.
+    """
+    lines, judge = report["arms"], report["judge"]
+    size = {"threshold": judge.get("threshold"), "width": 368 if narrow else 640}
+    end = "-narrow" if narrow else ""
+    selected = selected_by_threshold(report["cards"])
+    n_scored = max((value for _, value in selected.points), default=0.0)
+    found = {
+        "id_ood": draw_figure(lines, NARROW if narrow else WIDE, f"id-ood{end}"),
+        "arms": draw_dots(lines, NARROW_SHEET if narrow else WIDE_SHEET, f"dots{end}"),
+        "thresholds": draw_curves(
+            [selected], up="directions that reach it", top=max(n_scored, 2.0), ident=f"thresholds{end}", **size
+        ),
+    }
+    if narrow and len({line["arm"] for line in lines}) > MAX_NARROW:
+        del found["id_ood"]
+    comparison = report["comparison"]
+    if comparison and comparison["auto_against_human"]:
+        curves = agreement_by_threshold(comparison["auto_against_human"][0])
+        found["agreement"] = draw_curves(curves, up="against the person", top=1.0, ident=f"agreement{end}", **size)
+    return {name: svg for name, svg in found.items() if svg}
+
+
+def standalone(svg: str) -> str:
+    """The figure as a file that needs no page."""
+    palette = _palette()
+    size = SIZE.match(svg)
+    assert size is not None, svg[:80]
+    width, height = size.groups()
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
+    styled = svg.replace("</title>", f"</title><style>{resource('figure.css')}</style>", 1)
+    # a name of an arm may look like a variable and is none
+    return VARIABLE.sub(lambda match: palette.get(match[1], match[0]), head + styled[size.end() :]) + "\n"
+
+
+@cache
+def resource(name: str) -> str:
+    """One of the files beside this one."""
+    return resources.files("autocaft.report").joinpath(name).read_text(encoding="utf-8")
+
+
+@cache
+def _palette() -> dict[str, str]:
+    """The page's variables by day."""
+    css = resource("report.css")
+    block = css[css.index(":root {") : css.index("}")]
+    return {name: value.strip() for name, value in re.findall(r"--([\w-]+):([^;]+);", block)}

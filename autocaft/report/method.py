@@ -1,0 +1,113 @@
+"""How a run was made, in a few sentences: from its resolved configuration and nothing else.
+
+In: the config of report.json and how many rows trained. Out: sentences in the order of the run. The decision a reader
+would question: only what a reader needs to judge the figures is told; the whole configuration stands in the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MODES = {
+    "mean": "the projection on its directions set to the base model's mean on generic text",
+    "zero": "the projection on its directions set to zero",
+    "mean-shift": "the base model's mean on generic text along its directions added, and nothing removed",
+}
+
+
+def method(config: Mapping[str, Any], n_rows: int | None, judge: str) -> list[str]:
+    """What was done, one sentence or two a stage."""
+    arms = [arm for arm in config["arms"] if arm not in ("base", "tuned")]
+    sentences = [_tuning(config, n_rows)]
+    if not arms:
+        return [*sentences, _measuring(config)]
+    return [*sentences, _discovery(config), _judging(config, judge), _selecting(config), _ablating(config),
+            _measuring(config)]  # fmt: skip
+
+
+def _tuning(config: Mapping[str, Any], n_rows: int | None) -> str:
+    tune = config["tune"]
+    how = f"LoRA (r {tune['lora_r']})" if tune["method"] == "lora" else "full fine-tuning"
+    rows = "the training rows" if n_rows is None else f"{n_rows:,} training rows"
+    batch = tune["batch_size"] * tune["grad_accumulation"]
+    seeds = config["seeds"]
+    return (
+        f"Every arm starts from {config['model']} and sees {rows} for {tune['epochs']:g} epochs: {how}, learning rate "
+        f"{tune['lr']:g}, {batch} rows a step, {_seeds(seeds)}." + _untrained(config)
+    )
+
+
+def _untrained(config: Mapping[str, Any]) -> str:
+    if config["tune"]["trained_blocks"] == "all":
+        return ""
+    return (
+        f" Embeddings and decoder blocks up to {min(config['layers'])}, where the lowest ablation is, are not trained."
+    )
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {_listed([str(seed) for seed in seeds])}"
+
+
+def _discovery(config: Mapping[str, Any]) -> str:
+    collect, decompose = config["collect"], config["decompose"]
+    text = "training rows" if collect["diff_text"] == "train" else "the tuned model's completions"
+    kinds = []
+    if "pca" in decompose["sources"]:
+        kinds.append(f"the first {decompose['n_pcs']} principal components of tuned minus base on {text}")
+    if "sae" in decompose["sources"]:
+        made = "a dictionary trained here" if decompose["sae"] == "train" else decompose["sae"]
+        kinds.append(
+            f"the {decompose['n_candidates']} latents of {made} that rank highest by each of "
+            f"{_listed(decompose['rankings'])}"
+        )
+    blocks = _listed([str(layer) for layer in config["layers"]])
+    return f"Candidates, after decoder {'block' if len(config['layers']) == 1 else 'blocks'} {blocks}: " + (
+        f"{'; '.join(kinds)}. They are sought once, in the tuned model of seed {config['seeds'][0]}."
+    )
+
+
+def _judging(config: Mapping[str, Any], judge: str) -> str:
+    options = config["judge"]
+    return (
+        f"The judge ({judge}) describes a direction from at most {options['n_describe']} windows of text a pole, tells "
+        f"held-out windows from others by that description (at most {options['n_verify']}; detection), and rates it "
+        "from 0 to 100 against the unwanted and the wanted concept. It sees no evaluation split."
+    )
+
+
+def _selecting(config: Mapping[str, Any]) -> str:
+    select = config["select"]
+    margin = f", at least {select['margin']:g} above the wanted concept" if select["margin"] else ""
+    detection = (
+        "better than chance (the low end of its 95% interval above 0.5)"
+        if select["min_detection"] is None
+        else f"at least {select['min_detection']:g}"
+    )
+    return (
+        f"Selected: relevance at least {select['threshold']:g}{margin}, detection {detection}, at most "
+        f"{select['per_layer_cap']} a layer and source. Random controls are as many a layer, drawn anew for each seed."
+    )
+
+
+def _ablating(config: Mapping[str, Any]) -> str:
+    train = config["train"]
+    strength = "" if train["strength"] == 1 else f" (strength {train['strength']:g})"
+    return (
+        f"An ablated arm is the same fine-tuning with {MODES[train['mode']]}{strength}, unless its name says another "
+        "mode. Afterwards nothing is ablated."
+    )
+
+
+def _measuring(config: Mapping[str, Any]) -> str:
+    n_documents = min(config["data"]["n_held_out"], config["evaluate"]["n_damage_documents"])
+    return (
+        "A choice counts as right if the model finds the right answer likelier than the other. Perplexity and KL to "
+        f"the base model are on {n_documents} documents of generic text that no other stage reads."
+    )
+
+
+def _listed(words: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

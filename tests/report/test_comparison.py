@@ -1,0 +1,58 @@
+"""A person's decisions stand in the report once they are compared, and are called old when somebody decides anew."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from autocaft.cli.app import app
+from autocaft.outcome import load_comparison
+from autocaft.report.build import build_report, write_report
+from autocaft.report.html import render_html
+from autocaft.report.markdown import render_markdown
+from tests.planted_run import add_person, concept_ids, make_run
+
+Make = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def run_dir(make_inputs: Make, tmp_path: Path) -> Path:
+    """A run with a person's decisions and a report, compared on the command line."""
+    folder = make_run(tmp_path / "planted")
+    add_person(folder, "ada", concept_ids())
+    write_report(build_report(**make_inputs()), folder)
+    assert "Comparison" in (folder / "report.html").read_text()
+    result = CliRunner().invoke(app, ["compare", str(folder), "--out"])
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def test_compare_puts_its_figures_into_the_report(run_dir: Path) -> None:
+    report = json.loads((run_dir / "report.json").read_text())
+    (pair,) = report["comparison"]["auto_against_human"]
+    assert (pair["human"], pair["agreement"][0]["n_shared"]) == ("human:ada", 8)
+    html, text = (run_dir / "report.html").read_text(), render_markdown(report)
+    assert html == render_html(report)
+    assert "both ablate 8, the person alone 2, the judge alone 2, neither 34" in html
+    assert "Precision, recall and F1" in html and "decided something since" not in html
+    assert "| `auto:threshold` against `human:ada` | 46 | 8 | 0.80 [0.50, 1.00] |" in text
+
+
+def test_a_comparison_is_old_once_somebody_has_decided_since(run_dir: Path, make_inputs: Make) -> None:
+    found = load_comparison(run_dir)
+    assert found is not None and not found["is_stale"]
+    add_person(run_dir, "bob", set())
+    found = load_comparison(run_dir)
+    assert found is not None and found["is_stale"]
+    html = render_html(build_report(**make_inputs(comparison=found)))
+    assert "Somebody has decided something since" in html
+
+
+def test_a_run_without_a_person_says_how_to_get_one(make_inputs: Make, tmp_path: Path) -> None:
+    assert load_comparison(tmp_path) is None
+    assert "autocaft review RUN --name YOU" in render_html(build_report(**make_inputs()))

@@ -1,0 +1,169 @@
+"""Other forms of a report say the same as report.json, and carry nobody's markup, formula or escape."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import re
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from typer.testing import CliRunner
+
+from autocaft.cli.app import app
+from autocaft.errors import ConfigError
+from autocaft.report.build import build_report, summary_table, write_report
+from autocaft.report.curve import selected_by_threshold
+from autocaft.report.export import check_forms, export_figures, export_report
+from autocaft.report.figures import figures_of, standalone
+from autocaft.report.markdown import render_markdown
+from autocaft.report.plain import code_span, markdown, visible
+
+Make = Callable[..., dict[str, Any]]
+READER = MarkdownIt("gfm-like", {"html": True, "linkify": False})
+
+
+@pytest.fixture(scope="module")
+def report(make_inputs: Make) -> dict[str, Any]:
+    return build_report(**make_inputs(seeds=(0, 1, 2)))
+
+
+def test_markdown_has_the_figures_the_method_and_the_command(report: dict[str, Any]) -> None:
+    text = render_markdown(report)
+    assert report["headline"] in text and "    autocaft run quickstart" in text
+    line = next(row for row in text.splitlines() if row.startswith("| `caft-sae-auto` | off"))
+    auto = next(a for a in report["arms"] if (a["arm"], a["hooks"]) == ("caft-sae-auto", "off"))
+    assert f"{100 * auto['scores']['ood']['value']:.0f}% [" in line and f"{auto['worst_seed']}: " in line
+    assert f"+{100 * auto['against_control']['value']:.0f} [+" in line
+    for words in (
+        "full fine-tuning",
+        "blocks up to 14, where the lowest ablation is, are not trained",
+        "relevance at least 50",
+        "set to the base model's mean",
+        "abababababab",
+        'trained_blocks = "above"',
+    ):
+        assert words in text
+    tables = [t for t in READER.parse(text) if t.type == "table_open"]
+    assert len(tables) == 3, "arms, selected directions and data are tables to a reader of Markdown"
+
+
+def test_csv_and_parquet_hold_every_arm_seed_and_direction(report: dict[str, Any], tmp_path: Path) -> None:
+    import pandas
+
+    paths = {path.name: path for form in ("csv", "parquet") for path in export_report(report, form, tmp_path)}
+    assert sorted(paths) == ["arms.csv", "arms.parquet", "directions.csv", "directions.parquet"]
+    arms = pandas.read_parquet(paths["arms.parquet"])
+    whole = arms[(arms.arm == "caft-sae-auto") & (arms.hooks == "off") & (arms.split == "ood")]
+    assert whole.seed.isna().sum() == 1 and sorted(whole.seed.dropna()) == [0, 1, 2]
+    auto = next(a for a in report["arms"] if (a["arm"], a["hooks"]) == ("caft-sae-auto", "off"))
+    assert whole[whole.seed.isna()].value.item() == auto["scores"]["ood"]["value"]
+    with paths["directions.csv"].open(newline="") as file:
+        directions = list(csv.DictReader(file))
+    assert [row["id"] for row in directions] == [card["id"] for card in report["cards"]]
+    assert sum(row["ablated_by"] == "auto:threshold" for row in directions) == 8
+    assert len(pandas.read_parquet(paths["directions.parquet"])) == len(directions) == 40
+
+
+def test_a_formula_in_a_description_is_text_in_a_spreadsheet(make_inputs: Make, tmp_path: Path) -> None:
+
+    values = make_inputs()
+    values["verdicts"] = [
+        dataclasses.replace(v, description='=HYPERLINK("//evil.example")') for v in values["verdicts"]
+    ]
+    path = export_report(build_report(**values), "csv", tmp_path)[1]
+    with path.open(newline="") as file:
+        assert all(row["description"].startswith("'=") for row in csv.DictReader(file))
+
+
+def test_json_and_html_are_those_of_the_run(report: dict[str, Any], tmp_path: Path) -> None:
+    assert json.loads(export_report(report, "json", tmp_path)[0].read_text()) == report
+    assert report["headline"] in export_report(report, "html", tmp_path)[0].read_text()
+
+
+def test_a_figure_stands_alone(report: dict[str, Any], tmp_path: Path) -> None:
+    names = {path.stem for path in export_figures(report, "svg", tmp_path)}
+    assert names == {"id_ood", "arms", "thresholds"}
+    for name in names:
+        text = (tmp_path / "figures" / f"{name}.svg").read_text()
+        root = ElementTree.fromstring(text)
+        assert root.tag == "{http://www.w3.org/2000/svg}svg" and float(root.attrib["width"]) > 300
+        assert "var(" not in text and "#0072b2" in text, "colours are written in"
+    for path in export_figures(report, "png", tmp_path):
+        data = path.read_bytes()
+        assert data.startswith(b"\x89PNG") and int.from_bytes(data[16:20], "big") >= 2560, "wide enough for print"
+
+
+def test_png_without_its_library_names_the_extra(
+    report: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
+    with pytest.raises(ConfigError, match=r"autocaft\[figures\]"):
+        export_figures(report, "png", tmp_path)
+
+
+def test_every_seed_is_a_dot(report: dict[str, Any]) -> None:
+    figures = figures_of(report)
+    n_lines = len(report["arms"])
+    assert figures["arms"].count('class="seed"') == n_lines * 3 * 3, "lines, splits, seeds"
+    assert figures["id_ood"].count('class="seed"') == 4 * 3, "hooks off alone"
+
+
+def test_a_finished_report_alone_is_enough_for_its_other_forms(report: dict[str, Any], tmp_path: Path) -> None:
+    write_report(report, tmp_path / "mailed")
+    runner = CliRunner()
+    result = runner.invoke(app, ["report", str(tmp_path / "mailed"), "--format", "md", "--figures", "svg"])
+    assert result.exit_code == 0, result.output
+    written = sorted(path.name for path in (tmp_path / "mailed").rglob("*.*"))
+    assert written == ["arms.svg", "id_ood.svg", "report.html", "report.json", "report.md", "thresholds.svg"]
+    result = runner.invoke(app, ["report", str(tmp_path / "mailed"), "--format", "csv", "--out", str(tmp_path / "out")])
+    assert result.output.split() == [str(tmp_path / "out" / name) for name in ("arms.csv", "directions.csv")]
+
+
+@pytest.mark.parametrize(("form", "figures"), [("doc", None), (None, "pdf")])
+def test_an_unknown_form_is_refused(form: str | None, figures: str | None) -> None:
+    with pytest.raises(ConfigError, match="must be"):
+        check_forms(form, figures)
+
+
+@given(st.text() | st.text(alphabet="`*_[]()<>!|\\$&@ a\n") | st.sampled_from(["![x](https://e.example/a)", "[a][b]"]))
+def test_markdown_makes_nothing_of_text(text: str) -> None:
+    for shown in (markdown(text), code_span(text)):
+        tokens = [child for token in READER.parse(f"- x {shown} x") for child in token.children or ()]
+        assert {token.type for token in tokens} <= {"text", "code_inline", "softbreak", "text_special"}, shown
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", shown)
+
+
+@given(st.text(alphabet=st.characters(max_codepoint=0x2100)))
+def test_nothing_reaches_a_terminal_that_moves_it(text: str) -> None:
+    shown = visible(text)
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", shown)
+    assert visible(shown) == shown
+
+
+def test_a_terminal_escape_in_a_name_is_shown_as_a_sign(report: dict[str, Any]) -> None:
+    hostile = {**report, "arms": [line | {"arm": "\x1b[2J\x1b]0;owned\x07[bold]x"} for line in report["arms"]]}
+    table = summary_table(hostile)
+    assert "\x1b" not in table and "␛[2J␛]0;owned␇[bold]x" in table
+
+
+def test_standalone_keeps_names_as_text(report: dict[str, Any]) -> None:
+    hostile = {**report, "arms": [line | {"arm": "<script>x</script>\x1b var(--no)"} for line in report["arms"]]}
+    for svg in figures_of(hostile).values():
+        tags = {element.tag.partition("}")[2] for element in ElementTree.fromstring(standalone(svg)).iter()}
+        assert "script" not in tags
+
+
+def test_the_threshold_curve_is_at_the_number_that_reaches_each_threshold() -> None:
+    cards = [{"verdict": {"relevance": r, "unscored_reason": None}} for r in (80.0, 20.0, 60.0)]
+    cards += [{"verdict": {"relevance": None, "unscored_reason": "refused"}}, {"verdict": None}]
+    points = selected_by_threshold(cards).points
+    assert points == [(100.0, 0.0), (80.0, 1.0), (60.0, 2.0), (20.0, 3.0), (0.0, 3.0)]
