@@ -8,7 +8,7 @@ quickstart: .venv/installed
 	$(BIN)/autocaft run quickstart
 
 test: .venv/installed
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2
 
 # Lint, types, import layers (a test), data sets equal their generators, README tables equal results/.
 check: .venv/installed

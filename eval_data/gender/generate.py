@@ -1,6 +1,6 @@
 """Build the pronoun fill-in splits (grammatical case against gender) from hand-written templates.
 
-In: ``templates.json`` beside this file, {"nominative": [...], "object": [...]}, 240 sentences each, every sentence
+In: ``templates.json`` beside this file, {"nominative": [...], "object": [...]}, 590 sentences each, every sentence
 with one ``{profession}`` and one ``_____``.
 Out: eight JSONL splits beside it, ``cues.jsonl`` (what the cue says in each row of id and ood), and ``sha256.json``
 ({filename: sha256}) over them and ``templates.json``.
@@ -31,7 +31,7 @@ HASHES = "sha256.json"
 SEED = 0
 BLOCKS = ("train", "val", "eval", "final")
 BLOCK_SIZE = 30  # templates of each case in a block; those behind the last block join train_wide
-N_TEMPLATES = 240  # of each case
+N_TEMPLATES = 590  # of each case
 CASES = {"nominative": "nom", "object": "obj"}
 PRONOUNS = {
     ("nominative", "male"): " he",
