@@ -23,7 +23,7 @@ from autocaft.rundir.files import read_records
 from autocaft.rundir.store import STORE_NAME, RunStore
 
 if TYPE_CHECKING:
-    from autocaft.stages import Run
+    from autocaft.run import Run
 
 CHARS_PER_TOKEN = 4.4
 """Of English text; used where no tokenizer is on this disk, and for the length of a reply."""

@@ -24,7 +24,7 @@ from autocaft.rundir.runner import StepContext
 
 if TYPE_CHECKING:
     from autocaft.judge.options import JudgeOptions
-    from autocaft.stages import Run
+    from autocaft.run import Run
 
 PACKAGES = ("autocaft", "torch", "transformers", "peft", "accelerate", "sae-lens", "tokenizers", "numpy")
 

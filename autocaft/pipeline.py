@@ -16,9 +16,9 @@ from autocaft import stages
 from autocaft.arms import Arm
 from autocaft.model.locate import locate
 from autocaft.resources import data_path, prompts_dir
+from autocaft.run import Run
 from autocaft.rundir.files import digest, sha256_of
 from autocaft.rundir.runner import Step, StepContext
-from autocaft.stages import Run
 
 VERSION_BY_STAGE = {
     "tune": 1,

@@ -16,7 +16,7 @@ from autocaft.model.locate import Weights
 from autocaft.resources import data_path
 
 if TYPE_CHECKING:
-    from autocaft.stages import Run
+    from autocaft.run import Run
 
 
 def check_inputs(run: Run, *, final: bool) -> None:

@@ -6,72 +6,19 @@ where rooms that must not know each other meet.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autocaft.arms import Arm
-from autocaft.config import RunConfig
-from autocaft.data.corpus import Document, load_corpus
-from autocaft.data.cues import CuedRow, load_cued_rows
-from autocaft.data.rows import TaskRow, load_rows
-from autocaft.model.locate import Weights, locate
 from autocaft.records import Decision, Example, Verdict
-from autocaft.resources import data_path
+from autocaft.run import Run
 from autocaft.rundir.files import read_json, read_records, write_json, write_jsonl
 from autocaft.rundir.runner import StepContext
 
 if TYPE_CHECKING:
-    from autocaft.discover.pair import ModelPair
-    from autocaft.evaluate.damage import BaseContext
     from autocaft.model.directions import DirectionSet, Subspace
-
-
-@dataclass(frozen=True)
-class Run:
-    """What every stage of one run is handed."""
-
-    config: RunConfig
-
-    @cached_property
-    def weights(self) -> Weights:
-        """The base model."""
-        return locate(self.config.model)
-
-    @cached_property
-    def train_rows(self) -> list[TaskRow]:
-        """The rows every arm learns from."""
-        return load_rows(data_path(self.config.data.train), chat=self.config.data.chat)
-
-    def eval_rows(self, splits: dict[str, str]) -> dict[str, list[TaskRow]]:
-        """Choice rows by split."""
-        chat = self.config.data.chat
-        return {split: load_rows(data_path(spec), choices_required=True, chat=chat) for split, spec in splits.items()}
-
-    def cued_rows(self, splits: Sequence[str]) -> list[CuedRow]:
-        """Rows of these splits with what the cue says in them: for the two steps that look behind the run alone."""
-        assert self.config.data.cues is not None, "checked by the config"
-        rows = self.eval_rows({split: self.config.data.splits[split] for split in splits})
-        return load_cued_rows(data_path(self.config.data.cues), rows)
-
-    @cached_property
-    def _generic(self) -> list[Document]:
-        data, collect = self.config.data, self.config.collect
-        n_documents = data.n_held_out + max(collect.n_generic, collect.n_completions)
-        return load_corpus(data.corpus, n_documents=n_documents, seed=data.corpus_seed)
-
-    @property
-    def held_out_documents(self) -> list[Document]:
-        """Generic text for general damage; no other stage reads it."""
-        return self._generic[: self.config.data.n_held_out]
-
-    @property
-    def generic_documents(self) -> list[Document]:
-        """Generic text to read directions in."""
-        return self._generic[self.config.data.n_held_out :]
 
 
 def tune(run: Run, context: StepContext, seed: int) -> None:
@@ -83,10 +30,10 @@ def collect(run: Run, context: StepContext, tuned: str) -> None:
     """Texts, the base's activations on them, and the difference that tuning made."""
     from autocaft.discover.collect import collect as run_collect
 
-    with _model_pair(run, context.dir_of(tuned)) as models:
+    with run.model_pair(context.dir_of(tuned)) as models:
         run_collect(
             models=models,
-            tokenizer=_tokenizer(run),
+            tokenizer=run.tokenizer(),
             rows=run.train_rows,
             generic=run.generic_documents,
             layers=run.config.layers,
@@ -100,10 +47,10 @@ def decompose(run: Run, context: StepContext, tuned: str) -> None:
     """Directions: PCs of the difference, and the latents that rank highest."""
     from autocaft.discover.decompose import decompose as run_decompose
 
-    with _model_pair(run, context.dir_of(tuned)) as models:
+    with run.model_pair(context.dir_of(tuned)) as models:
         run_decompose(
             models=models,
-            tokenizer=_tokenizer(run),
+            tokenizer=run.tokenizer(),
             rows=run.train_rows,
             collected=context.dir_of("collect"),
             collect_options=run.config.collect,
@@ -117,9 +64,9 @@ def mine(run: Run, context: StepContext, tuned: str, loss_split: str | None) -> 
     """Windows of text for each direction, and what is known of it without a judge."""
     from autocaft.discover.mine import mine as run_mine
 
-    with _model_pair(run, context.dir_of(tuned)) as models:
+    with run.model_pair(context.dir_of(tuned)) as models:
         run_mine(
-            tokenizer=_tokenizer(run),
+            tokenizer=run.tokenizer(),
             rows=run.train_rows,
             collected=context.dir_of("collect"),
             decomposed=context.dir_of("decompose"),
@@ -137,7 +84,7 @@ def judge(run: Run, context: StepContext) -> None:
     from autocaft.judge.stage import judge_directions, make_judge
 
     def local_model() -> tuple[Any, Any]:
-        return _load_base(run), _tokenizer(run)
+        return run.load_base(), run.tokenizer()
 
     judge_directions(
         directions=_directions(context).directions,
@@ -179,11 +126,11 @@ def evaluate(run: Run, context: StepContext, arm: Arm, seed: int, trained: str |
     from autocaft.evaluate.evaluate import evaluate_arm
 
     folder = None if trained is None else context.dir_of(trained)
-    model = _load_base(run) if folder is None else _load_trained(run, folder)
+    model = run.load_base() if folder is None else run.load_trained(folder)
     evaluate_arm(
         model,
-        _base_of(run, model, is_base=folder is None),
-        _tokenizer(run),
+        run.base_of(model, is_base=folder is None),
+        run.tokenizer(),
         run.eval_rows(splits),
         run.held_out_documents,
         run.config.evaluate,
@@ -202,10 +149,10 @@ def behind(run: Run, context: StepContext, arm: Arm, seed: int, trained: str | N
 
     options = run.config.behind
     folder = None if trained is None else context.dir_of(trained)
-    model = _load_base(run) if folder is None else _load_trained(run, folder)
+    model = run.load_base() if folder is None else run.load_trained(folder)
     readings = probe_arm(
         model,
-        _tokenizer(run),
+        run.tokenizer(),
         run.cued_rows(options.splits),
         run.config.layers,
         options,
@@ -233,8 +180,8 @@ def causes(run: Run, context: StepContext, tuned: str) -> None:
         )
 
     run_causes(
-        model=_load_trained(run, context.dir_of(tuned)),
-        tokenizer=_tokenizer(run),
+        model=run.load_trained(context.dir_of(tuned)),
+        tokenizer=run.tokenizer(),
         rows=run.cued_rows(run.config.causes.splits),
         found=_directions(context),
         covariance_by_layer=load_covariances(context.dir_of("decompose")),
@@ -264,8 +211,8 @@ def _fine_tune(
     from autocaft.train.sft import fine_tune
 
     summary = fine_tune(
-        _load_base(run),
-        _tokenizer(run),
+        run.load_base(),
+        run.tokenizer(),
         run.train_rows,
         run.config.tune,
         seed=seed,
@@ -289,8 +236,8 @@ def _look_at_moves(run: Run, context: StepContext, arm: Arm, seed: int, folder: 
     from autocaft.model.directions import load_subspaces
 
     collected, decomposed = context.dir_of("collect"), context.dir_of("decompose")
-    found, tokenizer = _directions(context), _tokenizer(run)
-    with _model_pair(run, folder) as models:
+    found, tokenizer = _directions(context), run.tokenizer()
+    with run.model_pair(folder) as models:
         own = measure_moves(
             models,
             read_compared(tokenizer, run.train_rows, run.config.collect, collected),
@@ -342,54 +289,6 @@ def _arm_directions(run: Run, context: StepContext, arm: Arm, seed: int) -> tupl
     if arm.selector == "random-live":
         found = latents_as_directions(decomposed, run.config.decompose, chosen.ids, width=found.vectors_ND.shape[1])
     return found, list(chosen.ids)
-
-
-def _tokenizer(run: Run) -> Any:
-    from autocaft.model.load import load_tokenizer
-
-    return load_tokenizer(run.weights)
-
-
-def _load_base(run: Run) -> Any:
-    from autocaft.model.load import load_model
-
-    return load_model(run.weights, dtype=_dtype(run))
-
-
-def _load_trained(run: Run, folder: Path) -> Any:
-    from autocaft.model.load import load_trained
-
-    return load_trained(run.weights, folder / "model", dtype=_dtype(run))
-
-
-def _dtype(run: Run) -> Any:
-    import torch
-
-    return getattr(torch, run.config.dtype)
-
-
-@contextmanager
-def _model_pair(run: Run, tuned_dir: Path) -> Iterator[ModelPair]:
-    """Base and tuned for as long as the context is open."""
-    from autocaft.discover.pair import ModelPair
-
-    models = ModelPair(lambda: _load_base(run), lambda: _load_trained(run, tuned_dir))
-    try:
-        yield models
-    finally:
-        models.release()
-
-
-def _base_of(run: Run, model: Any, *, is_base: bool) -> BaseContext:
-    """How to open the base behind a model: itself, its adapter off, or a second model."""
-    from contextlib import nullcontext
-
-    from autocaft.model.load import as_base, has_adapter
-
-    if has_adapter(model):
-        return lambda: as_base(model)
-    base = model if is_base else _load_base(run)
-    return lambda: nullcontext(base)
 
 
 def _ablation(run: Run, model: Any, arm: Arm, folder: Path | None) -> AbstractContextManager[None] | None:

@@ -25,11 +25,11 @@ from autocaft.pipeline import build_steps
 from autocaft.preflight import check_inputs, set_threads
 from autocaft.records import Metric
 from autocaft.resources import eval_data_dir
+from autocaft.run import Run
 from autocaft.rundir.files import read_json, read_records, write_json, write_text
 from autocaft.rundir.progress import Log, make_progress
 from autocaft.rundir.runner import LOG_NAME, run_steps
 from autocaft.rundir.store import STORE_NAME, RunStore
-from autocaft.stages import Run
 
 RECIPE = "double_choice"
 FORMS = ("words", "letters")

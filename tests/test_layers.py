@@ -20,6 +20,7 @@ LAYERS: tuple[tuple[tuple[str, ...], bool], ...] = (
     (("behind",), False),
     (("report",), False),
     (("config",), False),
+    (("run",), False),
     (("stages", "preflight", "estimate", "outcome"), True),
     (("pipeline",), False),
     (("review", "compare"), True),

@@ -5,8 +5,8 @@ import pytest
 from autocaft.config import find_config, load_config
 from autocaft.errors import ConfigError
 from autocaft.pipeline import build_steps
+from autocaft.run import Run
 from autocaft.rundir.steps import all_needs, declared_by_name
-from autocaft.stages import Run
 
 LOOKS = ("behind.enabled=true", "causes.enabled=true", "data.cues=builtin:gender/cues.jsonl")
 

@@ -58,9 +58,9 @@ def report_run(
 def _execute(config: RunConfig, run_dir: Path, *, redo: set[str], final: bool, only: set[str] | None) -> None:
     from autocaft.pipeline import build_steps
     from autocaft.preflight import check_inputs, set_threads
+    from autocaft.run import Run
     from autocaft.rundir.progress import Log, make_progress
     from autocaft.rundir.runner import LOG_NAME, run_steps
-    from autocaft.stages import Run
 
     _quiet_libraries()
     run = Run(config)
@@ -98,8 +98,8 @@ def show_plan(
     from autocaft.estimate import estimate
     from autocaft.pipeline import build_steps
     from autocaft.preflight import check_inputs
+    from autocaft.run import Run
     from autocaft.rundir.runner import plan_steps
-    from autocaft.stages import Run
 
     path = find_config(name_or_path)
     run = Run(load_config(path, overrides))

@@ -19,10 +19,10 @@ from autocaft.judge.options import JudgeOptions
 from autocaft.judge.stage import judge_directions, make_judge
 from autocaft.llm.client import MemoryStore
 from autocaft.llm.prices import find_price
+from autocaft.run import Run
 from autocaft.rundir.options import fingerprint_options
 from autocaft.rundir.progress import NullProgress
 from autocaft.rundir.store import RunStore
-from autocaft.stages import Run
 
 Result = subprocess.CompletedProcess[str]
 

@@ -1,0 +1,114 @@
+"""One run's settings, and everything that is loaded by them: rows, texts, the base model, a trained one.
+
+In: a `RunConfig`. Out: rows, documents, models, loaded when they are asked for. Nothing here writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autocaft.config import RunConfig
+from autocaft.data.corpus import Document, load_corpus
+from autocaft.data.cues import CuedRow, load_cued_rows
+from autocaft.data.rows import TaskRow, load_rows
+from autocaft.model.locate import Weights, locate
+from autocaft.resources import data_path
+
+if TYPE_CHECKING:
+    from autocaft.discover.pair import ModelPair
+    from autocaft.evaluate.damage import BaseContext
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every stage of one run is handed."""
+
+    config: RunConfig
+
+    @cached_property
+    def weights(self) -> Weights:
+        """The base model."""
+        return locate(self.config.model)
+
+    @cached_property
+    def train_rows(self) -> list[TaskRow]:
+        """The rows every arm learns from."""
+        return load_rows(data_path(self.config.data.train), chat=self.config.data.chat)
+
+    def eval_rows(self, splits: dict[str, str]) -> dict[str, list[TaskRow]]:
+        """Choice rows by split."""
+        chat = self.config.data.chat
+        return {split: load_rows(data_path(spec), choices_required=True, chat=chat) for split, spec in splits.items()}
+
+    def cued_rows(self, splits: Sequence[str]) -> list[CuedRow]:
+        """Rows of these splits with what the cue says in them: for the two steps that look behind the run alone."""
+        assert self.config.data.cues is not None, "checked by the config"
+        rows = self.eval_rows({split: self.config.data.splits[split] for split in splits})
+        return load_cued_rows(data_path(self.config.data.cues), rows)
+
+    @cached_property
+    def _generic(self) -> list[Document]:
+        data, collect = self.config.data, self.config.collect
+        n_documents = data.n_held_out + max(collect.n_generic, collect.n_completions)
+        return load_corpus(data.corpus, n_documents=n_documents, seed=data.corpus_seed)
+
+    @property
+    def held_out_documents(self) -> list[Document]:
+        """Generic text for general damage; no other stage reads it."""
+        return self._generic[: self.config.data.n_held_out]
+
+    @property
+    def generic_documents(self) -> list[Document]:
+        """Generic text to read directions in."""
+        return self._generic[self.config.data.n_held_out :]
+
+    def tokenizer(self) -> Any:
+        """The base model's."""
+        from autocaft.model.load import load_tokenizer
+
+        return load_tokenizer(self.weights)
+
+    def load_base(self) -> Any:
+        """The base model in `dtype`."""
+        from autocaft.model.load import load_model
+
+        return load_model(self.weights, dtype=self._dtype)
+
+    def load_trained(self, folder: Path) -> Any:
+        """What a tune or train step left in its folder, in `dtype`."""
+        from autocaft.model.load import load_trained
+
+        return load_trained(self.weights, folder / "model", dtype=self._dtype)
+
+    @property
+    def _dtype(self) -> Any:
+        import torch
+
+        return getattr(torch, self.config.dtype)
+
+    @contextmanager
+    def model_pair(self, tuned_dir: Path) -> Iterator[ModelPair]:
+        """Base and tuned for as long as the context is open."""
+        from autocaft.discover.pair import ModelPair
+
+        models = ModelPair(self.load_base, lambda: self.load_trained(tuned_dir))
+        try:
+            yield models
+        finally:
+            models.release()
+
+    def base_of(self, model: Any, *, is_base: bool) -> BaseContext:
+        """How to open the base behind a model: itself, its adapter off, or a second model."""
+        from contextlib import nullcontext
+
+        from autocaft.model.load import as_base, has_adapter
+
+        if has_adapter(model):
+            return lambda: as_base(model)
+        base = model if is_base else self.load_base()
+        return lambda: nullcontext(base)
