@@ -22,9 +22,9 @@ from autocaft.rundir.runner import Step, StepContext
 
 VERSION_BY_STAGE = {
     "tune": 1,
-    "collect": 1,
+    "collect": 2,
     "decompose": 1,
-    "mine": 2,
+    "mine": 3,
     "judge": 2,
     "select": 2,
     "train": 1,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +117,7 @@ def train(run: Run, context: StepContext, arm: Arm, seed: int) -> None:
     from autocaft.model.directions import build_subspaces, save_subspaces
 
     found, ids = _arm_directions(run, context, arm, seed)
-    subspaces = build_subspaces(found, ids, _mean_by_layer(context))
+    subspaces = build_subspaces(found, ids, _mean_by_layer(run, context))
     save_subspaces(context.out / "subspaces.safetensors", subspaces)
     mode = arm.mode or run.config.train.mode
     _fine_tune(run, context, seed, label=f"train {arm.name}, seed {seed}", subspaces=subspaces, mode=mode)
@@ -183,9 +185,9 @@ def causes(run: Run, context: StepContext, tuned: str) -> None:
         model=run.load_trained(context.dir_of(tuned)),
         tokenizer=run.tokenizer(),
         rows=run.cued_rows(run.config.causes.splits),
-        found=_directions(context),
+        found=_removed(run, context),
         covariance_by_layer=load_covariances(context.dir_of("decompose")),
-        mean_by_layer=_mean_by_layer(context),
+        mean_by_layer=_mean_by_layer(run, context),
         ablate_one=ablate_one,
         verdicts=read_records(context.dir_of("judge") / "verdicts.jsonl", Verdict),
         options=run.config.causes,
@@ -267,13 +269,13 @@ def _look_at_moves(run: Run, context: StepContext, arm: Arm, seed: int, folder: 
 
 
 def _arm_directions(run: Run, context: StepContext, arm: Arm, seed: int) -> tuple[DirectionSet, list[str]]:
-    """The directions an arm ablates, and a set that holds their vectors; the choice is also in `set.json`."""
+    """The directions an arm ablates, in a set that holds what is removed for them; the choice is in `set.json` too."""
     from autocaft.discover.decompose import latents_as_directions, live_latents, load_covariances
     from autocaft.select.select import choose_set
 
     assert arm.source is not None and arm.selector is not None
     decomposed = context.dir_of("decompose")
-    found = _directions(context)
+    found = _removed(run, context)
     chosen = choose_set(
         arm.source,
         arm.selector,
@@ -287,7 +289,8 @@ def _arm_directions(run: Run, context: StepContext, arm: Arm, seed: int) -> tupl
     )
     write_json(context.out / "set.json", chosen.to_row())
     if arm.selector == "random-live":
-        found = latents_as_directions(decomposed, run.config.decompose, chosen.ids, width=found.vectors_ND.shape[1])
+        drawn = latents_as_directions(decomposed, run.config.decompose, chosen.ids, width=found.vectors_ND.shape[1])
+        found = _removed_of_drawn(run, context, drawn)
     return found, list(chosen.ids)
 
 
@@ -310,8 +313,32 @@ def _directions(context: StepContext) -> DirectionSet:
     return DirectionSet.load(context.dir_of("decompose"))
 
 
-def _mean_by_layer(context: StepContext) -> dict[int, Any]:
-    """The base model's mean on generic text."""
+def _removed(run: Run, context: StepContext) -> DirectionSet:
+    """The candidates, each with the vector that ablating it removes."""
+    from autocaft.discover.cross import load_cross
+
+    found = _directions(context)
+    if run.config.train.basis == "direction":
+        return found
+    return replace(found, vectors_ND=load_cross(context.dir_of("mine")))
+
+
+def _removed_of_drawn(run: Run, context: StepContext, drawn: DirectionSet) -> DirectionSet:
+    """The same for latents that need not be candidates."""
+    from autocaft.discover.cross import cross_of_latents
+    from autocaft.discover.decompose import open_dictionary
+    from autocaft.discover.shards import ShardReader
+
+    if run.config.train.basis == "direction":
+        return drawn
+    reader = ShardReader(context.dir_of("collect") / "acts")
+    open_at = partial(open_dictionary, context.dir_of("decompose"), run.config.decompose, width=reader.d_model)
+    return replace(drawn, vectors_ND=cross_of_latents(drawn, reader, open_at))
+
+
+def _mean_by_layer(run: Run, context: StepContext) -> dict[int, Any]:
+    """What an ablation towards the mean keeps."""
     from autocaft.discover.collect import load_stats
 
-    return load_stats(context.dir_of("collect")).generic_mean
+    stats = load_stats(context.dir_of("collect"))
+    return stats.train_mean if run.config.train.mean_of == "train" else stats.generic_mean

@@ -46,7 +46,7 @@ def loss_changes(
     tokens_per_batch: int,
     progress: Progress,
 ) -> list[Interval]:
-    """One interval a direction. Ablated towards the mean, the first position exempt, as in training.
+    """One interval a direction. Ablated towards the mean on generic text, the first position exempt.
 
     The blocks up to a direction's layer run once for all directions of the layer.
     """

@@ -5,12 +5,13 @@ In: a `ModelPair`, training rows, generic documents, layers. Out, in `out`:
     compared.jsonl.gz       tuned's completions of generic prompts, where these are compared
     documents.jsonl.gz      every document that is read for mining, in the order of its number
     acts/                   the base model's activations on them (shards.py)
-    stats.safetensors       by layer: base mean on GENERIC text (what mean-ablation keeps), mean on all mining text,
-                            and the exact mean and scatter of the paired differences tuned minus base
+    stats.safetensors       by layer: base mean on GENERIC text and on the training rows (one of them mean-ablation
+                            keeps), mean on all mining text, and the exact mean and scatter of the paired differences
+                            tuned minus base
     stats.json, summary.json
 
-The decision a reader would question: the mean comes from the base model on generic text only. From the tuned model, or
-from rows that all carry the concept, it would put the concept back in.
+The decision a reader would question: means come from the base model only. From the tuned model they would put back in
+what it learned.
 """
 
 from __future__ import annotations
@@ -169,15 +170,15 @@ def _common_opening(encoded: Sequence[Encoded]) -> int:
 
 
 class _BaseSums:
-    """Sums by layer over generic tokens and over all tokens: a few vectors, whatever the number of tokens."""
+    """Sums by layer over tokens of generic text, of training rows and of all texts: a few vectors in all."""
 
     def __init__(self, layers: Sequence[int], width: int) -> None:
-        self.n = {"generic": 0, "mining": 0}
+        self.n = {"generic": 0, "train": 0, "mining": 0}
         self.sums = {(name, i): torch.zeros(width, dtype=torch.float64) for name in self.n for i in layers}
         self.norms = dict.fromkeys(layers, 0.0)
 
     def add(self, kind: str, acts_by_layer: dict[int, Tensor]) -> None:
-        names = ("generic", "mining") if kind == "generic" else ("mining",)
+        names = ("mining", kind) if kind in self.n else ("mining",)
         for name in names:
             self.n[name] += len(next(iter(acts_by_layer.values())))
         for layer, acts_TD in acts_by_layer.items():
@@ -187,7 +188,7 @@ class _BaseSums:
             self.norms[layer] += float(acts_TD.float().norm(dim=1).sum()) if kind == "generic" else 0.0
 
     def means(self) -> dict[str, Tensor]:
-        """`L14.generic_mean_D` and `L14.mining_mean_D`."""
+        """`L14.generic_mean_D`, `L14.train_mean_D` and `L14.mining_mean_D`."""
         return {f"L{i}.{name}_mean_D": (s / max(1, self.n[name])).float() for (name, i), s in self.sums.items()}
 
 
@@ -285,7 +286,9 @@ class CollectStats:
     """What `stats.safetensors` and `stats.json` hold, by layer."""
 
     generic_mean: dict[int, Tensor]
-    """Base mean (D,) on generic text: what mean-ablation keeps."""
+    """Base mean (D,) on generic text."""
+    train_mean: dict[int, Tensor]
+    """Base mean (D,) on the training rows, answers included."""
     mining_mean: dict[int, Tensor]
     """Base mean (D,) over all mining tokens."""
     mean_norm: dict[int, float]
@@ -299,6 +302,7 @@ def load_stats(folder: Path) -> CollectStats:
     layers = sorted(int(layer) for layer in stats["mean_norm"])
     return CollectStats(
         {i: tensors[f"L{i}.generic_mean_D"] for i in layers},
+        {i: tensors[f"L{i}.train_mean_D"] for i in layers},
         {i: tensors[f"L{i}.mining_mean_D"] for i in layers},
         {i: float(stats["mean_norm"][str(i)]) for i in layers},
         {i: CovarianceFitter.restore(tensors, f"L{i}.difference") for i in layers},

@@ -36,6 +36,7 @@ from autocaft.data.corpus import Document, read_documents
 from autocaft.data.rows import TaskRow
 from autocaft.discover.alone import chosen_rows
 from autocaft.discover.collect import load_stats
+from autocaft.discover.cross import CrossCovariance, save_cross
 from autocaft.discover.decompose import load_extents, open_dictionary
 from autocaft.discover.evidence import FireCount, Fires, Parts, gather_evidence
 from autocaft.discover.options import DecomposeOptions, MineOptions
@@ -85,6 +86,7 @@ def mine(
     low_N, high_N = load_extents(decomposed)
     examples: list[Example] = []
     fires: dict[str, Fires] = {}
+    cross_ND = torch.zeros_like(found.vectors_ND)
     n_rows = reader.n_rows * len(reader.layers)
     with progress.task("windows", n_rows, "tokens") as advance, torch.no_grad():
         for layer in reader.layers:
@@ -97,14 +99,18 @@ def mine(
                 probe = probe.with_dictionary(dictionary)
             miner = Miner(probe, groups, low_N[at], high_N[at], options)
             count = FireCount(parts, probe.is_latent_C, low_N[at], high_N[at])
+            cross = CrossCovariance(len(at), reader.d_model)
             for shard in reader.shards(layer):
                 for chunk in probe.chunks(shard, groups, options.tokens_per_chunk):
                     miner.update(chunk)
                     count.update(chunk)
+                    cross.update(chunk.acts_ND, chunk.projections_NC)
                     advance(len(chunk.tokens_N))
             examples += miner.examples(tokenizer)
             fires.update(zip((direction.id for direction in probe.directions), count.fires(), strict=True))
+            cross_ND[at] = cross.vectors_CD()
     write_records(out / "examples.jsonl", examples)
+    save_cross(out, cross_ND)
     drawn = chosen_rows(loss_rows, options.n_loss_rows)
     evidence = gather_evidence(
         found,
@@ -215,14 +221,16 @@ class Probe:
                 bounds[1:][full_M],
                 docs_M[full_M],
                 groups.group_M[docs_M[full_M]],
+                acts_ND,
                 linear_NC,
             )
 
 
 @dataclass(frozen=True)
 class ProbedChunk(Chunk):
-    """A chunk that also knows each token's linear projection, latents' decoder rows included."""
+    """A chunk that also knows each token's activations and linear projections, latents' decoder rows included."""
 
+    acts_ND: Tensor
     linear_NC: Tensor
 
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 MODES = {
-    "mean": "the projection on its directions set to the base model's mean on generic text",
-    "zero": "the projection on its directions set to zero",
-    "mean-shift": "the base model's mean on generic text along its directions added, and nothing removed",
+    "mean": "the projection on {what} set to the base model's mean on {text}",
+    "zero": "the projection on {what} set to zero",
+    "mean-shift": "the base model's mean on {text} along {what} added, and nothing removed",
 }
 
 
@@ -94,8 +94,14 @@ def _selecting(config: Mapping[str, Any]) -> str:
 def _ablating(config: Mapping[str, Any]) -> str:
     train = config["train"]
     strength = "" if train["strength"] == 1 else f" (strength {train['strength']:g})"
+    text = {"generic": "generic text", "train": "the training rows"}[train["mean_of"]]
+    what = {
+        "direction": "its directions",
+        "covariance": "what goes along with its directions (the covariance of the activations with their coordinates)",
+    }[train["basis"]]
+    how = MODES[train["mode"]].format(text=text, what=what)
     return (
-        f"An ablated arm is the same fine-tuning with {MODES[train['mode']]}{strength}, unless its name says another "
+        f"An ablated arm is the same fine-tuning with {how}{strength}, unless its name says another "
         "mode. Afterwards nothing is ablated."
     )
 

@@ -58,7 +58,13 @@ class TrainOptions(Options):
     """How the chosen directions are ablated while an arm trains."""
 
     mode: Literal["mean", "zero"] = "mean"
-    """`zero` removes the projection (the paper), `mean` keeps the base model's mean on generic text."""
+    """`zero` removes the projection (the paper), `mean` keeps the base model's mean."""
+    basis: Literal["direction", "covariance"] = "direction"
+    """What is removed for a chosen direction. `direction`: its own vector (the paper). `covariance`: the covariance of
+    the activations with its coordinate, after which no linear reader can tell that coordinate (discover/cross.py)."""
+    mean_of: Literal["generic", "train"] = "generic"
+    """On which texts that mean is taken. `train` (the training rows) changes a task's prompts least, so that less comes
+    back when the ablation ends; only for concepts that vary from row to row: one that all rows share is in the mean."""
     strength: float = Field(1.0, gt=0, le=1)
     """Share of the projection that is removed."""
     exempt_first: bool = True

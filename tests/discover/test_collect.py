@@ -67,16 +67,23 @@ def test_planted_difference_is_the_first_component(model: Any, tokenizer: Any, t
     assert float(pca.explained_N[0]) > 0.95
 
 
-def test_base_mean_is_of_generic_text_without_the_first_token(model: Any, tokenizer: Any, tmp_path: Path) -> None:
+def test_base_means_are_of_generic_text_and_of_the_rows_without_the_first_token(
+    model: Any, tokenizer: Any, tmp_path: Path
+) -> None:
     run(ModelPair.of(model, copy.deepcopy(model)), tokenizer, tmp_path)
-    acts = []
-    for document in make_generic():
-        ids = encode(tokenizer, document.prompt, document.text, chat=False).input_ids
-        with torch.no_grad():
-            hidden = model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states
-        acts.append(hidden[1][0, 1:])
-    mean_D = load_stats(tmp_path).generic_mean[0]
-    torch.testing.assert_close(mean_D, torch.cat(acts).mean(0), rtol=0.05, atol=0.02)
+    stats = load_stats(tmp_path)
+    texts = {
+        "generic": [(document.prompt, document.text) for document in make_generic()],
+        "train": [(row.prompt, row.answer) for row in make_rows()],
+    }
+    for kind, mean_D in (("generic", stats.generic_mean[0]), ("train", stats.train_mean[0])):
+        acts = []
+        for prompt, text in texts[kind]:
+            ids = encode(tokenizer, prompt, text, chat=False).input_ids
+            with torch.no_grad():
+                hidden = model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states
+            acts.append(hidden[1][0, 1:])
+        torch.testing.assert_close(mean_D, torch.cat(acts).mean(0), rtol=0.05, atol=0.02)
 
 
 def test_summary_counts_documents_and_tokens(model: Any, tokenizer: Any, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ class Made:
         writer.close()
         write_documents(self.collected / "documents.jsonl.gz", self.documents)
         self.mean_D = torch.cat(list(self.acts.values())).mean(0)
-        means = {f"L{LAYER}.generic_mean_D": self.mean_D, f"L{LAYER}.mining_mean_D": self.mean_D.clone()}
+        means = {f"L{LAYER}.{name}_mean_D": self.mean_D.clone() for name in ("generic", "train", "mining")}
         means.update(CovarianceFitter(WIDTH).state(f"L{LAYER}.difference"))
         save_file(means, self.collected / "stats.safetensors")
         write_json(self.collected / "stats.json", {"mean_norm": {str(LAYER): 1.0}})
