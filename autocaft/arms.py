@@ -14,7 +14,7 @@ from autocaft.errors import ConfigError
 
 ArmSource = Literal["sae", "pca"]
 Selector = Literal["auto", "human", "oracle", "random", "random-live", "top"]
-ArmMode = Literal["zero", "mean", "mean-shift"]
+ArmMode = Literal["zero", "mean", "mean-shift", "resample"]
 
 SELECTORS: dict[Selector, str] = {
     "auto": "chosen by the judge",
@@ -24,7 +24,7 @@ SELECTORS: dict[Selector, str] = {
     "random-live": "control: as many live latents of the whole dictionary",
     "top": "control: as many by rank alone",
 }
-_NAME = re.compile(r"caft-(sae|pca)-(random-live|auto|human|oracle|random|top)(?:-(zero|mean-shift|mean))?")
+_NAME = re.compile(r"caft-(sae|pca)-(random-live|auto|human|oracle|random|top)(?:-(zero|mean-shift|mean|resample))?")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ def parse_arm(name: str) -> Arm:
     if match is None:
         raise ConfigError(
             f"arms: {name!r} is no arm. Arms are base, tuned and caft-SOURCE-SELECTOR or caft-SOURCE-SELECTOR-MODE; "
-            f"SOURCE is sae or pca, SELECTOR {', '.join(SELECTORS)}, MODE zero, mean or mean-shift"
+            f"SOURCE is sae or pca, SELECTOR {', '.join(SELECTORS)}, MODE zero, mean, "
+            "resample or mean-shift"
         )
     source, selector, mode = match.groups()
     return Arm(name, cast(ArmSource, source), cast(Selector, selector), cast("ArmMode | None", mode))

@@ -39,7 +39,7 @@ class RunConfig(Options):
     """Decoder blocks, counted from 0, after which directions are sought and ablated."""
     arms: tuple[str, ...] = ("base", "tuned", "caft-sae-auto", "caft-sae-random")
     """What is trained and compared: `base`, `tuned`, `caft-{sae,pca}-{auto,human,oracle,random,random-live,top}`, with
-    `-zero`, `-mean` or `-mean-shift` behind it where an arm departs from `train.mode`."""
+    `-zero`, `-mean`, `-resample` or `-mean-shift` behind it where an arm departs from `train.mode`."""
     seeds: tuple[int, ...] = (0,)
     """Each arm is trained once per seed. Directions are sought once, in the first seed's tuned model."""
     threads: int | None = transport(None, ge=1)

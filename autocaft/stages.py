@@ -21,6 +21,7 @@ from autocaft.rundir.runner import StepContext
 
 if TYPE_CHECKING:
     from autocaft.model.directions import DirectionSet, Subspace
+    from autocaft.model.hooks import Mode
 
 
 def tune(run: Run, context: StepContext, seed: int) -> None:
@@ -174,12 +175,10 @@ def causes(run: Run, context: StepContext, tuned: str) -> None:
     from autocaft.discover.decompose import load_covariances
     from autocaft.model.hooks import ablate
 
-    options = run.config.train
+    options, mode = run.config.train, _measured_mode(run.config.train.mode)
 
     def ablate_one(model: Any, subspace: Subspace) -> AbstractContextManager[None]:
-        return ablate(
-            model, [subspace], mode=options.mode, strength=options.strength, exempt_first=options.exempt_first
-        )
+        return ablate(model, [subspace], mode=mode, strength=options.strength, exempt_first=options.exempt_first)
 
     run_causes(
         model=run.load_trained(context.dir_of(tuned)),
@@ -295,7 +294,7 @@ def _arm_directions(run: Run, context: StepContext, arm: Arm, seed: int) -> tupl
 
 
 def _ablation(run: Run, model: Any, arm: Arm, folder: Path | None) -> AbstractContextManager[None] | None:
-    """The ablation an arm was trained in, to measure it with its hooks on."""
+    """The ablation an arm was trained in, to measure it with its hooks on; towards the mean if it was resampled."""
     if not arm.is_ablated or folder is None:
         return None
     from autocaft.model.directions import load_subspaces
@@ -303,8 +302,13 @@ def _ablation(run: Run, model: Any, arm: Arm, folder: Path | None) -> AbstractCo
 
     options = run.config.train
     subspaces = load_subspaces(folder / "subspaces.safetensors")
-    mode = arm.mode or options.mode
+    mode = _measured_mode(arm.mode or options.mode)
     return ablate(model, subspaces, mode=mode, strength=options.strength, exempt_first=options.exempt_first)
+
+
+def _measured_mode(mode: Mode) -> Mode:
+    """Rows that are measured are not drawn at random, so none of them can lend another one anything."""
+    return "mean" if mode == "resample" else mode
 
 
 def _directions(context: StepContext) -> DirectionSet:

@@ -7,7 +7,9 @@
     acts_by_layer = recorder.run(input_ids=..., attention_mask=...)
 
 Ablation is `act - (act - origin) Q Qᵀ` after the decoder block (arXiv 2507.16795, section 3), origin 0 (mode `zero`)
-or the base model's mean (mode `mean`, the affine form of LEACE, arXiv 2306.03819). Gradients flow through it.
+or the base model's mean (mode `mean`, the affine form of LEACE, arXiv 2306.03819). Gradients flow through it. Mode
+`resample` puts another row's projection in the place of the row's own (resampling ablation, as in causal scrubbing): it
+tells as little of the row, and what stands there stays like what will stand there once the ablation ends.
 
 The decision a reader would question: the first unpadded position of each row is left alone. It is an attention sink
 whose norm is a hundred times that of any other token; projecting it changes the model everywhere. To leave it alone
@@ -19,6 +21,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -28,7 +31,7 @@ from autocaft.errors import AblationError
 from autocaft.model.blocks import check_layers, d_model, decoder_blocks, unwrapped
 from autocaft.model.directions import Subspace
 
-Mode = Literal["zero", "mean", "mean-shift"]
+Mode = Literal["zero", "mean", "mean-shift", "resample"]
 
 
 @contextmanager
@@ -50,7 +53,10 @@ def ablate(
         model: any HF decoder, bare or PEFT-wrapped, tensor or tuple blocks, with or without gradient checkpointing.
         subspaces: at most one a layer; moved to the block's device at first use.
         mode: `zero` removes the whole projection (the paper), `mean` keeps the mean's component, `mean-shift` is a
-            control that adds the constant by which `mean` differs from `zero` and removes nothing.
+            control that adds the constant by which `mean` differs from `zero` and removes nothing. `resample` takes the
+            projection of another row at the same column of the batch, drawn anew in each forward pass, without a
+            gradient to it; the mean where that row has no token, or a row is alone. It is meant for shuffled training
+            batches: rows that stand together for a reason would tell of each other.
         strength: share of the projection that is removed, 0 to 1.
         exempt_first: leave the first unpadded position of each row alone.
 
@@ -62,13 +68,13 @@ def ablate(
     _check_subspaces(model, subspaces, mode, strength)
     blocks = decoder_blocks(model)
     root = unwrapped(model)
-    exemption = _Exemption(root, exempt_first)
+    passes = _Passes(root, exempt_first, resamples=mode == "resample")
     handles = []
     try:
-        handles.append(root.register_forward_pre_hook(exemption.read_batch, with_kwargs=True))
-        handles.append(root.register_forward_hook(exemption.end_batch, always_call=True))
+        handles.append(root.register_forward_pre_hook(passes.read_batch, with_kwargs=True))
+        handles.append(root.register_forward_hook(passes.end_batch, always_call=True))
         for subspace in subspaces:
-            hook = _ablation_hook(subspace, mode, strength, exemption)
+            hook = _ablation_hook(subspace, mode, strength, passes)
             handles.append(blocks[subspace.layer].register_forward_hook(hook))
         assert len(handles) == len(subspaces) + 2, (len(handles), len(subspaces))
         yield
@@ -79,7 +85,7 @@ def ablate(
 
 def _check_subspaces(model: nn.Module, subspaces: Sequence[Subspace], mode: str, strength: float) -> None:
     """Everything that would make the ablation a silent no-op, or another one than was asked for, is an error."""
-    assert mode in ("zero", "mean", "mean-shift"), mode
+    assert mode in ("zero", "mean", "mean-shift", "resample"), mode
     assert 0.0 <= strength <= 1.0, f"strength is a share between 0 and 1, got {strength}"
     if not subspaces:
         raise AblationError("ablate: no subspace given, so nothing would be removed")
@@ -96,27 +102,42 @@ def _check_subspaces(model: nn.Module, subspaces: Sequence[Subspace], mode: str,
             )
 
 
-class _Exemption:
-    """Which positions of the batch in flight are left alone, worked out once per forward pass.
+@dataclass(frozen=True)
+class _Pass:
+    """What the hooks need to know of one forward pass. None stands for all positions."""
 
-    A mask `keep_BT1` multiplies what is removed: 0 at each row's first unpadded position, 1 elsewhere. None means
-    that nothing is exempt (a decoding step that continues a cached prefix).
-    """
+    keep_BT1: Tensor | None = None
+    """Multiplies what is removed: 0 at each row's first unpadded position if that is exempt, 1 elsewhere."""
+    lends_BT1: Tensor | None = None
+    """1 where a position's projection may be lent to another row: not padding, and not exempt."""
+    shift: int = 0
+    """How many rows further down the lender stands; 0: nothing is lent."""
 
-    def __init__(self, root: nn.Module, exempt_first: bool) -> None:
-        self.exempt_first = exempt_first
+    def is_like(self, other: _Pass) -> bool:
+        """Whether blocks that run again may take either."""
+        one, two = self.keep_BT1, other.keep_BT1
+        same_mask = one is two or (one is not None and two is not None and torch.equal(one, two))
+        return same_mask and self.shift == other.shift == 0
+
+
+class _Passes:
+    """The forward pass in flight, read from the batch once for all hooks."""
+
+    def __init__(self, root: nn.Module, exempt_first: bool, *, resamples: bool) -> None:
+        self.exempt_first, self.resamples = exempt_first, resamples
         self.names = tuple(inspect.signature(root.forward).parameters)
         self.first_token: Tensor | None = None
         self.in_flight = False
-        self.keep_BT1: Tensor | None = None
-        self.awaiting_keeps: list[Tensor | None] = []
-        """Different masks of the passes that a backward pass may still recompute; two are enough to refuse."""
+        self.now = _Pass()
+        self.awaiting: list[_Pass] = []
+        """Different passes that a backward pass may still recompute; two are enough to refuse."""
         self.is_recomputed = False
 
     def read_batch(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Forward pre-hook of the whole model: find the first unpadded positions and check their token."""
+        """Forward pre-hook of the whole model: find the first unpadded positions, check their token, draw lenders."""
         given = {**dict(zip(self.names, args, strict=False)), **kwargs}
-        self.keep_BT1 = self._keep(given)
+        keep_BT1 = self._keep(given)
+        self.now = self._with_lenders(given, keep_BT1) if self.resamples else _Pass(keep_BT1)
         self.in_flight = True
         if torch.is_grad_enabled():
             self._await_backward()
@@ -126,24 +147,36 @@ class _Exemption:
         self.in_flight = False
 
     def _await_backward(self) -> None:
-        """Note the mask for blocks that run again in the backward pass (gradient checkpointing around hooks)."""
+        """Note the pass for blocks that run again in the backward pass (gradient checkpointing around hooks)."""
         if self.is_recomputed:
-            self.awaiting_keeps, self.is_recomputed = [], False
-        if len(self.awaiting_keeps) < 2 and not any(_same_mask(old, self.keep_BT1) for old in self.awaiting_keeps):
-            self.awaiting_keeps.append(self.keep_BT1)
+            self.awaiting, self.is_recomputed = [], False
+        if len(self.awaiting) < 2 and not any(old.is_like(self.now) for old in self.awaiting):
+            self.awaiting.append(self.now)
 
-    def current(self) -> Tensor | None:
-        """The mask for a block that runs now: in the forward pass, or again in the backward pass."""
-        if self.in_flight or not self.awaiting_keeps:
-            return self.keep_BT1
-        if len(self.awaiting_keeps) > 1:
+    def current(self) -> _Pass:
+        """The pass of a block that runs now: forward, or again in the backward pass."""
+        if self.in_flight or not self.awaiting:
+            return self.now
+        if len(self.awaiting) > 1:
             raise AblationError(
-                "ablate: two batches with different padding went forward before the backward pass of the first, so "
-                "gradient checkpointing would recompute with the wrong exempt positions. Go backward after each "
-                "batch, run passes without a backward under torch.no_grad(), or switch checkpointing off"
+                "ablate: two batches that differ in padding (or, resampled, in lenders) went forward before the "
+                "backward pass of the first, so gradient checkpointing would recompute the wrong ablation. Go backward "
+                "after each batch, run passes without a backward under torch.no_grad(), or switch checkpointing off"
             )
         self.is_recomputed = True
-        return self.awaiting_keeps[0]
+        return self.awaiting[0]
+
+    def _with_lenders(self, given: dict[str, Any], keep_BT1: Tensor | None) -> _Pass:
+        """Each row's lender is the row `shift` further down, so that none lends to itself; a row alone has none."""
+        ids_BT, mask_BT = given.get("input_ids"), given.get("attention_mask")
+        if ids_BT is None or _continues_cache(given):
+            raise AblationError("ablate: mode 'resample' needs whole batches of input_ids; use 'mean' to generate")
+        lends_BT1 = None if mask_BT is None else mask_BT.unsqueeze(-1).float()
+        if keep_BT1 is not None:
+            lends_BT1 = keep_BT1 if lends_BT1 is None else lends_BT1 * keep_BT1
+        # torch's own generator: a training that goes on from a checkpoint draws as if it had never stopped
+        shift = int(torch.randint(1, len(ids_BT), ())) if len(ids_BT) > 1 else 0
+        return _Pass(keep_BT1, lends_BT1, shift)
 
     def _keep(self, given: dict[str, Any]) -> Tensor | None:
         if not self.exempt_first or _continues_cache(given):
@@ -173,10 +206,6 @@ def _continues_cache(kwargs: dict[str, Any]) -> bool:
     return cache is not None and cache.get_seq_length() > 0
 
 
-def _same_mask(one: Tensor | None, other: Tensor | None) -> bool:
-    return one is other or (one is not None and other is not None and torch.equal(one, other))
-
-
 def _first_positions(ids_BT: Tensor, mask_BT: Any, positions_BT: Tensor | None) -> Tensor:
     """True at each row's first unpadded position, (B, T); padding may be on either side."""
     if mask_BT is None:
@@ -198,7 +227,7 @@ def _first_positions(ids_BT: Tensor, mask_BT: Any, positions_BT: Tensor | None) 
 
 
 def _ablation_hook(
-    subspace: Subspace, mode: Mode, strength: float, exemption: _Exemption
+    subspace: Subspace, mode: Mode, strength: float, passes: _Passes
 ) -> Callable[[nn.Module, Any, Any], Any]:
     """Forward hook of one block. Thin factors move to the block's device once, in fp32."""
     placed: dict[torch.device, tuple[Tensor, Tensor]] = {}
@@ -216,25 +245,27 @@ def _ablation_hook(
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
         acts_BTD = output[0] if isinstance(output, tuple) else output
         basis_DK, origin_K = factors(acts_BTD.device)
-        keep_BT1 = exemption.current()
+        now = passes.current()
         # Autocast would turn the two thin products into bf16 and leave a hundred times more behind.
         with torch.autocast(acts_BTD.device.type, enabled=False):
             if mode == "mean-shift":
-                new_BTD = _shift(acts_BTD, basis_DK, origin_K * strength, keep_BT1)
+                new_BTD = _shift(acts_BTD, basis_DK, origin_K * strength, now.keep_BT1)
             else:
-                new_BTD = _project_out(acts_BTD, basis_DK, origin_K, strength, keep_BT1)
+                new_BTD = _project_out(acts_BTD, basis_DK, origin_K, strength, now)
         return (new_BTD, *output[1:]) if isinstance(output, tuple) else new_BTD
 
     return hook
 
 
-def _project_out(
-    acts_BTD: Tensor, basis_DK: Tensor, origin_K: Tensor, strength: float, keep_BT1: Tensor | None
-) -> Tensor:
-    """`acts - strength (acts Q - origin) Qᵀ`; the only full-width tensor it keeps is its result."""
+def _project_out(acts_BTD: Tensor, basis_DK: Tensor, origin_K: Tensor, strength: float, now: _Pass) -> Tensor:
+    """`acts - strength (acts Q - target) Qᵀ`, the target being the origin or what another row lends; the only
+    full-width tensor it keeps is its result."""
     coords_BTK = acts_BTD.float() @ basis_DK - origin_K
-    if keep_BT1 is not None:
-        coords_BTK = coords_BTK * keep_BT1
+    if now.shift:
+        lent_BTK = coords_BTK.detach() if now.lends_BT1 is None else coords_BTK.detach() * now.lends_BT1
+        coords_BTK = coords_BTK - lent_BTK.roll(now.shift, dims=0)
+    if now.keep_BT1 is not None:
+        coords_BTK = coords_BTK * now.keep_BT1
     flat_ND = torch.addmm(acts_BTD.flatten(0, -2).float(), coords_BTK.flatten(0, -2), basis_DK.T, alpha=-strength)
     return flat_ND.view(acts_BTD.shape).to(acts_BTD.dtype)
 

@@ -12,6 +12,7 @@ from typing import Any
 MODES = {
     "mean": "the projection on {what} set to the base model's mean on {text}",
     "zero": "the projection on {what} set to zero",
+    "resample": "the projection on {what} replaced by that of another row of the batch",
     "mean-shift": "the base model's mean on {text} along {what} added, and nothing removed",
 }
 

@@ -16,7 +16,7 @@ from autocaft.stats import Interval
 
 Line = dict[str, Any]
 CONTROLS = ("random", "random-candidate", "random-live", "top")
-MODE_ENDINGS = ("-mean-shift", "-zero", "-mean")
+MODE_ENDINGS = ("-mean-shift", "-zero", "-mean", "-resample")
 
 
 def percent(value: float | None) -> str:

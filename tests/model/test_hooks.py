@@ -264,6 +264,84 @@ def test_checkpointing_across_two_paddings_is_refused_rather_than_wrong() -> Non
         toy_gradients(model, masked(1), masked(3))
 
 
+# Another row's projection
+
+
+def lenders_of(after_BTK: Tensor, before_BTK: Tensor) -> list[int]:
+    """Which row each row's coordinates come from: the same one at all columns."""
+    distance_BB = (after_BTK[:, None] - before_BTK[None]).abs().amax(dim=(2, 3))
+    assert (distance_BB.min(dim=1).values < 1e-4).all(), distance_BB
+    return distance_BB.argmin(dim=1).tolist()
+
+
+@torch.no_grad()
+def test_resampling_gives_each_row_the_projection_of_another(family_model: PreTrainedModel) -> None:
+    subspace, ids_BT = subspace_at(LAYER), rows(n=4)
+    before_BTD = next_input(family_model, LAYER, input_ids=ids_BT)
+    drawn = set()
+    with ablate(family_model, [subspace], mode="resample"):
+        for seed in range(12):
+            torch.manual_seed(seed)
+            after_BTD = next_input(family_model, LAYER, input_ids=ids_BT)
+            assert torch.equal(after_BTD[:, 0], before_BTD[:, 0]), "the exempt position changed"
+            coords = [(acts_BTD[:, 1:] @ subspace.basis_DK) for acts_BTD in (after_BTD, before_BTD)]
+            lenders = lenders_of(*coords)
+            assert all(lender != row for row, lender in enumerate(lenders)), "a row kept its own projection"
+            assert sorted(lenders) == [0, 1, 2, 3]
+            drawn.add(tuple(lenders))
+    assert len(drawn) == 3, "each of the shifts by 1, 2 and 3 rows comes up"
+    complement_DD = torch.eye(WIDTH) - subspace.basis_DK @ subspace.basis_DK.T
+    torch.testing.assert_close(after_BTD @ complement_DD, before_BTD @ complement_DD, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_where_the_lender_has_no_token_and_where_a_row_is_alone_there_is_the_mean(make_model: MakeModel) -> None:
+    model, subspace = make_model("llama"), subspace_at(LAYER)
+    assert subspace.mean_D is not None
+    mean_K = subspace.mean_D @ subspace.basis_DK
+    long, short = padded(rows(n=1), 0, "left"), padded(rows(n=1, width=4), 3, "left")
+    both = {name: torch.cat([long[name], short[name]]) for name in long}
+    with ablate(model, [subspace], mode="resample"):
+        after_BTD = next_input(model, LAYER, **both)
+        alone_BTD = next_input(model, LAYER, **long)
+    # columns 1 to 3 of the long row: padding and the exempt first token of the short one
+    torch.testing.assert_close(after_BTD[0, 1:4] @ subspace.basis_DK, mean_K.expand(3, -1), rtol=1e-4, atol=1e-4)
+    assert ((after_BTD[0, 4:] @ subspace.basis_DK - mean_K).abs() > 1e-2).any(dim=1).all()
+    torch.testing.assert_close(alone_BTD[0, 1:] @ subspace.basis_DK, mean_K.expand(6, -1), rtol=1e-4, atol=1e-4)
+
+
+def test_no_gradient_reaches_the_lender(make_model: MakeModel) -> None:
+    model, ids_BT = make_model("llama"), torch.arange(5, 20).view(3, 5)
+    ids_BT[:, 0] = 1
+    with ablate(model, [subspace_at(0), subspace_at(LAYER)], mode="resample"):
+        model(input_ids=ids_BT).logits[0].square().mean().backward()
+    rows_VD = model.get_input_embeddings().weight.grad
+    assert rows_VD[ids_BT[0]].abs().sum() > 0
+    # llama ties no head here: whatever an embedding is told came through the blocks
+    assert rows_VD[ids_BT[1:, 1:].flatten()].abs().sum() == 0
+
+
+def test_resampling_is_recomputed_with_the_same_lenders() -> None:
+    plain, model = toy(tuple_output=True), toy(tuple_output=True)
+    model.is_checkpointed = True
+    subspaces = [subspace_at(0)]
+    with ablate(plain, subspaces, mode="resample"), ablate(model, subspaces, mode="resample"):
+        for seed in range(4):
+            found = []
+            for one in (plain, model):
+                torch.manual_seed(seed)
+                found.append(toy_gradients(one, masked(2)))
+            assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+        with pytest.raises(AblationError, match="before the backward pass"):
+            toy_gradients(model, masked(2), masked(2))
+
+
+def test_resampling_is_not_for_generation(make_model: MakeModel) -> None:
+    model = make_model("llama")
+    with ablate(model, [subspace_at(0)], mode="resample"), pytest.raises(AblationError, match="'mean' to generate"):
+        model.generate(rows(), max_new_tokens=3)
+
+
 # On every exit, as before
 
 
