@@ -245,7 +245,7 @@ def train_like_child(out: Path, method: str) -> None:
 
     settings = options(method=method, epochs=3.0, saves_per_run=3, lora_dropout=0.1, autocast="bf16")
     fine_tune(build_model("llama"), build_tokenizer(), task_rows(), settings, seed=1, out=out, progress=NullProgress(),
-              label="tune", subspaces=[subspace()])  # fmt: skip
+              label="tune", subspaces=[subspace()], mode="resample" if method == "full" else "mean")  # fmt: skip
 
 
 def kill_child(out: Path, method: str, step: int) -> int:
