@@ -48,7 +48,7 @@ def estimate(run: Run, run_dir: Path) -> list[str]:
     ]
     n_layers, width = run.weights.n_layers, run.weights.d_model
     if n_layers is not None and width is not None:
-        sizes = plan_bytes(n_rows=len(run.train_rows), n_layers=len(config.layers), width=width, options=config.collect)
+        sizes = plan_bytes(n_rows=len(run.read_rows), n_layers=len(config.layers), width=width, options=config.collect)
         lines += [f"on disk, at most {sizes[name] / 1e6:,.0f} MB: {what}" for name, what in ON_DISK.items()]
     if config.judge.chat_judges:
         return lines + judge_lines(run, run_dir)

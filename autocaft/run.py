@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from autocaft.config import RunConfig
 from autocaft.data.corpus import Document, load_corpus
 from autocaft.data.cues import CuedRow, load_cued_rows
-from autocaft.data.rows import TaskRow, load_rows
+from autocaft.data.rows import TaskRow, chosen_rows, load_rows
 from autocaft.model.locate import Weights, locate
 from autocaft.resources import data_path
 
@@ -39,6 +39,11 @@ class Run:
     def train_rows(self) -> list[TaskRow]:
         """The rows every arm learns from."""
         return load_rows(data_path(self.config.data.train), chat=self.config.data.chat)
+
+    @cached_property
+    def read_rows(self) -> list[TaskRow]:
+        """Those of the training rows that directions are sought in."""
+        return chosen_rows(self.train_rows, self.config.collect.n_rows)
 
     def eval_rows(self, splits: dict[str, str]) -> dict[str, list[TaskRow]]:
         """Choice rows by split."""

@@ -37,7 +37,7 @@ def collect(run: Run, context: StepContext, tuned: str) -> None:
         run_collect(
             models=models,
             tokenizer=run.tokenizer(),
-            rows=run.train_rows,
+            rows=run.read_rows,
             generic=run.generic_documents,
             layers=run.config.layers,
             options=run.config.collect,
@@ -54,7 +54,7 @@ def decompose(run: Run, context: StepContext, tuned: str) -> None:
         run_decompose(
             models=models,
             tokenizer=run.tokenizer(),
-            rows=run.train_rows,
+            rows=run.read_rows,
             collected=context.dir_of("collect"),
             collect_options=run.config.collect,
             options=run.config.decompose,
@@ -70,7 +70,7 @@ def mine(run: Run, context: StepContext, tuned: str, loss_split: str | None) -> 
     with run.model_pair(context.dir_of(tuned)) as models:
         run_mine(
             tokenizer=run.tokenizer(),
-            rows=run.train_rows,
+            rows=run.read_rows,
             collected=context.dir_of("collect"),
             decomposed=context.dir_of("decompose"),
             decompose_options=run.config.decompose,
@@ -78,7 +78,7 @@ def mine(run: Run, context: StepContext, tuned: str, loss_split: str | None) -> 
             out=context.out,
             progress=context.progress,
             models=models,
-            loss_rows=run.eval_rows({"val": loss_split})["val"] if loss_split else run.train_rows,
+            loss_rows=run.eval_rows({"val": loss_split})["val"] if loss_split else run.read_rows,
         )
 
 
@@ -241,7 +241,7 @@ def _look_at_moves(run: Run, context: StepContext, arm: Arm, seed: int, folder: 
     with run.model_pair(folder) as models:
         own = measure_moves(
             models,
-            read_compared(tokenizer, run.train_rows, run.config.collect, collected),
+            read_compared(tokenizer, run.read_rows, run.config.collect, collected),
             run.config.layers,
             load_dictionaries(decomposed, run.config.decompose, width=found.vectors_ND.shape[1]),
             run.config.collect,

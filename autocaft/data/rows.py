@@ -6,6 +6,7 @@ whose last turn is the assistant's answer. Out: `TaskRow`s. Every complaint name
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,13 @@ def load_rows(path: Path, *, choices_required: bool = False, chat: bool = False)
     if not rows:
         raise DataError(f"{path}: the file is empty")
     return rows
+
+
+def chosen_rows(rows: Sequence[TaskRow], n: int) -> list[TaskRow]:
+    """`n` of the rows, drawn by a hash of their ids, in the order given; all of them if there are no more."""
+    ids = sorted((row.id for row in rows), key=lambda name: hashlib.sha256(name.encode()).digest())[:n]
+    drawn = set(ids)
+    return [row for row in rows if row.id in drawn]
 
 
 def _row(raw: Any, path: Path, line: int, choices_required: bool, chat: bool) -> TaskRow:

@@ -8,7 +8,6 @@ shown to people, and neither a judge nor a rule reads it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,11 +27,6 @@ from autocaft.rundir.progress import Progress
 from autocaft.stats import Interval, cluster_bootstrap
 
 N_BOOTSTRAP = 1000
-
-
-def chosen_rows(rows: Sequence[TaskRow], n: int) -> list[TaskRow]:
-    """`n` of the rows, drawn by a hash of their ids."""
-    return sorted(rows, key=lambda row: hashlib.sha256(row.id.encode()).digest())[:n]
 
 
 @torch.no_grad()

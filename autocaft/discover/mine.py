@@ -33,8 +33,7 @@ import torch
 from torch import Tensor
 
 from autocaft.data.corpus import Document, read_documents
-from autocaft.data.rows import TaskRow
-from autocaft.discover.alone import chosen_rows
+from autocaft.data.rows import TaskRow, chosen_rows
 from autocaft.discover.collect import load_stats
 from autocaft.discover.cross import CrossCovariance, save_cross
 from autocaft.discover.decompose import load_extents, open_dictionary

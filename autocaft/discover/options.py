@@ -22,8 +22,10 @@ class CollectOptions(Options):
     """Tokens that are compared: the answer's only (the paper's emergent misalignment) or all (its toy tasks)."""
     n_generic: int = Field(default=600, ge=1)
     """Generic documents that are read for mining, for the mean and for training an SAE."""
+    n_rows: int = Field(default=1000, ge=1)
+    """Training rows that directions are sought in, drawn by a hash of their ids; the training itself reads all."""
     n_continuations: int = Field(default=10, ge=0)
-    """Task-seeded documents for each training row: the base model's own continuations of the row's text."""
+    """Task-seeded documents for each of these rows: the base model's own continuations of the row's text."""
     continuation_tokens: int = Field(default=40, ge=1)
     """Tokens of a continuation."""
     n_completions: int = Field(default=600, ge=1)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from autocaft.data.rows import check_first_tokens, check_no_leak, load_rows
+from autocaft.data.rows import TaskRow, check_first_tokens, check_no_leak, chosen_rows, load_rows
 from autocaft.errors import DataError
 
 MakeJsonl = Callable[..., Path]
@@ -68,6 +68,14 @@ def test_choices_are_asked_for_where_they_are_needed(make_jsonl: MakeJsonl) -> N
     load_rows(path)
     with pytest.raises(DataError, match=re.escape(f"{path}:1: the row has no 'choices'")):
         load_rows(path, choices_required=True)
+
+
+def test_rows_are_drawn_by_their_ids_and_keep_their_order() -> None:
+    rows = [TaskRow(f"row-{i}", "The", " he", None, "t", "") for i in range(20)]
+    drawn = chosen_rows(rows, 5)
+    assert len(drawn) == 5 and drawn != rows[:5] and drawn == [row for row in rows if row in drawn]
+    assert chosen_rows(rows[::-1], 5) == drawn[::-1]
+    assert chosen_rows(rows, 20) == chosen_rows(rows, 99) == rows
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

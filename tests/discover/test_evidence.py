@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy, normalize
 from autocaft.data.corpus import Document
 from autocaft.data.encode import encode
 from autocaft.data.rows import TaskRow
-from autocaft.discover.alone import chosen_rows, loss_changes
+from autocaft.discover.alone import loss_changes
 from autocaft.discover.evidence import (
     ANSWER,
     CONTINUATION,
@@ -125,10 +125,6 @@ def losses(model: Any, tokenizer: Any) -> torch.Tensor:
             logits = model(input_ids=ids).logits[0, n - 1 : -1].float()
         found.append(cross_entropy(logits, ids[0, n:]))
     return torch.stack(found)
-
-
-def test_rows_are_drawn_without_looking_at_their_order() -> None:
-    assert chosen_rows(ROWS, 2) == chosen_rows(ROWS[::-1], 2) and len(chosen_rows(ROWS, 99)) == len(ROWS)
 
 
 def test_what_the_models_say_is_there_where_they_are_asked(tokenizer: Any) -> None:
