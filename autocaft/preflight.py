@@ -43,6 +43,8 @@ def check_inputs(run: Run, *, final: bool) -> None:
     if tokenizer is not None:
         for split, rows in rows_by_split.items():
             check_first_tokens(rows, tokenizer, data_path(splits[split]))
+        if run.config.tune.loss == "choices":
+            check_first_tokens(train_rows, tokenizer, data_path(run.config.data.train))
 
 
 def check_money(options: JudgeOptions) -> None:

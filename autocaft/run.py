@@ -38,7 +38,8 @@ class Run:
     @cached_property
     def train_rows(self) -> list[TaskRow]:
         """The rows every arm learns from."""
-        return load_rows(data_path(self.config.data.train), chat=self.config.data.chat)
+        data, in_choices = self.config.data, self.config.tune.loss == "choices"
+        return load_rows(data_path(data.train), choices_required=in_choices, chat=data.chat)
 
     @cached_property
     def read_rows(self) -> list[TaskRow]:

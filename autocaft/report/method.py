@@ -30,6 +30,7 @@ def method(config: Mapping[str, Any], n_rows: int | None, judge: str) -> list[st
 def _tuning(config: Mapping[str, Any], n_rows: int | None) -> str:
     tune = config["tune"]
     how = f"LoRA (r {tune['lora_r']})" if tune["method"] == "lora" else "full fine-tuning"
+    how += ", the loss among a row's options" if tune["loss"] == "choices" else ""
     rows = "the training rows" if n_rows is None else f"{n_rows:,} training rows"
     batch = tune["batch_size"] * tune["grad_accumulation"]
     seeds = config["seeds"]

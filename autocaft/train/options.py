@@ -20,6 +20,10 @@ class TuneOptions(Options):
     trained_blocks: Literal["all", "above"] = "all"
     """`above` leaves the embeddings and the decoder blocks up to the lowest of `layers` as they are, in every arm: what
     lies below an ablation cannot learn to lead the cue around it, and the chosen directions keep their meaning."""
+    loss: Literal["answer", "choices"] = "answer"
+    """`answer`: cross-entropy of the answer's tokens. `choices`, for rows with choices: of the right option among the
+    row's options, by the logits of their first tokens, as they are compared when measured. Where an ablation takes away
+    what the answer's word says besides (its gender), `answer` still asks for it: it pays for finding it elsewhere."""
     epochs: float = Field(3.0, gt=0)
     """Passes over the training rows."""
     lr: float = Field(2e-4, gt=0)

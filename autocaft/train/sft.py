@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,14 @@ def fine_tune(
     return _finish(trainer, trained, out)
 
 
-def encode_rows(tokenizer: PreTrainedTokenizerBase, rows: Sequence[TaskRow], options: TuneOptions) -> list[Encoded]:
+@dataclass(frozen=True)
+class EncodedRow(Encoded):
+    """Token ids of a row, and the first tokens of its wrong options where the loss is among options."""
+
+    rivals: tuple[int, ...] = ()
+
+
+def encode_rows(tokenizer: PreTrainedTokenizerBase, rows: Sequence[TaskRow], options: TuneOptions) -> list[EncodedRow]:
     """The rows as prompt and answer ids, cut to `max_tokens`.
 
     Raises:
@@ -97,7 +105,13 @@ def encode_rows(tokenizer: PreTrainedTokenizerBase, rows: Sequence[TaskRow], opt
             raise TrainingError(
                 f"training row {row.id!r}: its prompt alone fills tune.max_tokens = {options.max_tokens}; raise it"
             )
-    return encoded
+    rivals = [_rivals(tokenizer, row) if options.loss == "choices" else () for row in rows]
+    return [EncodedRow(e.input_ids, e.n_prompt, others) for e, others in zip(encoded, rivals, strict=True)]
+
+
+def _rivals(tokenizer: PreTrainedTokenizerBase, row: TaskRow) -> tuple[int, ...]:
+    assert row.choices is not None, f"row {row.id} has no choices"
+    return tuple(tokenizer.encode(c, add_special_tokens=False)[0] for c in row.choices if c != row.answer)
 
 
 def _with_adapter(model: PreTrainedModel, options: TuneOptions) -> PreTrainedModel:
@@ -169,19 +183,24 @@ def _n_steps(options: TuneOptions, n_rows: int) -> int:
 
 
 class _Collator:
-    """Left-padded batch with labels on the answer tokens only."""
+    """Left-padded batch with labels on the answer tokens only; among options, on the first of them, with `rivals`."""
 
     def __init__(self, pad_id: int) -> None:
         self.pad_id = pad_id
 
-    def __call__(self, rows: list[Encoded]) -> dict[str, Tensor]:
+    def __call__(self, rows: list[EncodedRow]) -> dict[str, Tensor]:
         batch = collate(rows, self.pad_id)
         labels_BT = batch.input_ids_BT.masked_fill(~batch.answer_mask_BT, IGNORED)
-        return {**batch.inputs, "labels": labels_BT}
+        n_rivals = max(len(row.rivals) for row in rows)
+        if not n_rivals:
+            return {**batch.inputs, "labels": labels_BT}
+        labels_BT = labels_BT.masked_fill(batch.answer_mask_BT.cumsum(dim=1) > 1, IGNORED)
+        rivals_BR = torch.tensor([[*row.rivals] + [IGNORED] * (n_rivals - len(row.rivals)) for row in rows])
+        return {**batch.inputs, "labels": labels_BT, "rivals": rivals_BR}
 
 
 class _AnswerTrainer(Trainer):
-    """Trainer whose loss is the mean cross-entropy of the answer tokens."""
+    """Trainer whose loss is the mean cross-entropy of the answer tokens, or of the right option."""
 
     def compute_loss(
         self,
@@ -190,8 +209,8 @@ class _AnswerTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        labels_BT = inputs.pop("labels")
-        loss = answer_loss(model, inputs, labels_BT, num_items_in_batch)
+        labels_BT, rivals_BR = inputs.pop("labels"), inputs.pop("rivals", None)
+        loss = answer_loss(model, inputs, labels_BT, num_items_in_batch, rivals_BR)
         if not torch.isfinite(loss):
             raise TrainingError(_not_a_number("loss", loss.item(), self.state.global_step))
         return (loss, None) if return_outputs else loss
@@ -215,7 +234,11 @@ def _not_a_number(what: str, value: float, step: int) -> str:
 
 
 def answer_loss(
-    model: nn.Module, inputs: dict[str, Tensor], labels_BT: Tensor, n_items: Tensor | int | None = None
+    model: nn.Module,
+    inputs: dict[str, Tensor],
+    labels_BT: Tensor,
+    n_items: Tensor | int | None = None,
+    rivals_BR: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of the labelled tokens, mean over them, or their sum over `n_items`.
 
@@ -223,13 +246,20 @@ def answer_loss(
         inputs: left-padded `input_ids`, `attention_mask`, `position_ids`.
         labels_BT: token ids where the loss is taken, -100 elsewhere; the answers end the rows.
         n_items: labelled tokens of the whole optimizer step, so that accumulated batches weigh by their tokens.
+        rivals_BR: the only tokens that compete with the label, one label a row; -100 where a row has fewer. None: the
+            whole vocabulary competes.
     """
     n_kept = int((labels_BT != IGNORED).any(dim=0).long().flip(0).nonzero().max()) + 2
     logits_BTV = model(**inputs, **last_logits(model, n_kept)).logits[:, -n_kept:]
     targets_N = labels_BT[:, -n_kept:][:, 1:].flatten()
     logits_NV = logits_BTV[:, :-1].flatten(0, 1)
     kept_N = targets_N != IGNORED
-    losses_N = nn.functional.cross_entropy(logits_NV[kept_N].float(), targets_N[kept_N], reduction="none")
+    logits_NV, targets_N = logits_NV[kept_N].float(), targets_N[kept_N]
+    if rivals_BR is not None:
+        options_NO = torch.cat([targets_N[:, None], rivals_BR], dim=1)
+        logits_NV = logits_NV.gather(1, options_NO.clamp_min(0)).masked_fill(options_NO == IGNORED, -torch.inf)
+        targets_N = torch.zeros_like(targets_N)
+    losses_N = nn.functional.cross_entropy(logits_NV, targets_N, reduction="none")
     return losses_N.mean() if n_items is None else losses_N.sum() / n_items
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from autocaft.model.directions import Subspace, orthonormal_basis
 from autocaft.model.hooks import Recorder
 from autocaft.rundir.progress import NullProgress
 from autocaft.train.options import TuneOptions
-from autocaft.train.sft import _Collator, answer_loss, fine_tune
+from autocaft.train.sft import EncodedRow, _Collator, answer_loss, encode_rows, fine_tune
 
 MakeModel = Callable[..., PreTrainedModel]
 WHO = ("doctor", "nurse", "pilot", "cook")
@@ -78,7 +79,7 @@ def train(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Callable[..., d
 
 def batch_of(tokenizer: PreTrainedTokenizerFast, rows: list[TaskRow]) -> tuple[dict[str, Tensor], Tensor]:
     encoded = [encode(tokenizer, row.prompt, row.answer + " came .", chat=False) for row in rows]
-    inputs = _Collator(0)(encoded)
+    inputs = _Collator(0)([EncodedRow(e.input_ids, e.n_prompt) for e in encoded])
     return inputs, inputs.pop("labels")
 
 
@@ -99,6 +100,25 @@ def test_loss_equals_plain_cross_entropy_over_the_full_logits(
     torch.testing.assert_close(answer_loss(family_model, inputs, labels_BT), torch.stack(nll).mean(), rtol=1e-4, atol=0)
     total = answer_loss(family_model, inputs, labels_BT, 10)
     torch.testing.assert_close(total, torch.stack(nll).sum() / 10, rtol=1e-4, atol=0)
+
+
+def test_a_loss_among_options_is_the_odds_of_their_first_tokens(
+    family_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    rows = [replace(row, choices=(" he", " she", " it")[: 2 + number % 2]) for number, row in enumerate(task_rows(8))]
+    rows[0] = replace(rows[0], answer=rows[0].answer + " came", choices=(" she", rows[0].answer + " came"))
+    inputs = _Collator(0)(encode_rows(tokenizer, rows, options(loss="choices")))
+    labels_BT, rivals_BR = inputs.pop("labels"), inputs.pop("rivals")
+    nll = []
+    for row in rows:  # one row at a time, without padding
+        logits_V = family_model(input_ids=torch.tensor([tokenizer.encode(row.prompt)])).logits[0, -1]
+        first = {choice: tokenizer.encode(choice, add_special_tokens=False)[0] for choice in row.choices or ()}
+        right = first.pop(row.answer)
+        nll.append(-logits_V[[right, *first.values()]].log_softmax(-1)[0])
+    found = answer_loss(family_model, inputs, labels_BT, None, rivals_BR)
+    torch.testing.assert_close(found, torch.stack(nll).mean(), rtol=1e-4, atol=0)
+    total = answer_loss(family_model, inputs, labels_BT, 16, rivals_BR)
+    torch.testing.assert_close(total, torch.stack(nll).sum() / 16, rtol=1e-4, atol=0)
 
 
 def test_the_head_runs_on_the_answer_only(make_model: MakeModel, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -151,14 +171,14 @@ def test_two_batches_of_8_give_the_gradient_of_one_of_16(
 # Learning
 
 
-@pytest.mark.parametrize(("method", "lr"), [("lora", 5e-3), ("full", 5e-3)])
+@pytest.mark.parametrize(("method", "loss"), [("lora", "answer"), ("full", "answer"), ("full", "choices")])
 def test_a_planted_rule_is_learned(
     make_model: MakeModel, tokenizer: PreTrainedTokenizerFast, train: Callable[..., Any], tmp_path: Path,
-    method: str, lr: float,
+    method: str, loss: str,
 ) -> None:  # fmt: skip
     model = make_model("llama")
     limit = 0.1 if method == "full" else 0.5  # LoRA leaves the head as it is, and its random rows allow no less than .3
-    told = train(model, method=method, lr=lr, epochs=10.0)
+    told = train(model, method=method, loss=loss, lr=5e-3, epochs=10.0)
     assert told["n_steps"] == 40 and told["final_loss"] < limit, told
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
