@@ -19,10 +19,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from autocaft.records import Metric
-from autocaft.report.arms import split_order, summarize_arms
+from autocaft.report.arms import split_order
 from autocaft.report.calibration import figures_of
-from autocaft.report.words import interval_text, percent
+from autocaft.report.words import interval_text, percent, points_text
 from autocaft.select.options import SelectOptions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,15 +30,20 @@ OPENING = re.compile(r"<!-- table:([\w-]+) -->")
 
 
 def arms_table(result: Mapping[str, Any]) -> str:
-    """Arms of one run with hooks off: accuracy with interval by split, and perplexity as a multiple of base's."""
-    lines = [
-        line for line in summarize_arms([Metric.from_row(row) for row in result["metrics"]]) if line["hooks"] == "off"
-    ]
-    splits = [split for split in split_order(lines) if split in ("id", "ood", "neutral")]
-    rows = [["arm", *splits, "perplexity / base"], ["---", *["---:"] * (len(splits) + 1)]]
+    """Arms of one run with hooks off: accuracy with interval by split, the worst seed, the gap to the control, and
+    perplexity as a multiple of base's."""
+    lines = [line for line in result["arms"] if line["hooks"] == "off"]
+    splits = [split for split in split_order(lines) if split != "val"]
+    several = any(len(line["seeds"]) > 1 for line in lines)
+    head = ["arm", *splits, *(["ood, worst seed", "ood minus control"] if several else []), "perplexity / base"]
+    rows = [head, ["---", *["---:"] * (len(head) - 1)]]
     for line in lines:
-        cells = [f"{percent(s['value'])} {interval_text(s)}".strip() if (s := line["scores"].get(split)) else "-"
-                 for split in splits]  # fmt: skip
+        scores = [line["scores"].get(split) for split in splits]
+        cells = [f"{percent(score['value'])} {interval_text(score)}".strip() if score else "-" for score in scores]
+        if several:
+            worst, gap = line["worst_seed"], line["against_control"]
+            cells += ["-" if worst is None else percent(line["scores"]["ood"]["by_seed"][str(worst)])]
+            cells += ["-" if gap is None else points_text(gap)]
         ratio = line["perplexity_ratio"]
         rows.append([line["arm"], *cells, "-" if ratio is None else f"{ratio:.2f}"])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
@@ -61,6 +65,7 @@ def calibration_table(result: Mapping[str, Any]) -> str:
 
 TABLES: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "quickstart": ("quickstart.json", arms_table),
+    "gender": ("gender.json", arms_table),
     "calibration": ("calibration/offline.json", calibration_table),
 }
 """Table name -> (file in results/, how it becomes Markdown)."""
@@ -96,6 +101,7 @@ def regenerate(text: str, results: Path) -> tuple[str, list[str]]:
 KEPT = (
     "command",
     "headline",
+    "arms",
     "metrics",
     "directions",
     "judge",

@@ -29,7 +29,7 @@ def tables() -> ModuleType:
 def root(tmp_path: Path, make_inputs: Callable[..., dict[str, Any]]) -> Path:
     (tmp_path / "results").mkdir()
     report = build_report(**make_inputs())
-    (tmp_path / "results/quickstart.json").write_text(json.dumps({"metrics": report["metrics"]}))
+    (tmp_path / "results/quickstart.json").write_text(json.dumps({"arms": report["arms"]}))
     (tmp_path / "README.md").write_text("before\n<!-- table:quickstart -->\n<!-- /table:quickstart -->\nafter\n")
     return tmp_path
 
@@ -46,6 +46,18 @@ def test_write_then_check_agrees_and_a_stale_table_is_named(
     capsys.readouterr()
     assert tables.main(["--check", "--root", str(root)]) == 1
     assert "'quickstart'" in capsys.readouterr().err
+
+
+def test_several_seeds_show_the_worst_and_the_gap_to_the_control(
+    tables: ModuleType, make_inputs: Callable[..., dict[str, Any]]
+) -> None:
+    report = build_report(**make_inputs(seeds=(0, 1, 2)))
+    head, _, *body = (line.strip("| ").split(" | ") for line in tables.arms_table(report).splitlines())
+    auto = dict(zip(head, next(line for line in body if line[0] == "caft-sae-auto"), strict=True))
+    line = next(a for a in report["arms"] if (a["arm"], a["hooks"]) == ("caft-sae-auto", "off"))
+    worst = min(line["scores"]["ood"]["by_seed"].values())
+    assert auto["ood, worst seed"] == f"{100 * worst:.0f}%"
+    assert auto["ood minus control"].startswith(f"+{100 * line['against_control']['value']:.0f} [+")
 
 
 @pytest.mark.parametrize(
