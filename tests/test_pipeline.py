@@ -21,9 +21,9 @@ def judge_inputs(*overrides: str) -> set[str]:
 
 
 def test_mining_reads_val_only_where_the_loss_is_measured_on_it() -> None:
-    read = "data.val (builtin:gender/val.jsonl)"
-    assert inputs_of("mine", recipe="gender") == {read}
-    assert inputs_of("mine", "mine.n_loss_rows=0", recipe="gender") == set()
+    read = "data.val (builtin:double_choice/words/verbs-sentiment/val.jsonl.gz)"
+    assert inputs_of("mine", "mine.n_loss_rows=24", recipe="double_choice") == {read}
+    assert inputs_of("mine", "mine.n_loss_rows=0", recipe="double_choice") == set()
     assert inputs_of("mine", "mine.n_loss_rows=24") == set(), "quickstart has no val: training rows"
 
 
@@ -45,7 +45,7 @@ def test_the_layers_count_for_plain_tuning_only_where_they_say_what_is_trained()
     def tuning(*overrides: str) -> object:
         return build_steps(Run(load_config(find_config("quickstart"), overrides)))[0].options
 
-    assert tuning() == tuning("layers=[10]")
+    assert tuning("tune.trained_blocks=all") == tuning("tune.trained_blocks=all", "layers=[10]")
     assert tuning("tune.trained_blocks=above") != tuning("tune.trained_blocks=above", "layers=[10]")
 
 

@@ -47,7 +47,7 @@ def test_markdown_has_the_figures_the_method_and_the_command(report: dict[str, A
         "full fine-tuning",
         "blocks up to 14, where the lowest ablation is, are not trained",
         "relevance at least 50",
-        "set to the base model's mean",
+        "replaced by that of another row of the batch",
         "abababababab",
         'trained_blocks = "above"',
     ):
