@@ -135,7 +135,7 @@ def _calibration(run: Run, judge: dict[str, Any]) -> dict[str, Any]:
 
 def calibrate_commands(options: JudgeOptions, model: str) -> list[str]:
     """How to calibrate the judge of these options; nothing for a panel with one that is asked through files."""
-    if options.panel and any(name.startswith("files:") for name in (options.judge, *options.panel)):
+    if options.has_files_in_panel:
         return []
     given = {key: getattr(options, key) for key in ("base_url", "api_key_env", "verifier", "rater")}
     sets = [f"--set {key}={value}" for key, value in given.items() if value]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -14,17 +13,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from autocaft.config import find_config, load_config
 from autocaft.model.load import load_tokenizer
 from autocaft.model.locate import locate
-
-SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "double_choice.py"
+from tests.scripts import load_benchmark
 
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_double_choice", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_benchmark("double_choice")
 
 
 @pytest.fixture(scope="module")

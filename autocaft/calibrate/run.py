@@ -71,7 +71,7 @@ def calibrate(
         ConfigError: `held_out` before `tuning`, or a files judge in a panel.
         JudgeError: the judge cannot go on; of a files judge, which replies are missing.
     """
-    if any(name.startswith("files:") for name in options.panel) or (options.panel and _is_files(options.judge)):
+    if options.has_files_in_panel:
         raise ConfigError("calibrate: a files judge is calibrated alone, not in a panel")
     weights = locate(model)
     language_model, tokenizer = load_model(weights), load_tokenizer(weights)
@@ -103,10 +103,6 @@ def plan(
     for reader, calls in count_asked(asked, options, tokens_by(tokenizer.encode)).items():
         lines += calls.lines(reader, price_of(reader, options), batch=options.batch)
     return lines + ([f"  cap: ${options.max_usd:,.2f} (judge.max_usd)"] if options.max_usd is not None else [])
-
-
-def _is_files(name: str) -> bool:
-    return name.startswith("files:")
 
 
 def _material(

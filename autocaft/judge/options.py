@@ -138,6 +138,11 @@ class JudgeOptions(Options):
             judge for judge in (self.judge, *self.panel) if judge.partition(":")[0] not in ("offline", "files")
         )
 
+    @property
+    def has_files_in_panel(self) -> bool:
+        """Whether one of several judges is asked through files: such a panel cannot be calibrated."""
+        return bool(self.panel) and any(name.startswith("files:") for name in (self.judge, *self.panel))
+
     def readers_of(self, judge: str) -> dict[str, str]:
         """Who describes, verifies and rates for this member of the panel (or the judge itself)."""
         return {"describe": judge, "verify": self.verifier or judge, "rate": self.rater or judge}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,17 +11,12 @@ from typing import Any
 import pytest
 
 from autocaft.report.build import build_report
-
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "tables.py"
+from tests.scripts import load_benchmark
 
 
 @pytest.fixture(scope="module")
 def tables() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_tables", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_benchmark("tables")
 
 
 @pytest.fixture
