@@ -72,6 +72,12 @@ class AblationError(AutocaftError):
     exit_code = 12
 
 
+class WorkerError(AutocaftError):
+    """A worker process died (most often: out of memory); what is done is kept."""
+
+    exit_code = 13
+
+
 def all_error_types() -> list[type[AutocaftError]]:
     """Every error with an exit code of its own, by code."""
     return sorted(AutocaftError.__subclasses__(), key=lambda error: error.exit_code)

@@ -11,14 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 from autocaft import stages
 from autocaft.arms import Arm
+from autocaft.config import RunConfig
 from autocaft.model.locate import locate
+from autocaft.preflight import set_threads
 from autocaft.resources import data_path, prompts_dir
 from autocaft.run import Run
 from autocaft.rundir.files import digest, sha256_of
-from autocaft.rundir.runner import Step, StepContext
+from autocaft.rundir.progress import Log, QuietProgress
+from autocaft.rundir.runner import LOG_NAME, Step, StepContext, run_alone
 
 VERSION_BY_STAGE = {
     "tune": 1,
@@ -83,6 +87,13 @@ def build_steps(run: Run, *, final: bool = False) -> list[Step]:
     )
     report = partial(stages.report, run, measured=measured, trained=trained, looked=looked)
     return [*steps, _step("report", report, {}, {}, *measured, *trained, *looked, derived=True)]
+
+
+def run_step(config: RunConfig, run_dir: Path, final: bool, name: str) -> None:
+    """One step of a run in a process of its own, which the run's own process has started and waits for."""
+    set_threads(config.threads)
+    progress = QuietProgress(Log(run_dir / LOG_NAME))
+    run_alone(build_steps(Run(config), final=final), name, run_dir, progress)
 
 
 def _looks_behind(run: Run, first: str, weights: Mapping[str, str]) -> list[Step]:

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "autocaft"
 LAYERS: tuple[tuple[tuple[str, ...], bool], ...] = (
     (("errors", "records", "resources", "arms", "stats"), True),
     (("rundir",), False),
-    (("model", "data", "llm"), False),
+    (("model", "data", "llm", "execute"), False),
     (("discover", "judge", "select", "train", "evaluate"), False),
     (("behind",), False),
     (("report",), False),

@@ -6,22 +6,28 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autocaft.config import RunConfig, find_config, lay_over, load_config, recipe_names, to_toml
 from autocaft.errors import ConfigError
 from autocaft.rundir.files import read_json, write_json, write_text
 
+if TYPE_CHECKING:
+    from autocaft.execute.local import LocalWorkers
+
 CONFIG = "config.toml"
 
 
 def run_all(
-    name_or_path: str, *, overrides: Sequence[str], redo: set[str], name: str | None, runs: Path, final: bool
+    name_or_path: str, *, overrides: Sequence[str], redo: set[str], name: str | None, runs: Path, final: bool, jobs: int
 ) -> None:
     """`autocaft run`."""
     path = find_config(name_or_path)
-    _execute(load_config(path, overrides), runs / (name or path.stem), redo=redo, final=final, only=None)
+    config, run_dir = load_config(path, overrides), runs / (name or path.stem)
+    _execute(config, run_dir, redo=redo, final=final, only=None, jobs=jobs)
 
 
 def run_stage(stage: str, run_dir: Path, *, overrides: Sequence[str], redo: bool) -> None:
@@ -55,7 +61,9 @@ def report_run(
         _print(f"{written}")
 
 
-def _execute(config: RunConfig, run_dir: Path, *, redo: set[str], final: bool, only: set[str] | None) -> None:
+def _execute(
+    config: RunConfig, run_dir: Path, *, redo: set[str], final: bool, only: set[str] | None, jobs: int = 1
+) -> None:
     from autocaft.pipeline import build_steps
     from autocaft.preflight import check_inputs, set_threads
     from autocaft.run import Run
@@ -72,12 +80,21 @@ def _execute(config: RunConfig, run_dir: Path, *, redo: set[str], final: bool, o
         write_text(run_dir / CONFIG, to_toml(config))
         set_threads(config.threads)
 
-    ran = run_steps(steps, run_dir, redo, progress, only, on_checked=begin)
+    with ExitStack() as stack:
+        workers = stack.enter_context(_workers(config, run_dir, final, jobs)) if jobs > 1 else None
+        ran = run_steps(steps, run_dir, redo, progress, only, on_checked=begin, workers=workers)
     if final:
         from autocaft.report.looks import note_look
 
         note_look(Path("results/looks.jsonl"), run_dir, [name for name in ran if name.startswith("evaluate-final/")])
     _print_outcome(run_dir, ran)
+
+
+def _workers(config: RunConfig, run_dir: Path, final: bool, jobs: int) -> LocalWorkers:
+    from autocaft.execute.local import LocalWorkers, visible_devices
+    from autocaft.pipeline import run_step
+
+    return LocalWorkers(partial(run_step, config, run_dir, final), jobs, visible_devices())
 
 
 def _print_outcome(run_dir: Path, ran: Sequence[str]) -> None:

@@ -39,6 +39,12 @@ MaxUsdOption = Annotated[
     float | None, typer.Option("--max-usd", metavar="DOLLARS", help="Hard cap on what a paid judge may cost.")
 ]
 BatchOption = Annotated[bool, typer.Option("--batch", help="Ask a paid judge in batches: half the price, slower.")]
+JobsOption = Annotated[
+    int,
+    typer.Option(
+        "--jobs", min=1, help="Steps (arms, seeds) at a time, each with its share of the threads, and a GPU in turn."
+    ),
+]
 RUNS = Path("runs")
 
 
@@ -52,12 +58,13 @@ def run(
     final: FinalOption = False,
     max_usd: MaxUsdOption = None,
     batch: BatchOption = False,
+    jobs: JobsOption = 1,
 ) -> None:
     """Everything, in one command."""
     from autocaft.cli.actions import run_all
 
     overrides = [*set_, *_money(max_usd, batch)]
-    run_all(config, overrides=overrides, redo=set(redo), name=name, runs=runs, final=final)
+    run_all(config, overrides=overrides, redo=set(redo), name=name, runs=runs, final=final, jobs=jobs)
 
 
 @app.command(

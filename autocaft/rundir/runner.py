@@ -1,4 +1,4 @@
-"""The one loop that runs steps: skip what is done, continue what was started, refuse what was made otherwise.
+"""The loop that runs steps: skip what is done, continue what was started, refuse what was made otherwise.
 
 In: the declared steps and a run folder. Out: the steps' artifacts, `run.sqlite` and `log.txt`. All steps are checked
 before the first one runs; "done" is written last; a redo empties every step it concerns before anything runs.
@@ -9,28 +9,51 @@ its folder, and continues from there, because hours of training must survive a k
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import resource
-import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from autocaft.errors import DiskFullError
 from autocaft.rundir.check import Plan, make_plan
 from autocaft.rundir.files import clean_temporary, disk_errors, remove_folder
 from autocaft.rundir.lock import lock_run
+from autocaft.rundir.memory import give_memory_back, process_peak_rss_mb
 from autocaft.rundir.progress import Log, Progress, redact
-from autocaft.rundir.steps import Step, StepContext, all_needs
-from autocaft.rundir.store import STORE_NAME, RunStore, Status
+from autocaft.rundir.steps import Step, StepContext, all_needs, declared_by_name
+from autocaft.rundir.store import STORE_NAME, RunStore
 
-__all__ = ["LOG_NAME", "Step", "StepContext", "plan_steps", "process_peak_rss_mb", "run_steps"]
+__all__ = ["LOG_NAME", "Ended", "Step", "StepContext", "Workers", "plan_steps", "run_alone", "run_steps"]
 
 LOG_NAME = "log.txt"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a step ended that somebody else ran."""
+
+    step: str
+    error: Exception | None
+    traceback: str
+    process_peak_rss_mb: float
+
+
+class Workers(Protocol):
+    """Whoever runs steps elsewhere (execute/)."""
+
+    n_slots: int
+    """How many steps at a time."""
+
+    def start(self, step: str) -> None:
+        """Begin a step; called when fewer than `n_slots` are at work."""
+        ...
+
+    def wait(self) -> Ended:
+        """The next step that ended."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -51,6 +74,7 @@ def run_steps(
     progress: Progress,
     only: set[str] | None = None,
     on_checked: Callable[[], None] | None = None,
+    workers: Workers | None = None,
 ) -> list[str]:
     """Run what is not done yet; gives the names of the steps that ran.
 
@@ -59,6 +83,7 @@ def run_steps(
         only: run the steps of these stages alone; what they need must be done.
         on_checked: called when the check has passed and before anything changes (to write config.toml: a refused
             change must not overwrite the settings the folder was made with).
+        workers: run the steps there, several at a time, each once what it needs is done; None: here, in order.
 
     Raises:
         RunLockedError, RunChangedError, ConfigError: before anything ran.
@@ -72,9 +97,19 @@ def run_steps(
         if on_checked is not None:
             on_checked()
         _empty(run)
-        for name in run.plan.to_run:
-            _run_step(run, run.plan.by_name[name])
+        if workers is not None:
+            _run_elsewhere(run, workers)
+        else:
+            for name in run.plan.to_run:
+                _run_here(run, run.plan.by_name[name])
         return run.plan.to_run
+
+
+def run_alone(steps: list[Step], name: str, run_dir: Path, progress: Progress) -> None:
+    """A worker's part: the step's own work. Who started it keeps the record."""
+    by_name = declared_by_name(steps)
+    with RunStore(run_dir / STORE_NAME) as store, disk_errors(run_dir):
+        by_name[name].run(_context(by_name, name, run_dir, progress, Log(run_dir / LOG_NAME), store))
 
 
 def plan_steps(steps: list[Step], run_dir: Path, redo: set[str], only: set[str] | None = None) -> Plan:
@@ -96,56 +131,85 @@ def _empty(run: _Run) -> None:
         run.log.write(f"emptied: {', '.join(names)}")
 
 
-def _run_step(run: _Run, step: Step) -> None:
+def _run_here(run: _Run, step: Step) -> None:
     """One attempt at one step, recorded however it ends."""
-    run.progress.say(f"{step.name}: {'continues' if run.plan.actions[step.name] == 'continue' else 'starts'}")
-    (run.run_dir / step.name).mkdir(parents=True, exist_ok=True)
-    run.store.start_step(step.name, step.stage, run.plan.prints[step.name])
+    _begin(run, step)
     start = time.monotonic()
-
-    def end(status: Status, message: str = "") -> None:
-        run.store.end_attempt(step.name, status, time.monotonic() - start, process_peak_rss_mb(), redact(message))
-
     try:
         with disk_errors(run.run_dir):
-            step.run(_context(run, step))
+            step.run(_context(run.plan.by_name, step.name, run.run_dir, run.progress, run.log, run.store))
     except KeyboardInterrupt:
-        end("started")
-        run.log.write(f"{step.name}: stopped by the user")
+        _stopped(run, {step.name: start})
         raise KeyboardInterrupt(f"stopped in {step.name}; the same command continues from there") from None
-    except Exception as error:  # The one broad except of the project: recorded and raised again.
-        run.log.write(f"{step.name}: failed\n{traceback.format_exc()}")
-        with suppress(DiskFullError):  # A full disk must not hide the error; unrecorded, the step counts as started.
-            end("failed", f"{type(error).__name__}: {error}")
+    except Exception as error:  # The one broad except of the runner: recorded and raised again.
+        _failed(run, step.name, start, error, traceback.format_exc(), process_peak_rss_mb())
         raise
-    end("done")
-    run.log.write(f"{step.name}: done in {time.monotonic() - start:.1f} s")
+    _done(run, step.name, start, process_peak_rss_mb())
     give_memory_back()
 
 
-def _context(run: _Run, step: Step) -> StepContext:
-    needed = all_needs(step, run.plan.by_name)
+def _run_elsewhere(run: _Run, workers: Workers) -> None:
+    """All steps, as many at a time as there are slots. After a failure no new one starts, those at work are waited for."""
+    waiting = [run.plan.by_name[name] for name in run.plan.to_run]
+    started: dict[str, float] = {}
+    failure: Exception | None = None
+    try:
+        with run.progress.task("run", len(waiting), "steps") as advance:
+            while started or (waiting and failure is None):
+                unfinished = {*started, *(step.name for step in waiting)}
+                ready = [step for step in waiting if unfinished.isdisjoint(step.needs)] if failure is None else []
+                for step in ready[: workers.n_slots - len(started)]:
+                    waiting.remove(step)
+                    _begin(run, step)
+                    started[step.name] = time.monotonic()
+                    workers.start(step.name)
+                ended = workers.wait()
+                start = started.pop(ended.step)
+                if ended.error is None:
+                    _done(run, ended.step, start, ended.process_peak_rss_mb)
+                    advance(1)
+                else:
+                    _failed(run, ended.step, start, ended.error, ended.traceback, ended.process_peak_rss_mb)
+                    failure = failure or ended.error
+    except KeyboardInterrupt:
+        _stopped(run, started)
+        raise KeyboardInterrupt(f"stopped in {', '.join(started)}; the same command continues from there") from None
+    if failure is not None:
+        raise failure
 
-    def dir_of(name: str) -> Path:
+
+def _begin(run: _Run, step: Step) -> None:
+    run.progress.say(f"{step.name}: {'continues' if run.plan.actions[step.name] == 'continue' else 'starts'}")
+    (run.run_dir / step.name).mkdir(parents=True, exist_ok=True)
+    run.store.start_step(step.name, step.stage, run.plan.prints[step.name])
+
+
+def _done(run: _Run, name: str, start: float, peak_mb: float) -> None:
+    run.store.end_attempt(name, "done", time.monotonic() - start, peak_mb)
+    run.log.write(f"{name}: done in {time.monotonic() - start:.1f} s")
+
+
+def _failed(run: _Run, name: str, start: float, error: Exception, text: str, peak_mb: float) -> None:
+    run.log.write(f"{name}: failed\n{text}")
+    message = redact(f"{type(error).__name__}: {error}")
+    with suppress(DiskFullError):  # A full disk must not hide the error; unrecorded, the step counts as started.
+        run.store.end_attempt(name, "failed", time.monotonic() - start, peak_mb, message)
+
+
+def _stopped(run: _Run, started: Mapping[str, float]) -> None:
+    for name, start in started.items():
+        run.store.end_attempt(name, "started", time.monotonic() - start, process_peak_rss_mb())
+        run.log.write(f"{name}: stopped by the user")
+
+
+def _context(
+    by_name: Mapping[str, Step], name: str, run_dir: Path, progress: Progress, log: Log, store: RunStore
+) -> StepContext:
+    needed = all_needs(by_name[name], by_name)
+
+    def dir_of(other: str) -> Path:
         # A folder that is read without being needed would change without changing the fingerprint.
-        assert name in needed, f"step {step.name!r} reads {name!r} but does not declare that it needs it"
-        return run.run_dir / name
+        assert other in needed, f"step {name!r} reads {other!r} but does not declare that it needs it"
+        return run_dir / other
 
-    return StepContext(run.run_dir / step.name, dir_of, run.progress, run.log, run.store)
-
-
-def give_memory_back() -> None:
-    """Let go of what a finished step left: unreachable models, and the freed blocks that the C library keeps.
-
-    glibc holds on to freed blocks below its growing mmap threshold; without this each step's peak stands on the heap
-    of the steps before it.
-    """
-    gc.collect()
-    with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def process_peak_rss_mb() -> float:
-    """Peak resident memory of this process since its start, in MiB (the kernel gives KiB, on macOS bytes)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    return StepContext(run_dir / name, dir_of, progress, log, store)

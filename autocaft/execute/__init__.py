@@ -1,0 +1,1 @@
+"""Where steps run: in processes of this machine."""

@@ -1,0 +1,164 @@
+"""Steps in processes of their own on this machine, several at a time.
+
+In: a function that runs one step, by its name. Out: how each step ended. A worker lives as long as the run and takes
+one step after the other; one that dies loses its step alone, and its slot gets a new worker.
+
+The decision a reader would question: processes are spawned, not forked. A fork of a process with threads or an open
+GPU hangs sooner or later; a spawned one imports torch once, and sees the threads and the GPU that it is given.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from types import TracebackType
+from typing import Self
+
+from autocaft.errors import WorkerError
+from autocaft.rundir.memory import give_memory_back, process_peak_rss_mb
+from autocaft.rundir.runner import Ended
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    connection: Connection
+    step: str = ""
+    """What it works on; empty while it waits."""
+
+
+@dataclass
+class LocalWorkers:
+    """Up to `n_slots` steps at a time. Use it as a context manager: what still works when it closes is stopped."""
+
+    run_step: Callable[[str], None]
+    """Runs the step of this name to its end. It is pickled: a module's function, or a partial of one."""
+    n_slots: int
+    devices: Sequence[str] = ()
+    """What `CUDA_VISIBLE_DEVICES` is for the slots, in turn; empty: as it is."""
+    _workers: dict[int, _Worker] = field(default_factory=dict)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for worker in self._workers.values():
+            worker.process.kill()  # a step must bear that at any moment, and asking nicely would only add a second way
+            worker.process.join()
+            worker.connection.close()
+        self._workers.clear()
+
+    def start(self, step: str) -> None:
+        """Hand a step to a free slot; there must be one."""
+        slot = next(slot for slot in range(self.n_slots) if slot not in self._workers or not self._workers[slot].step)
+        if slot not in self._workers:
+            self._workers[slot] = self._spawn(slot)
+        worker = self._workers[slot]
+        worker.step = step
+        worker.connection.send(step)
+
+    def wait(self) -> Ended:
+        """The next step that ended, by itself or with its process."""
+        busy = {worker.connection: slot for slot, worker in self._workers.items() if worker.step}
+        slot = busy[wait(list(busy))[0]]  # type: ignore[index]  # only connections were asked for
+        worker = self._workers[slot]
+        step, worker.step = worker.step, ""
+        try:
+            error, text, peak_mb = worker.connection.recv()
+        except EOFError:
+            del self._workers[slot]
+            worker.process.join()
+            died = WorkerError(_how_it_died(step, worker.process.exitcode))
+            return Ended(step, died, str(died), 0.0)
+        return Ended(step, error, text, peak_mb)
+
+    def _spawn(self, slot: int) -> _Worker:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs, self.run_step), name=f"worker {slot}", daemon=True)
+        with _environment(self._environment_of(slot)):
+            process.start()
+        theirs.close()  # or a dead worker would never read as an end of file
+        return _Worker(process, ours)
+
+    def _environment_of(self, slot: int) -> dict[str, str]:
+        """Each worker takes its share of the cores, and gives one up while it waits for a thread: spinning threads of
+        several processes on the same cores stop each other for a time."""
+        share = max(1, (os.cpu_count() or 1) // self.n_slots)
+        chosen = {"OMP_NUM_THREADS": str(share), "OMP_WAIT_POLICY": "PASSIVE"}
+        chosen = {key: os.environ.get(key, value) for key, value in chosen.items()}
+        return chosen | ({"CUDA_VISIBLE_DEVICES": self.devices[slot % len(self.devices)]} if self.devices else {})
+
+
+def visible_devices() -> list[str]:
+    """The CUDA devices this process may use, as `CUDA_VISIBLE_DEVICES` names them."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    n_devices = torch.cuda.device_count()
+    return named.split(",")[:n_devices] if named else [str(index) for index in range(n_devices)]
+
+
+def _how_it_died(step: str, code: int | None) -> str:
+    how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
+    why = " (most often: out of memory; use fewer --jobs)" if code == -signal.SIGKILL else ""
+    return f"the process of step {step} {how}{why}. What is done is kept; the same command continues."
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """These variables for the block: a spawned process takes what it finds when it starts."""
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
+
+
+def _work(connection: Connection, run_step: Callable[[str], None]) -> None:
+    """A worker's life: steps in, `(error, its traceback, peak memory in MiB)` out."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the run's own process decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    while True:
+        step = connection.recv()
+        error: Exception | None = None
+        text = ""
+        try:
+            run_step(step)
+        except Exception as raised:  # recorded and raised again by the runner, in the run's own process
+            error, text = _sendable(raised), traceback.format_exc()
+        give_memory_back()
+        connection.send((error, text, process_peak_rss_mb()))
+
+
+def _end_with_parent() -> None:
+    """A worker that outlives a killed run would write into folders that the next run works in."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error itself where it can be pickled, which keeps its exit code; else its text."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # an SDK's error may need arguments that pickle does not know, and raise anything
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

@@ -1,0 +1,151 @@
+"""Steps in processes of their own: at the same time, after what they need, and nothing lost when one dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from autocaft.errors import DataError, WorkerError
+from autocaft.execute.local import LocalWorkers
+from autocaft.rundir.progress import NullProgress
+from autocaft.rundir.runner import Step, StepContext, run_alone, run_steps
+from autocaft.rundir.store import RunStore
+
+NEEDS = {"tune": (), "train/a": ("tune",), "train/b": ("tune",), "report": ("train/a", "train/b")}
+PATIENCE_S = 60.0
+
+
+def wait_for(path: Path) -> None:
+    start = time.monotonic()
+    while not path.is_file():
+        assert time.monotonic() - start < PATIENCE_S, f"nobody wrote {path}"
+        time.sleep(0.01)
+
+
+def work(name: str, told: dict[str, str], context: StepContext) -> None:
+    """Write `out`; then what the step was told to do: wait for the other's, fail, or die once."""
+    missing = [need for need in NEEDS[name] if not (context.dir_of(need) / "out").is_file()]
+    (context.out / "out").write_text(f"{os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES')} {missing}")
+    order = told.get(name, "")
+    if order.startswith("meet"):
+        wait_for(context.out.parent.parent / order.removeprefix("meet ") / "out")
+    elif order == "fail":
+        raise DataError("row 7 is bad")
+    elif order == "fail with an error that cannot be sent":
+        raise UnsendableError(lambda: None)
+    elif order == "die" and not (context.out / "died").is_file():
+        (context.out / "died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif order == "hang":
+        time.sleep(PATIENCE_S)
+
+
+class UnsendableError(Exception):
+    pass
+
+
+def make_steps(told: dict[str, str]) -> list[Step]:
+    return [
+        Step(name, name.partition("/")[0], {}, {}, needs, 1, partial(work, name, told)) for name, needs in NEEDS.items()
+    ]
+
+
+def run_one(run_dir: Path, told: dict[str, str], name: str) -> None:
+    run_alone(make_steps(told), name, run_dir, NullProgress())
+
+
+def go(run_dir: Path, told: dict[str, str] | None = None, devices: tuple[str, ...] = ()) -> list[str]:
+    with LocalWorkers(partial(run_one, run_dir, told or {}), 2, devices) as workers:
+        return run_steps(make_steps(told or {}), run_dir, set(), NullProgress(), workers=workers)
+
+
+def outs(run_dir: Path) -> dict[str, list[str]]:
+    """What each step wrote: its process, its device, and what it needed and did not find."""
+    return {name: (run_dir / name / "out").read_text().split(maxsplit=2) for name in NEEDS}
+
+
+def statuses(run_dir: Path) -> dict[str, str]:
+    with RunStore(run_dir / "run.sqlite") as store:
+        return {row.name: row.status for row in store.steps()}
+
+
+def test_two_steps_meet_and_each_finds_what_it_needs(tmp_path: Path) -> None:
+    assert go(tmp_path, {"train/a": "meet train/b", "train/b": "meet train/a"}) == list(NEEDS)
+    found = outs(tmp_path)
+    assert found["train/a"][0] != found["train/b"][0] != str(os.getpid())
+    assert all(missing == "[]" for _, _, missing in found.values())
+    assert set(statuses(tmp_path).values()) == {"done"}
+    assert go(tmp_path) == [], "the second run has nothing to do"
+
+
+def test_each_slot_sees_its_own_device(tmp_path: Path) -> None:
+    go(tmp_path, {"train/a": "meet train/b", "train/b": "meet train/a"}, devices=("GPU-x", "GPU-y"))
+    assert {outs(tmp_path)[name][1] for name in ("train/a", "train/b")} == {"GPU-x", "GPU-y"}
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") is None
+
+
+def test_a_failure_keeps_its_kind_and_the_other_step_ends(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="row 7 is bad"):
+        go(tmp_path, {"train/a": "fail", "train/b": "meet train/a"})
+    assert statuses(tmp_path) == {"tune": "done", "train/a": "failed", "train/b": "done"}
+    assert "Traceback" in (tmp_path / "log.txt").read_text()
+    assert go(tmp_path) == ["train/a", "report"]
+
+
+def test_an_error_that_cannot_be_sent_is_told_in_words(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="UnsendableError: <function"):
+        go(tmp_path, {"train/b": "fail with an error that cannot be sent"})
+
+
+def test_a_dead_worker_loses_its_step_alone(tmp_path: Path) -> None:
+    told = {"train/a": "die", "train/b": "meet train/a"}
+    with pytest.raises(WorkerError, match="step train/a was killed by signal 9 .*out of memory"):
+        go(tmp_path, told)
+    assert statuses(tmp_path) == {"tune": "done", "train/a": "failed", "train/b": "done"}
+    assert go(tmp_path, told) == ["train/a", "report"]
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+def test_workers_end_with_the_run(sent: signal.Signals, tmp_path: Path) -> None:
+    code = f"""if __name__ == "__main__":
+        from pathlib import Path
+        from tests.execute.test_local import go
+        go(Path({str(tmp_path)!r}), {{"train/a": "hang"}})"""
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.Popen([sys.executable, str(script)], env=environment, stderr=subprocess.PIPE, text=True)
+    wait_for(tmp_path / "train/a/out")
+    worker = int(outs_of(tmp_path, "train/a"))
+    run.send_signal(sent)
+    _, told = run.communicate(timeout=PATIENCE_S)
+    start = time.monotonic()
+    while is_alive(worker):
+        assert time.monotonic() - start < PATIENCE_S, "a worker outlives its run"
+        time.sleep(0.01)
+    assert statuses(tmp_path)["train/a"] == "started"
+    assert sent == signal.SIGKILL or "stopped in train/a" in told
+    assert set(go(tmp_path)) >= {"train/a", "report"}
+
+
+def outs_of(run_dir: Path, name: str) -> str:
+    """The process that ran the step; it writes in one go, but a file is there before its content."""
+    path = run_dir / name / "out"
+    while not path.read_text():
+        time.sleep(0.01)
+    return path.read_text().split()[0]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
