@@ -140,6 +140,12 @@ def test_the_looks_behind_come_after_a_finished_run_and_change_nothing_before_it
 
 
 @pytest.mark.slow
+def test_two_steps_at_a_time_give_the_same_report(task: Path, finished: Path, tmp_path: Path) -> None:
+    autocaft("run", task, "--jobs", "2", cwd=tmp_path)
+    assert report_of(tmp_path / "runs/tiny") == report_of(finished / "runs/tiny")
+
+
+@pytest.mark.slow
 def test_a_killed_run_ends_in_the_same_report(task: Path, finished: Path, tmp_path: Path) -> None:
     rng = random.Random(time.time_ns())
     for _ in range(4):

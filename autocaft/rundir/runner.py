@@ -149,7 +149,7 @@ def _run_here(run: _Run, step: Step) -> None:
 
 
 def _run_elsewhere(run: _Run, workers: Workers) -> None:
-    """All steps, as many at a time as there are slots. After a failure no new one starts, those at work are waited for."""
+    """All steps, as many at a time as there are slots. After a failure no new one starts; those at work may end."""
     waiting = [run.plan.by_name[name] for name in run.plan.to_run]
     started: dict[str, float] = {}
     failure: Exception | None = None

@@ -106,7 +106,7 @@ def test_an_error_that_cannot_be_sent_is_told_in_words(tmp_path: Path) -> None:
 
 def test_a_dead_worker_loses_its_step_alone(tmp_path: Path) -> None:
     told = {"train/a": "die", "train/b": "meet train/a"}
-    with pytest.raises(WorkerError, match="step train/a was killed by signal 9 .*out of memory"):
+    with pytest.raises(WorkerError, match=r"step train/a was killed by signal 9 .*out of memory"):
         go(tmp_path, told)
     assert statuses(tmp_path) == {"tune": "done", "train/a": "failed", "train/b": "done"}
     assert go(tmp_path, told) == ["train/a", "report"]
