@@ -27,7 +27,7 @@ from autocaft.rundir.runner import LOG_NAME, Step, StepContext, run_alone
 VERSION_BY_STAGE = {
     "tune": 1,
     "collect": 2,
-    "decompose": 1,
+    "decompose": 2,
     "mine": 3,
     "judge": 2,
     "select": 2,

@@ -1,4 +1,4 @@
-"""Stage 3, decompose: candidate directions from the differences (PCs) and from a dictionary (SAE latents).
+"""Stage 3, decompose: candidate directions by components (PCs) and from a dictionary (SAE latents).
 
 In: a `ModelPair`, training rows, a collect folder. Out, in `out`:
     directions.jsonl, vectors.safetensors   the candidates, layer by layer (model/directions.py)
@@ -13,7 +13,7 @@ Dictionaries are kept one by one as they are trained, so a killed run goes on wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from autocaft.data.corpus import read_documents
 from autocaft.data.encode import Encoded
 from autocaft.data.rows import TaskRow
 from autocaft.discover.collect import CollectStats, encode_rows, load_stats, read_compared
+from autocaft.discover.ica import independent_components, read_task_text
 from autocaft.discover.options import CollectOptions, DecomposeOptions
 from autocaft.discover.pair import ModelPair, device_of
 from autocaft.discover.paired import paired_batches
@@ -32,6 +34,7 @@ from autocaft.discover.pca import CovarianceFitter
 from autocaft.discover.rank import Candidate, DifferenceRanker, attribution, shortlist
 from autocaft.discover.sae import ROWS, Dictionary, LatentStats, check_spec, load_dictionary, measure, train_dictionary
 from autocaft.discover.shards import ShardReader
+from autocaft.errors import NothingSelectedError
 from autocaft.model.directions import DirectionSet
 from autocaft.records import Direction
 from autocaft.rundir.files import replacing, write_json
@@ -62,8 +65,9 @@ def decompose(
     found: list[tuple[Direction, Tensor]] = []
     summary: dict[str, Any] = {str(layer): {} for layer in reader.layers}
     if "pca" in options.sources:
+        of_layer = _principal(stats) if options.pcs == "difference" else _independent(reader, collected, options.seed)
         for layer in reader.layers:
-            found += _components(stats, layer, options.n_pcs, summary[str(layer)])
+            found += of_layer(layer, options.n_pcs, summary[str(layer)])
     latent_stats: dict[int, LatentStats] = {}
     if "sae" in options.sources:
         dictionaries = {i: _dictionary(reader, stats, i, options, out, progress) for i in reader.layers}
@@ -75,6 +79,11 @@ def decompose(
             note = summary[str(layer)]
             found += _latents(layer, dictionary, latent_stats[layer], scores[layer], options, note)
         _save_live(latent_stats, options, out)
+    if not found:
+        raise NothingSelectedError(
+            "decompose found no direction: tuning changed nothing at any of `layers` (with tune.trained_blocks = 'above' "
+            "it cannot, at the lowest). Take a deeper layer, decompose.pcs = 'independent', or the source 'sae'"
+        )
     ordered = _with_extents(found, reader, stats, latent_stats, out)
     ordered.save(out)
     result = {"n_directions": len(ordered), "layers": summary}
@@ -82,13 +91,40 @@ def decompose(
     return result
 
 
-def _components(stats: CollectStats, layer: int, n_pcs: int, note: dict[str, Any]) -> list[tuple[Direction, Tensor]]:
-    pca = stats.differences[layer].pca(n_pcs)
-    note["n_pcs"] = len(pca.vectors_ND)
-    note["pcs_explain"] = float(pca.explained_N.sum())
+Components = Callable[[int, int, dict[str, Any]], list[tuple[Direction, Tensor]]]
+"""Layer, how many at most, and the layer's part of the summary to add to."""
+
+
+def _principal(stats: CollectStats) -> Components:
+    """Components of tuned minus base, by variance. A layer that tuning left as it was has none."""
+
+    def of_layer(layer: int, n_pcs: int, note: dict[str, Any]) -> list[tuple[Direction, Tensor]]:
+        pca = stats.differences[layer].pca(n_pcs)
+        note["n_pcs"] = len(pca.vectors_ND)
+        note["pcs_explain"] = float(pca.explained_N.sum())
+        return _as_pcs(layer, pca.vectors_ND, pca.explained_N, "explained-variance")
+
+    return of_layer
+
+
+def _independent(reader: ShardReader, collected: Path, seed: int) -> Components:
+    """Components of the activations on task text, rotated to be independent."""
+    documents = read_documents(collected / "documents.jsonl.gz")
+    task = [number for number, document in enumerate(documents) if document.kind != "generic"]
+
+    def of_layer(layer: int, n_pcs: int, note: dict[str, Any]) -> list[tuple[Direction, Tensor]]:
+        ica = independent_components(read_task_text(reader, layer, task), n_pcs, seed=seed)
+        note["n_pcs"] = len(ica.vectors_CD)
+        note["ica"] = {"n_tokens": ica.n_tokens, "n_iterations": ica.n_iterations, "converged": ica.converged}
+        return _as_pcs(layer, ica.vectors_CD, ica.kurtosis_C, "kurtosis")
+
+    return of_layer
+
+
+def _as_pcs(layer: int, vectors_ND: Tensor, strength_N: Tensor, rank_by: str) -> list[tuple[Direction, Tensor]]:
     return [
-        (Direction(f"L{layer}.pc{i}", layer, "pca", i, float(pca.explained_N[i]), "explained-variance"), vector_D)
-        for i, vector_D in enumerate(pca.vectors_ND)
+        (Direction(f"L{layer}.pc{i}", layer, "pca", i, float(strength_N[i]), rank_by), vector_D)
+        for i, vector_D in enumerate(vectors_ND)
     ]
 
 

@@ -56,9 +56,13 @@ class DecomposeOptions(Options):
     """Where directions come from and how many are kept for the judge."""
 
     sources: tuple[Literal["sae", "pca"], ...] = ("sae", "pca")
-    """`pca`: principal components of tuned minus base; `sae`: latents of a dictionary."""
+    """`pca`: principal components (`pcs` says of what); `sae`: latents of a dictionary."""
+    pcs: Literal["difference", "independent"] = "difference"
+    """`difference`: of tuned minus base, by variance (the paper). `independent`: of the base model's activations on
+    the training rows and their continuations, rotated until each coordinate is loud at few words (ICA) and a reader
+    can name it; to be removed with `train.basis = "covariance"`."""
     n_pcs: int = Field(default=20, ge=1)
-    """Components a layer (the paper: 20)."""
+    """Components a layer (the paper: 20; `independent` finds rare concepts from about 100 on)."""
     sae: str = "train"
     """`train` (on the base model's activations collected here), a SAELens `release/sae_id`, or a folder in SAELens's
     format. `{layer}` stands for the layer."""

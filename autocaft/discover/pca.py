@@ -13,6 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+RANK_TOLERANCE = 1e-12
+"""Components with less than this share of the largest variance are rounding."""
+TINY = torch.finfo(torch.float64).tiny
+
 
 @dataclass(frozen=True)
 class PCA:
@@ -58,13 +62,15 @@ class CovarianceFitter:
         return self.scatter_DD / (self.n - 1)
 
     def pca(self, n_components: int) -> PCA:
-        """The components of largest variance; fewer if there are not as many with any."""
+        """The components of largest variance; fewer if there are not as many with any, none if nothing varies."""
         variance_D, vectors_DD = torch.linalg.eigh(self.covariance_DD)
-        n_components = min(n_components, len(variance_D), max(1, self.n - 1))
+        # rounding leaves a little variance where there is none
+        n_varying = int((variance_D > RANK_TOLERANCE * variance_D.max().clamp_min(TINY)).sum())
+        n_components = min(n_components, n_varying)
         variance_N = variance_D.flip(0)[:n_components].clamp_min(0)
         vectors_ND = fix_signs(vectors_DD.T.flip(0)[:n_components])
         total = self.scatter_DD.trace() / (self.n - 1)
-        explained_N = variance_N / total.clamp_min(torch.finfo(torch.float64).tiny)
+        explained_N = variance_N / total.clamp_min(TINY)
         return PCA(self.mean_D.float(), vectors_ND.float().contiguous(), variance_N.float(), explained_N.float())
 
     def state(self, prefix: str) -> dict[str, Tensor]:

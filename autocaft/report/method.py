@@ -57,7 +57,7 @@ def _discovery(config: Mapping[str, Any]) -> str:
     text = "training rows" if collect["diff_text"] == "train" else "the tuned model's completions"
     kinds = []
     if "pca" in decompose["sources"]:
-        kinds.append(f"the first {decompose['n_pcs']} principal components of tuned minus base on {text}")
+        kinds.append(f"{decompose['n_pcs']} {_components_of(decompose['pcs'], text)}")
     if "sae" in decompose["sources"]:
         made = "a dictionary trained here" if decompose["sae"] == "train" else decompose["sae"]
         kinds.append(
@@ -68,6 +68,12 @@ def _discovery(config: Mapping[str, Any]) -> str:
     return f"Candidates, after decoder {'block' if len(config['layers']) == 1 else 'blocks'} {blocks}: " + (
         f"{'; '.join(kinds)}. They are sought once, in the tuned model of seed {config['seeds'][0]}."
     )
+
+
+def _components_of(pcs: str, text: str) -> str:
+    if pcs == "difference":
+        return f"principal components of tuned minus base on {text}"
+    return "independent components (ICA) of the base model's activations on the training rows and their continuations"
 
 
 def _judging(config: Mapping[str, Any], judge: str) -> str:

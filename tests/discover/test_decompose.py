@@ -15,6 +15,7 @@ from autocaft.discover.mine import mine
 from autocaft.discover.options import CollectOptions, DecomposeOptions, MineOptions
 from autocaft.discover.pair import ModelPair
 from autocaft.discover.shards import ShardReader
+from autocaft.errors import NothingSelectedError
 from autocaft.model.directions import DirectionSet
 from autocaft.records import Example
 from autocaft.rundir.files import read_records
@@ -122,3 +123,18 @@ def test_pca_alone_needs_no_model(tokenizer: Any, tmp_path: Path, done: tuple[di
         progress=NullProgress(),
     )
     assert summary["n_directions"] == 8
+
+
+def test_where_tuning_changed_nothing_there_is_no_component_of_the_difference(tokenizer: Any, tmp_path: Path) -> None:
+    options = OPTIONS.model_copy(update={"sources": ("pca",)})
+    with pytest.raises(NothingSelectedError, match="tuning changed nothing"):
+        _run(ModelPair.of(tiny_llama(0), tiny_llama(0)), tokenizer, tmp_path, options)
+
+
+def test_independent_components_are_found_in_the_texts_of_the_task(tokenizer: Any, tmp_path: Path) -> None:
+    options = OPTIONS.model_copy(update={"sources": ("pca",), "pcs": "independent"})
+    pair = ModelPair.of(tiny_llama(0), tiny_llama(0))  # it needs no difference
+    summary = _run(pair, tokenizer, tmp_path, options)
+    found = DirectionSet.load(tmp_path / "decompose")
+    assert len(found) == 4 * len(LAYERS) and {d.rank_by for d in found.directions} == {"kurtosis"}
+    assert all(note["ica"]["n_tokens"] > 0 for note in summary["layers"].values())
