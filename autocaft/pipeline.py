@@ -16,6 +16,7 @@ from pathlib import Path
 from autocaft import stages
 from autocaft.arms import Arm
 from autocaft.config import RunConfig
+from autocaft.evaluate.options import EvaluateOptions
 from autocaft.model.locate import locate
 from autocaft.preflight import set_threads
 from autocaft.resources import data_path, prompts_dir
@@ -77,9 +78,11 @@ def build_steps(run: Run, *, final: bool = False) -> list[Step]:
         )
         for arm, seed in ablated
     ]
-    steps += _evaluations(run, "evaluate", data.splits, weights)
+    steps += _evaluations(run, "evaluate", data.splits, config.evaluate, weights)
     if final:
-        steps += _evaluations(run, "evaluate-final", data.final, weights)
+        # generic text is not split: its damage is measured once
+        options = config.evaluate.model_copy(update={"n_damage_documents": 0})
+        steps += _evaluations(run, "evaluate-final", data.final, options, weights)
     steps += _looks_behind(run, first, weights)
     measured, trained, looked = (
         [step.name for step in steps if step.stage in names]
@@ -130,20 +133,24 @@ def _mining(run: Run, tuned: str) -> Step:
     return _step("mine", call, {"mine": options}, read, "decompose")
 
 
-def _evaluations(run: Run, folder: str, splits: Mapping[str, str], weights: Mapping[str, str]) -> list[Step]:
+def _evaluations(
+    run: Run, folder: str, splits: Mapping[str, str], options: EvaluateOptions, weights: Mapping[str, str]
+) -> list[Step]:
     """One evaluation an arm and seed; `base` has no seed of its own and is measured once."""
     config = run.config
     data = {key: getattr(config.data, key) for key in ("task", "chat", "n_held_out")}
-    options = {"dtype": config.dtype, "evaluate": config.evaluate, "data": data}
+    settings = {"dtype": config.dtype, "evaluate": options, "data": data}
     files = {f"data.{split} ({spec})": sha256_of(data_path(spec)) for split, spec in splits.items()}
     steps = []
     for arm in config.parsed_arms:
         for seed in config.seeds[:1] if arm.name == "base" else config.seeds:
             trained = _trained_in(arm, seed)
-            call = partial(stages.evaluate, run, arm=arm, seed=seed, trained=trained, splits=dict(splits))
+            call = partial(
+                stages.evaluate, run, arm=arm, seed=seed, trained=trained, splits=dict(splits), options=options
+            )
             needs = [] if trained is None else [trained]
             inputs = {**weights, **files, **_corpus(run)}
-            steps.append(_step(f"{folder}/{arm.name}/seed{seed}", call, options, inputs, *needs))
+            steps.append(_step(f"{folder}/{arm.name}/seed{seed}", call, settings, inputs, *needs))
     return steps
 
 

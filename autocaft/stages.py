@@ -20,6 +20,7 @@ from autocaft.rundir.files import read_json, read_records, write_json, write_jso
 from autocaft.rundir.runner import StepContext
 
 if TYPE_CHECKING:
+    from autocaft.evaluate.options import EvaluateOptions
     from autocaft.model.directions import DirectionSet, Subspace
     from autocaft.model.hooks import Mode
 
@@ -124,7 +125,15 @@ def train(run: Run, context: StepContext, arm: Arm, seed: int) -> None:
     _fine_tune(run, context, seed, label=f"train {arm.name}, seed {seed}", subspaces=subspaces, mode=mode)
 
 
-def evaluate(run: Run, context: StepContext, arm: Arm, seed: int, trained: str | None, splits: dict[str, str]) -> None:
+def evaluate(
+    run: Run,
+    context: StepContext,
+    arm: Arm,
+    seed: int,
+    trained: str | None,
+    splits: dict[str, str],
+    options: EvaluateOptions,
+) -> None:
     """One arm on every split, hooks off (and on), and on generic text."""
     from autocaft.evaluate.evaluate import evaluate_arm
 
@@ -136,7 +145,7 @@ def evaluate(run: Run, context: StepContext, arm: Arm, seed: int, trained: str |
         run.tokenizer(),
         run.eval_rows(splits),
         run.held_out_documents,
-        run.config.evaluate,
+        options,
         arm=arm.name,
         task=run.config.data.task,
         seed=seed,
