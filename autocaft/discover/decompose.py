@@ -81,8 +81,8 @@ def decompose(
         _save_live(latent_stats, options, out)
     if not found:
         raise NothingSelectedError(
-            "decompose found no direction: tuning changed nothing at any of `layers` (under tune.trained_blocks = 'above' it "
-            "cannot, at the lowest). Take a deeper layer, decompose.pcs = 'independent', or the source 'sae'"
+            "decompose found no direction: tuning changed nothing at any of `layers` (at the lowest it cannot, with "
+            "tune.trained_blocks = 'above'). Take a deeper one, decompose.pcs = 'independent', or the source 'sae'"
         )
     ordered = _with_extents(found, reader, stats, latent_stats, out)
     ordered.save(out)
