@@ -116,7 +116,7 @@ def test_a_dead_worker_loses_its_step_alone(tmp_path: Path) -> None:
 def test_workers_end_with_the_run(sent: signal.Signals, tmp_path: Path) -> None:
     code = f"""if __name__ == "__main__":
         from pathlib import Path
-        from tests.execute.test_local import go
+        from tests.execute.test_local_workers import go
         go(Path({str(tmp_path)!r}), {{"train/a": "hang"}})"""
     script = tmp_path / "script.py"
     script.write_text(code)
