@@ -30,7 +30,7 @@ VERSION_BY_STAGE = {
     "collect": 2,
     "decompose": 2,
     "mine": 3,
-    "judge": 2,
+    "judge": 3,
     "select": 2,
     "train": 1,
     "evaluate": 1,

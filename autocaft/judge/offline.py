@@ -39,7 +39,7 @@ from autocaft.records import Verdict
 from autocaft.rundir.progress import Progress
 from autocaft.stats import Interval
 
-VERSION = 1
+VERSION = 2
 """Raise it when the method changes: verdicts carry it in their prompt hash."""
 MIN_NULL_WORDS = 30
 """Fewer distinct words in all random windows of the run are no contrast."""
