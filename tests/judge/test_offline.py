@@ -18,6 +18,7 @@ from autocaft.judge.base import Card, Concept, Window
 from autocaft.judge.cards import build_cards
 from autocaft.judge.offline import OfflineJudge
 from autocaft.judge.offline_encoder import ENCODER_PACKAGE, clauses, encoder_folder
+from autocaft.judge.offline_scale import Reader, Space
 from autocaft.judge.offline_words import peak_of
 from autocaft.judge.schema import verbatim_quotes
 from autocaft.records import Direction, Example, Verdict
@@ -129,6 +130,14 @@ def test_description_names_the_peak_words_and_quotes_are_verbatim(
 def test_descriptions_tell_held_out_windows_apart(pure_verdicts: list[tuple[str, Verdict]]) -> None:
     found = [verdict.detection or 0.0 for subject, verdict in pure_verdicts if subject in CONCEPTS]
     assert sum(found) / len(found) >= 0.8
+
+
+def test_windows_that_peak_on_one_word_score_alike_whatever_their_number(judge: OfflineJudge) -> None:
+    words = ["nurse", "doctor", "she", "rain", "teapot", "seven"]
+    space = Space(judge.encoder, [f"filler{number}" for number in range(40)], words)
+    for word in words:
+        scores = {Reader([word] * n, space).score(["seven", word]) for n in range(1, 12)}
+        assert len(scores) == 1, "a cut between rounding errors would call every held-out window foreign"
 
 
 def test_random_windows_as_top_detect_at_chance_and_are_not_selected(judge: OfflineJudge, cards: list[Card]) -> None:
