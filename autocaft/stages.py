@@ -155,6 +155,23 @@ def evaluate(
     )
 
 
+def evaluate_final(
+    run: Run,
+    context: StepContext,
+    arm: Arm,
+    seed: int,
+    trained: str | None,
+    splits: dict[str, str],
+    options: EvaluateOptions,
+) -> None:
+    """The same on splits that nothing was chosen on, noted before they are read."""
+    from autocaft.report.looks import LOOKS, note_look
+
+    seed_dir = context.out
+    note_look(LOOKS, seed_dir.parents[2].name, "/".join(seed_dir.parts[-3:]))
+    evaluate(run, context, arm, seed, trained, splits, options)
+
+
 def behind(run: Run, context: StepContext, arm: Arm, seed: int, trained: str | None) -> None:
     """Is the cue still readable in this arm, and where did the arm move instead?"""
     from autocaft.behind.probe import probe_arm

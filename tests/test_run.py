@@ -113,8 +113,12 @@ def test_final_splits_are_read_only_when_asked_and_every_look_is_noted(task: Pat
     assert not any(metric["split"] == "final_id" for metric in report_of(copied / "runs/tiny")["metrics"])
     autocaft("run", task, "--final", cwd=copied)
     assert any(metric["split"] == "final_id" for metric in report_of(copied / "runs/tiny")["metrics"])
-    looks = (copied / "results/looks.jsonl").read_text().splitlines()
-    assert len(looks) == 1 and "evaluate-final/tuned/seed0" in looks[0]
+    looks = [json.loads(line) for line in (copied / "results/looks.jsonl").read_text().splitlines()]
+    assert {look["run"] for look in looks} == {"tiny"}
+    measured = {f"evaluate-final/{arm.name}/seed0" for arm in (copied / "runs/tiny/evaluate").iterdir()}
+    assert {look["evaluation"] for look in looks} == measured and len(looks) == len(measured)
+    autocaft("run", task, "--final", cwd=copied)
+    assert len((copied / "results/looks.jsonl").read_text().splitlines()) == len(looks)
 
 
 @pytest.mark.slow

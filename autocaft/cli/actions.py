@@ -83,10 +83,6 @@ def _execute(
     with ExitStack() as stack:
         workers = stack.enter_context(_workers(config, run_dir, final, jobs)) if jobs > 1 else None
         ran = run_steps(steps, run_dir, redo, progress, only, on_checked=begin, workers=workers)
-    if final:
-        from autocaft.report.looks import note_look
-
-        note_look(Path("results/looks.jsonl"), run_dir, [name for name in ran if name.startswith("evaluate-final/")])
     _print_outcome(run_dir, ran)
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+LOOKS = Path("results/looks.jsonl")
+"""Where looks are noted, from the folder that a run is started in."""
 
-def note_look(path: Path, run_dir: Path, steps: Sequence[str]) -> None:
-    """Append one line that says which final evaluations of which run were made now; nothing if none was."""
-    if not steps:
-        return
+
+def note_look(path: Path, run: str, evaluation: str) -> None:
+    """Append one line that says which final evaluation of which run begins now: a look that was killed was one too."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    look = {"at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "run": run_dir.name, "evaluations": list(steps)}
+    look = {"at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "run": run, "evaluation": evaluation}
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(look) + "\n")
