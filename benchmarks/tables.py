@@ -66,6 +66,7 @@ def calibration_table(result: Mapping[str, Any]) -> str:
 TABLES: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "quickstart": ("quickstart.json", arms_table),
     "gender": ("gender.json", arms_table),
+    "transfer": ("transfer.json", arms_table),
     "calibration": ("calibration/offline.json", calibration_table),
 }
 """Table name -> (file in results/, how it becomes Markdown)."""
