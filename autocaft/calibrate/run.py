@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,12 @@ from autocaft.judge.base import Card, Judge, JudgeUsage
 from autocaft.judge.cards import build_cards
 from autocaft.judge.files import FilesJudge
 from autocaft.judge.options import JudgeOptions
-from autocaft.judge.stage import make_judge, neighbour_encoder, price_of, with_abstention
+from autocaft.judge.stage import is_worth_asking_again, make_judge, neighbour_encoder, price_of, with_abstention
 from autocaft.model.load import load_model, load_tokenizer
 from autocaft.model.locate import locate
 from autocaft.records import Direction, Example, Verdict
 from autocaft.rundir.files import digest, disk_errors, read_json, read_records, write_json, write_jsonl
+from autocaft.rundir.options import fingerprint_options
 from autocaft.rundir.progress import NullProgress, Progress
 from autocaft.rundir.store import RunStore
 
@@ -157,8 +158,8 @@ def _judge_all(
     with progress.task("calibrate", len(material.questions), "concepts") as advance:
         for question in material.questions:
             own = [card for card in material.cards if judge.reads_together or card.direction_id in question.truth]
-            key = digest([judge.name, judge.prompt_hash, asdict(question.concept), [card.hash for card in own]])
-            if key not in kept:
+            key = digest([_asked_by(judge, options), asdict(question.concept), [card.hash for card in own]])
+            if key not in kept or _is_worth_asking_again(kept[key]):
                 try:
                     kept[key] = _ask(_asked_apart(judge, question), question, own, key)
                 except JudgeError as error:
@@ -176,6 +177,18 @@ def _judge_all(
     if waiting:
         raise JudgeError(f"calibrate: {len(waiting)} of {len(material.questions)} concepts wait. {waiting[0]}")
     return rated, seconds
+
+
+def _asked_by(judge: Judge, options: JudgeOptions) -> dict[str, Any]:
+    """All that can change an answer besides card and concept: another server under the same name is another judge."""
+    settings = fingerprint_options(options)
+    return {"judge": judge.name, "prompt_hash": judge.prompt_hash} | {
+        key: value for key, value in settings.items() if key not in ("undesired", "wanted")
+    }
+
+
+def _is_worth_asking_again(row: Mapping[str, Any]) -> bool:
+    return any(is_worth_asking_again(Verdict.from_row(one["verdict"])) for one in row["verdicts"])
 
 
 def _asked_apart(judge: Judge, question: Question) -> Judge:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from autocaft.report.plain import visible
+
 MEASURES = ("precision", "recall", "f1", "kappa", "alpha")
 N_CURVE, N_DISAGREEMENTS, WIDTH = 12, 20, 56
 
@@ -24,7 +26,7 @@ def selections_table(row: Mapping[str, Any]) -> str:
     for key, title in (("only_human", "only human"), ("only_auto", "only auto")):
         if row[key]:
             parts.append(f"{title}: {', '.join(row[key])}")
-    return "\n\n".join(parts)
+    return visible("\n\n".join(parts))
 
 
 def run_table(found: Mapping[str, Any]) -> str:
@@ -38,7 +40,7 @@ def run_table(found: Mapping[str, Any]) -> str:
     if found["alpha_of_humans"] is not None:
         parts.append(f"Krippendorff's alpha of all people: {_with_interval(found['alpha_of_humans'])}")
     parts += [_outcome(row) for row in found["outcome"]]
-    return "\n\n".join(parts)
+    return visible("\n\n".join(parts))
 
 
 def _raters(raters: Sequence[Mapping[str, Any]]) -> str:

@@ -194,10 +194,11 @@ def _read_partial(path: Path, cards: Sequence[Card], judge: Judge) -> Done:
         is_current = hash_by_id.get(verdict.direction_id) == row["card"]
         if is_current and (verdict.judge, verdict.prompt_hash) == (judge.name, judge.prompt_hash):
             done[verdict.direction_id] = verdict, JudgeUsage(**row["usage"])
-    return {key: value for key, value in done.items() if not _is_worth_asking_again(value[0])}
+    return {key: value for key, value in done.items() if not is_worth_asking_again(value[0])}
 
 
-def _is_worth_asking_again(verdict: Verdict) -> bool:
+def is_worth_asking_again(verdict: Verdict) -> bool:
+    """Whether what kept the judge from scoring may have passed: no money, no line, a busy server."""
     reason = verdict.unscored_reason or ""
     return reason in ("budget", "timeout", "connection", "bad_body", "http_429") or reason.startswith("http_5")
 

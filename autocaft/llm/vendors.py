@@ -253,6 +253,7 @@ def schema_in_words(request: ChatRequest) -> str:
 
 
 def _quiet(sdk: str) -> None:
-    """`OPENAI_LOG=debug` and `ANTHROPIC_LOG=debug` print request bodies; the windows are the user's data."""
-    for name in (sdk, "httpx2", "httpx"):
+    """`OPENAI_LOG=debug` and `ANTHROPIC_LOG=debug` print request bodies, and the windows are the user's data; the layer
+    below prints the headers of a reply, in which a server may echo the key."""
+    for name in (sdk, "httpx2", "httpx", "httpcore2", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -93,8 +93,9 @@ class Review:
 
     @property
     def standing(self) -> dict[tuple[str, int], Answer]:
-        """The answers that stand."""
-        return answers(self.acts)
+        """The answers that stand, to what is to be shown: other candidates have other repeats."""
+        planned = {(showing.direction_id, showing.repeat) for showing in self.order}
+        return {key: answer for key, answer in answers(self.acts).items() if key in planned}
 
     @property
     def current(self) -> int | None:

@@ -37,8 +37,15 @@ def few(split: Split) -> list[Planted]:
     return [concept for concept in load_concepts(split) if concept.name in FEW[split]]
 
 
-def run(server: FakeVendor | None, split: Split, out: Path, materials: Path, store: RunStore | None = None) -> Any:
-    options = JudgeOptions(undesired="-", wanted="-")
+def run(
+    server: FakeVendor | None,
+    split: Split,
+    out: Path,
+    materials: Path,
+    store: RunStore | None = None,
+    cap: int | None = None,
+) -> Any:
+    options = JudgeOptions(undesired="-", wanted="-", max_total_tokens=cap)
     if server is not None:
         options = options.model_copy(update={"judge": "openai:m", "base_url": server.url + "/v1", "concurrency": 1})
     return calibrate(
@@ -90,6 +97,21 @@ def test_held_out_takes_the_threshold_of_tuning_and_refuses_without(materials: P
 def shown_texts(path: Path) -> set[str]:
     """Texts of all top windows of the cards in a file."""
     return {"".join(window["tokens"]) for card in read_jsonl(path) for window in card["top"]}
+
+
+@pytest.mark.slow
+def test_what_a_cap_left_out_is_asked_with_a_higher_one_and_another_server_is_another_judge(
+    materials: Path, tmp_path: Path
+) -> None:
+    with serving(Truthful()) as server:
+        capped = run(server, "tuning", tmp_path, materials, cap=100_000)
+        assert 0 < capped["n_unscored"] < capped["n_rated"]
+        n_asked = len(server.asked)
+        whole = run(server, "tuning", tmp_path, materials)
+        assert whole["n_unscored"] < capped["n_unscored"] and len(server.asked) > n_asked
+    with serving(Truthful()) as other:
+        run(other, "tuning", tmp_path, materials)
+        assert other.asked
 
 
 @pytest.mark.slow

@@ -62,6 +62,13 @@ def test_agreement_on_the_planted_pair_equals_the_hand_computation(run_dir: Path
     assert "auto:threshold against human:ada" in run_table(found)
 
 
+def test_a_name_cannot_write_to_the_terminal(run_dir: Path) -> None:
+    add_person(run_dir, "ada", concept_ids())
+    found = compare_run(run_dir, SimulatedReviewer())
+    found["run"] = "x\x1b[2J\u202e"
+    assert not {"\x1b", "\u202e"} & set(run_table(found))
+
+
 def test_a_list_of_what_to_ablate_keeps_the_rest_of_its_kind_only(run_dir: Path) -> None:
     path = run_dir / "select" / "decisions.jsonl"
     rows = [Decision(i, True, "human:ada", "chosen in ada.json", AT).to_row() for i in sorted(concept_ids())]

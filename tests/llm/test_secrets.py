@@ -13,6 +13,7 @@ from planted import truthful
 
 CANARY = "canary-0f9e8d7c6b5a-not-a-usual-key"
 CHILD = """
+import logging
 import sys
 from pathlib import Path
 sys.path[:0] = sys.argv[1].split(":")
@@ -36,6 +37,7 @@ def judge(context):
         raise RuntimeError("in an exception: " + os.environ["SOME_SECRET"])
 
 def app():
+    logging.basicConfig(level=logging.DEBUG)
     folder = Path(sys.argv[4])
     step = Step("judge", "judge", {}, {}, (), 1, judge, False)
     run_steps([step], folder, set(), QuietProgress(Log(folder / "log.txt")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,6 +87,19 @@ def test_undo_shows_the_direction_again_and_keeps_both_in_the_log(review: Review
     review.answer(2, "ablate", "meant this", 1.0)
     assert [act.act for act in review.acts][-3:] == ["keep", "withdraw", "ablate"]
     assert review.standing[last.direction_id, 0].choice == "ablate" and review.current == 3
+
+
+def test_with_other_candidates_old_repeats_do_not_count_and_undo_still_works(run_dir: Path, deck: Deck) -> None:
+    with ActLog(log_path(run_dir, "ada")) as log:
+        _answer_all(Review(deck, log, "ada"))
+    fewer = dataclasses.replace(deck, cards=dict(list(deck.cards.items())[::2]))
+    with ActLog(log_path(run_dir, "ada")) as log:
+        review = Review(fewer, log, "ada")
+        planned = {(showing.direction_id, showing.repeat) for showing in review.order}
+        assert set(review.standing) <= planned and review.progress.n_done <= len(planned)
+        while (taken := review.undo()) is not None:
+            assert taken.direction_id in fewer.cards
+        assert not review.standing
 
 
 def test_a_card_shows_what_is_known_without_a_judge_but_not_how_the_direction_was_ranked(
