@@ -79,26 +79,30 @@ def content_policy(css: str, script: str) -> str:
 
 
 def shade(window: Mapping[str, Any], scale: float) -> list[tuple[str, str, str]]:
-    """(text, css class, projection) of each token; neighbours without shade are joined.
+    """(text, css class, projection) of each token; neighbours in which the direction is silent are joined.
 
-    Classes: `p1`..`p8` for positive, `n1`..`n8` for negative, in steps of `scale`; `peak` on the strongest. The white
-    space before a token has none: a mark should hold the word and nothing else.
+    Classes: `p1`..`p8` for positive, `n1`..`n8` for negative, in steps of `scale`, none for what rounds to nothing;
+    `peak` on the strongest, which has a sign however weak it is. The white space before a token has none: a mark should
+    hold the word and nothing else.
     """
     pieces: list[tuple[str, str, str]] = []
     for i, (token, projection) in enumerate(zip(window["tokens"], window["projections"], strict=True)):
         level = round(N_LEVELS * min(1.0, abs(projection) / scale)) if scale > 0 else 0
+        if i == window["peak"] and projection:
+            level = max(level, 1)
         kind = f"{'p' if projection > 0 else 'n'}{level}" if level else ""
         if i == window["peak"]:
             kind += " peak"
+        value = f"{projection:.3g}" if kind or projection else ""
         text = readable(token) if i else readable(token).lstrip()
         body = text.lstrip(" ") or text
-        plain = text if not kind else text[: len(text) - len(body)]
-        if plain and pieces and not pieces[-1][1]:
+        plain = text if not value else text[: len(text) - len(body)]
+        if plain and pieces and not pieces[-1][2]:
             pieces[-1] = (pieces[-1][0] + plain, "", "")
         elif plain:
             pieces.append((plain, "", ""))
-        if kind:
-            pieces.append((body, kind.strip(), f"{projection:.3g}"))
+        if value:
+            pieces.append((body, kind.strip(), value))
     return pieces
 
 

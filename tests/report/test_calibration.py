@@ -43,6 +43,7 @@ def test_figures_stand_with_their_intervals() -> None:
 
 def test_figures_are_those_at_the_threshold_of_the_run(make_inputs: Callable[..., dict[str, Any]]) -> None:
     card = calibration_card(MINE, threshold=60.0, commands=["x"])
+    assert "on which no threshold and no prompt was fitted" in card["note"]
     assert "at a relevance of 60" in card["note"] and card["figures"][0][1] == "0.50 [0.40, 0.60]"
     other = calibration_card(MINE, threshold=61.0, commands=[])
     assert "are those at 95" in other["note"] and other["figures"][0][1] == "0.80 [0.60, 0.90]"

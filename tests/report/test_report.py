@@ -252,8 +252,11 @@ def test_both_poles_are_shaded_by_sign(make_inputs: Make) -> None:
         ("The  ", "", ""),
         ("nurse", "p8 peak", "4"),
         ("\u21b5", "n4", "-2"),
-        (" ran", "", ""),
+        (" ", "", ""),
+        ("ran", "", "0.01"),
     ]
+    weak = {"tokens": ["a", " b"], "projections": [0.0, -0.01], "peak": 1}
+    assert shade(weak, 4.0)[-1] == ("b", "n1 peak", "-0.01"), "the strongest has a sign however weak it is"
     assert readable("\u2581she\r\n") == " she\u21b5"
     html = render_html(build_report(**make_inputs()))
     assert 'class="n8 peak"' in html and 'class="p8 peak"' in html
