@@ -98,12 +98,12 @@ class FilesJudge:
         lines = []
         if n_missing:
             lines.append(
-                f"judge: {n_missing} of {n_cards} replies are missing. Read {self.folder / 'README.txt'}, answer the "
-                f"cards in {self.folder / 'cards'} and put the replies, under the same names, into "
+                f"judge: {n_missing} of {n_cards} replies {'is' if n_missing == 1 else 'are'} missing. "
+                f"Read {self.folder / 'README.txt'}, answer the cards in {self.folder / 'cards'} and put the replies, under the same names, into "
                 f"{self.folder / 'replies'}."
             )
         if faults:
-            lines.append(f"judge: {len(faults)} replies do not fit:")
+            lines.append(f"judge: {'1 reply does' if len(faults) == 1 else f'{len(faults)} replies do'} not fit:")
             lines += [f"  {fault}" for fault in faults[:N_NAMED]]
             lines += [f"  and {len(faults) - N_NAMED} more"] if len(faults) > N_NAMED else []
         return "\n".join([*lines, "Then the same command continues."])

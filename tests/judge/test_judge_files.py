@@ -63,7 +63,7 @@ def test_missing_and_broken_replies_are_named_and_the_good_ones_kept(two_directi
     cards = cards_of(two_directions, folder, tmp_path / "out")
     good = files_reply(cards["L14.latent1.json"])
     put(folder, "L14.latent1.json", good)
-    with pytest.raises(JudgeError, match="1 of 2 replies are missing"):
+    with pytest.raises(JudgeError, match="1 of 2 replies is missing"):
         run(two_directions, folder, tmp_path / "out")
     put(folder, "L14.pc0.json", "{not json")
     with pytest.raises(JudgeError, match=r"L14\.pc0\.json: not valid JSON"):
@@ -88,7 +88,7 @@ def test_what_does_not_fit_is_said(change: Any, message: str, two_directions: Pl
         if name == "L14.pc0.json":
             change(reply)
         put(folder, name, reply)
-    with pytest.raises(JudgeError, match="1 replies do not fit") as caught:
+    with pytest.raises(JudgeError, match="1 reply does not fit") as caught:
         run(two_directions, folder, tmp_path / "out")
     assert "L14.pc0.json" in str(caught.value) and message in str(caught.value)
 
