@@ -99,8 +99,8 @@ class FilesJudge:
         if n_missing:
             lines.append(
                 f"judge: {n_missing} of {n_cards} replies {'is' if n_missing == 1 else 'are'} missing. "
-                f"Read {self.folder / 'README.txt'}, answer the cards in {self.folder / 'cards'} and put the replies, under the same names, into "
-                f"{self.folder / 'replies'}."
+                f"Read {self.folder / 'README.txt'}, answer the cards in {self.folder / 'cards'} and put the replies, "
+                f"under the same names, into {self.folder / 'replies'}."
             )
         if faults:
             lines.append(f"judge: {'1 reply does' if len(faults) == 1 else f'{len(faults)} replies do'} not fit:")

@@ -51,7 +51,8 @@ def calibration_card(calibration: Calibration | None, *, threshold: float, comma
     here = half["by_threshold"].get(f"{threshold:g}")
     note = (
         f"Tested on {half['n_questions']} planted concepts on which no threshold and no prompt was fitted, in "
-        f"{calibration['model']} ({half['n_rated']} verdicts); at a relevance of {threshold:g}, from which this run selects."
+        f"{calibration['model']} ({half['n_rated']} verdicts); at a relevance of {threshold:g}, from which this run "
+        "selects."
     )
     if here is None:
         note += f" F1 and the share of random directions are those at {half['threshold']:g}; others were not counted."
