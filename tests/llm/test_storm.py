@@ -1,4 +1,4 @@
-"""The client in a storm and killed in it: the benchmark's own code, smaller. Its clock is read in the benchmark alone."""
+"""The client in a storm and killed in it: the benchmark's own code, smaller. Only the benchmark reads a clock."""
 
 from __future__ import annotations
 
