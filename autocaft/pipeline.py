@@ -139,14 +139,22 @@ def _evaluations(
     """One evaluation an arm and seed; `base` has no seed of its own and is measured once."""
     config = run.config
     data = {key: getattr(config.data, key) for key in ("task", "chat", "n_held_out")}
-    measure = stages.evaluate_final if folder == "evaluate-final" else stages.evaluate
     settings = {"dtype": config.dtype, "evaluate": options, "data": data}
     files = {f"data.{split} ({spec})": sha256_of(data_path(spec)) for split, spec in splits.items()}
     steps = []
     for arm in config.parsed_arms:
         for seed in config.seeds[:1] if arm.name == "base" else config.seeds:
             trained = _trained_in(arm, seed)
-            call = partial(measure, run, arm=arm, seed=seed, trained=trained, splits=dict(splits), options=options)
+            call = partial(
+                stages.evaluate,
+                run,
+                arm=arm,
+                seed=seed,
+                trained=trained,
+                splits=dict(splits),
+                options=options,
+                is_final=folder == "evaluate-final",
+            )
             needs = [] if trained is None else [trained]
             inputs = {**weights, **files, **_corpus(run)}
             steps.append(_step(f"{folder}/{arm.name}/seed{seed}", call, settings, inputs, *needs))

@@ -133,10 +133,14 @@ def evaluate(
     trained: str | None,
     splits: dict[str, str],
     options: EvaluateOptions,
+    is_final: bool,
 ) -> None:
-    """One arm on every split, hooks off (and on), and on generic text."""
+    """One arm on every split, hooks off (and on), and on generic text. A look at final splits is noted before it."""
     from autocaft.evaluate.evaluate import evaluate_arm
+    from autocaft.report.looks import LOOKS, note_look
 
+    if is_final:
+        note_look(LOOKS, context.out)
     folder = None if trained is None else context.dir_of(trained)
     model = run.load_base() if folder is None else run.load_trained(folder)
     evaluate_arm(
@@ -153,23 +157,6 @@ def evaluate(
         out=context.out,
         progress=context.progress,
     )
-
-
-def evaluate_final(
-    run: Run,
-    context: StepContext,
-    arm: Arm,
-    seed: int,
-    trained: str | None,
-    splits: dict[str, str],
-    options: EvaluateOptions,
-) -> None:
-    """The same on splits that nothing was chosen on, noted before they are read."""
-    from autocaft.report.looks import LOOKS, note_look
-
-    seed_dir = context.out
-    note_look(LOOKS, seed_dir.parents[2].name, "/".join(seed_dir.parts[-3:]))
-    evaluate(run, context, arm, seed, trained, splits, options)
 
 
 def behind(run: Run, context: StepContext, arm: Arm, seed: int, trained: str | None) -> None:

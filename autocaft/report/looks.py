@@ -10,9 +10,14 @@ LOOKS = Path("results/looks.jsonl")
 """Where looks are noted, from the folder that a run is started in."""
 
 
-def note_look(path: Path, run: str, evaluation: str) -> None:
-    """Append one line that says which final evaluation of which run begins now: a look that was killed was one too."""
+def note_look(path: Path, evaluation: Path) -> None:
+    """Append one line that says which final evaluation of which run begins now: a look that was killed was one too.
+
+    Args:
+        evaluation: the step's folder, `RUN/evaluate-final/ARM/SEED`.
+    """
+    run, *step = evaluation.parts[-4:]
     path.parent.mkdir(parents=True, exist_ok=True)
-    look = {"at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "run": run, "evaluation": evaluation}
+    look = {"at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "run": run, "evaluation": "/".join(step)}
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(look) + "\n")
