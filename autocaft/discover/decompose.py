@@ -13,7 +13,7 @@ Dictionaries are kept one by one as they are trained, so a killed run goes on wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,9 +65,7 @@ def decompose(
     found: list[tuple[Direction, Tensor]] = []
     summary: dict[str, Any] = {str(layer): {} for layer in reader.layers}
     if "pca" in options.sources:
-        of_layer = _principal(stats) if options.pcs == "difference" else _independent(reader, collected, options.seed)
-        for layer in reader.layers:
-            found += of_layer(layer, options.n_pcs, summary[str(layer)])
+        found += _components(reader, stats, collected, options, summary)
     latent_stats: dict[int, LatentStats] = {}
     if "sae" in options.sources:
         dictionaries = {i: _dictionary(reader, stats, i, options, out, progress) for i in reader.layers}
@@ -91,34 +89,31 @@ def decompose(
     return result
 
 
-Components = Callable[[int, int, dict[str, Any]], list[tuple[Direction, Tensor]]]
-"""Layer, how many at most, and the layer's part of the summary to add to."""
+def _components(
+    reader: ShardReader, stats: CollectStats, collected: Path, options: DecomposeOptions, summary: dict[str, Any]
+) -> list[tuple[Direction, Tensor]]:
+    """Components of every layer. A layer that tuning left as it was has none of the difference."""
+    found: list[tuple[Direction, Tensor]] = []
+    task = _task_documents(collected) if options.pcs == "independent" else []
+    for layer in reader.layers:
+        note = summary[str(layer)]
+        if options.pcs == "difference":
+            pca = stats.differences[layer].pca(options.n_pcs)
+            note["pcs_explain"] = float(pca.explained_N.sum())
+            own = _as_pcs(layer, pca.vectors_ND, pca.explained_N, "explained-variance")
+        else:
+            ica = independent_components(read_task_text(reader, layer, task), options.n_pcs, seed=options.seed)
+            note["ica"] = {"n_tokens": ica.n_tokens, "n_iterations": ica.n_iterations, "converged": ica.converged}
+            own = _as_pcs(layer, ica.vectors_CD, ica.kurtosis_C, "kurtosis")
+        note["n_pcs"] = len(own)
+        found += own
+    return found
 
 
-def _principal(stats: CollectStats) -> Components:
-    """Components of tuned minus base, by variance. A layer that tuning left as it was has none."""
-
-    def of_layer(layer: int, n_pcs: int, note: dict[str, Any]) -> list[tuple[Direction, Tensor]]:
-        pca = stats.differences[layer].pca(n_pcs)
-        note["n_pcs"] = len(pca.vectors_ND)
-        note["pcs_explain"] = float(pca.explained_N.sum())
-        return _as_pcs(layer, pca.vectors_ND, pca.explained_N, "explained-variance")
-
-    return of_layer
-
-
-def _independent(reader: ShardReader, collected: Path, seed: int) -> Components:
-    """Components of the activations on task text, rotated to be independent."""
+def _task_documents(collected: Path) -> list[int]:
+    """Numbers of the documents that are training rows or continue one."""
     documents = read_documents(collected / "documents.jsonl.gz")
-    task = [number for number, document in enumerate(documents) if document.kind != "generic"]
-
-    def of_layer(layer: int, n_pcs: int, note: dict[str, Any]) -> list[tuple[Direction, Tensor]]:
-        ica = independent_components(read_task_text(reader, layer, task), n_pcs, seed=seed)
-        note["n_pcs"] = len(ica.vectors_CD)
-        note["ica"] = {"n_tokens": ica.n_tokens, "n_iterations": ica.n_iterations, "converged": ica.converged}
-        return _as_pcs(layer, ica.vectors_CD, ica.kurtosis_C, "kurtosis")
-
-    return of_layer
+    return [number for number, document in enumerate(documents) if document.kind != "generic"]
 
 
 def _as_pcs(layer: int, vectors_ND: Tensor, strength_N: Tensor, rank_by: str) -> list[tuple[Direction, Tensor]]:
