@@ -155,10 +155,11 @@ def _judge_all(
     rated: list[Rated] = []
     seconds = 0.0
     waiting: list[str] = []
+    asked_by = _asked_by(judge, options)
     with progress.task("calibrate", len(material.questions), "concepts") as advance:
         for question in material.questions:
             own = [card for card in material.cards if judge.reads_together or card.direction_id in question.truth]
-            key = digest([_asked_by(judge, options), asdict(question.concept), [card.hash for card in own]])
+            key = digest([asked_by, asdict(question.concept), [card.hash for card in own]])
             if key not in kept or _is_worth_asking_again(kept[key]):
                 try:
                     kept[key] = _ask(_asked_apart(judge, question), question, own, key)

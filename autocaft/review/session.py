@@ -77,6 +77,7 @@ class Review:
         self.deck = deck
         self.name = name
         self.order = plan_order(list(deck.cards), name)
+        self._planned = {(showing.direction_id, showing.repeat) for showing in self.order}
         self._log = log
         self._left_for_later: list[int] = []
         self._taken_back: int | None = None
@@ -94,8 +95,7 @@ class Review:
     @property
     def standing(self) -> dict[tuple[str, int], Answer]:
         """The answers that stand, to what is to be shown: other candidates have other repeats."""
-        planned = {(showing.direction_id, showing.repeat) for showing in self.order}
-        return {key: answer for key, answer in answers(self.acts).items() if key in planned}
+        return {key: answer for key, answer in answers(self.acts).items() if key in self._planned}
 
     @property
     def current(self) -> int | None:
