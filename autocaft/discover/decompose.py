@@ -79,8 +79,9 @@ def decompose(
         _save_live(latent_stats, options, out)
     if not found:
         raise NothingSelectedError(
-            "decompose found no direction: tuning changed nothing at any of `layers` (at the lowest it cannot, with "
-            "tune.trained_blocks = 'above'). Take a deeper one, decompose.pcs = 'independent', or the source 'sae'"
+            "decompose found no direction. As components of the difference: tuning changed nothing at any of `layers` "
+            "(at the lowest it cannot, with tune.trained_blocks = 'above'; take a deeper one, or decompose.pcs = "
+            "'independent'). As latents: none that is alive has a score (train the dictionary on more text)"
         )
     ordered = _with_extents(found, reader, stats, latent_stats, out)
     ordered.save(out)
