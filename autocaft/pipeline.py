@@ -55,9 +55,11 @@ def build_steps(run: Run, *, final: bool = False) -> list[Step]:
     tuning: dict[str, object] = {"dtype": config.dtype, "tune": config.tune, "data": {"chat": data.chat}}
     if config.tune.trained_blocks == "above":
         tuning["layers"] = config.layers
+    # directions are sought in the first seed's tuned model; the others are trained as an arm, or not at all
+    tuned_seeds = config.seeds if "tuned" in config.arms else config.seeds[:1]
     steps = [
         _step(f"tune/seed{seed}", partial(stages.tune, run, seed=seed), tuning, weights | train_rows)
-        for seed in config.seeds
+        for seed in tuned_seeds
     ]
     look = {"collect": config.collect, "layers": config.layers, "data": {"n_held_out": data.n_held_out}}
     steps += [

@@ -22,12 +22,20 @@ CONFIG = "config.toml"
 
 
 def run_all(
-    name_or_path: str, *, overrides: Sequence[str], redo: set[str], name: str | None, runs: Path, final: bool, jobs: int
+    name_or_path: str,
+    *,
+    overrides: Sequence[str],
+    redo: set[str],
+    name: str | None,
+    runs: Path,
+    final: bool,
+    jobs: int,
+    source: Path | None,
 ) -> None:
     """`autocaft run`."""
     path = find_config(name_or_path)
     config, run_dir = load_config(path, overrides), runs / (name or path.stem)
-    _execute(config, run_dir, redo=redo, final=final, only=None, jobs=jobs)
+    _execute(config, run_dir, redo=redo, final=final, only=None, jobs=jobs, source=source)
 
 
 def run_stage(stage: str, run_dir: Path, *, overrides: Sequence[str], redo: bool) -> None:
@@ -62,7 +70,14 @@ def report_run(
 
 
 def _execute(
-    config: RunConfig, run_dir: Path, *, redo: set[str], final: bool, only: set[str] | None, jobs: int = 1
+    config: RunConfig,
+    run_dir: Path,
+    *,
+    redo: set[str],
+    final: bool,
+    only: set[str] | None,
+    jobs: int = 1,
+    source: Path | None = None,
 ) -> None:
     from autocaft.pipeline import build_steps
     from autocaft.preflight import check_inputs, set_threads
@@ -82,7 +97,7 @@ def _execute(
 
     with ExitStack() as stack:
         workers = stack.enter_context(_workers(config, run_dir, final, jobs)) if jobs > 1 else None
-        ran = run_steps(steps, run_dir, redo, progress, only, on_checked=begin, workers=workers)
+        ran = run_steps(steps, run_dir, redo, progress, only, on_checked=begin, workers=workers, source=source)
     _print_outcome(run_dir, ran)
 
 
@@ -105,7 +120,14 @@ def _print_outcome(run_dir: Path, ran: Sequence[str]) -> None:
 
 
 def show_plan(
-    name_or_path: str, *, overrides: Sequence[str], redo: set[str], name: str | None, runs: Path, final: bool
+    name_or_path: str,
+    *,
+    overrides: Sequence[str],
+    redo: set[str],
+    name: str | None,
+    runs: Path,
+    final: bool,
+    source: Path | None,
 ) -> None:
     """`autocaft plan`."""
     from autocaft.estimate import estimate
@@ -118,7 +140,7 @@ def show_plan(
     run = Run(load_config(path, overrides))
     check_inputs(run, final=final)
     run_dir = runs / (name or path.stem)
-    plan = plan_steps(build_steps(run, final=final), run_dir, redo)
+    plan = plan_steps(build_steps(run, final=final), run_dir, redo, source=source)
     width = max(len(step) for step in plan.actions)
     _print(f"{path} -> {run_dir}")
     for step, action in plan.actions.items():

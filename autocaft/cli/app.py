@@ -45,6 +45,14 @@ JobsOption = Annotated[
         "--jobs", min=1, help="Steps (arms, seeds) at a time, each with its share of the threads, and a GPU in turn."
     ),
 ]
+FromOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="RUN_DIR",
+        help="Take over what that run has finished and is the same here: another concept on the same directions.",
+    ),
+]
 RUNS = Path("runs")
 
 
@@ -59,12 +67,13 @@ def run(
     max_usd: MaxUsdOption = None,
     batch: BatchOption = False,
     jobs: JobsOption = 1,
+    from_: FromOption = None,
 ) -> None:
     """Everything, in one command."""
     from autocaft.cli.actions import run_all
 
     overrides = [*set_, *_money(max_usd, batch)]
-    run_all(config, overrides=overrides, redo=set(redo), name=name, runs=runs, final=final, jobs=jobs)
+    run_all(config, overrides=overrides, redo=set(redo), name=name, runs=runs, final=final, jobs=jobs, source=from_)
 
 
 @app.command(
@@ -79,12 +88,13 @@ def plan(
     final: FinalOption = False,
     max_usd: MaxUsdOption = None,
     batch: BatchOption = False,
+    from_: FromOption = None,
 ) -> None:
     """What would be done."""
     from autocaft.cli.actions import show_plan
 
     overrides = [*set_, *_money(max_usd, batch)]
-    show_plan(config, overrides=overrides, redo=set(redo), name=name, runs=runs, final=final)
+    show_plan(config, overrides=overrides, redo=set(redo), name=name, runs=runs, final=final, source=from_)
 
 
 def _money(max_usd: float | None, batch: bool) -> list[str]:

@@ -17,10 +17,11 @@ from typing import Literal
 
 from autocaft.errors import ConfigError, RunChangedError
 from autocaft.rundir.files import digest
+from autocaft.rundir.finished import FinishedRun
 from autocaft.rundir.steps import Fingerprint, Step, all_needs, changed_keys, declared_by_name, fingerprints
 from autocaft.rundir.store import RunStore, StepRow
 
-Action = Literal["skip", "continue", "run", "empty and run"]
+Action = Literal["skip", "take over", "continue", "run", "empty and run"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,12 @@ class Plan:
     @property
     def to_run(self) -> list[str]:
         """Steps that will run."""
-        return [name for name in self.chosen if self.actions[name] != "skip"]
+        return [name for name in self.chosen if self.actions[name] not in ("skip", "take over")]
+
+    @property
+    def to_take_over(self) -> list[str]:
+        """Steps that another run has finished."""
+        return [name for name, action in self.actions.items() if action == "take over"]
 
 
 @dataclass
@@ -55,9 +61,17 @@ class _Findings:
 
 
 def make_plan(
-    steps: list[Step], run_dir: Path, store: RunStore | None, redo: set[str], only: set[str] | None = None
+    steps: list[Step],
+    run_dir: Path,
+    store: RunStore | None,
+    redo: set[str],
+    only: set[str] | None = None,
+    source: FinishedRun | None = None,
 ) -> Plan:
     """Decide for every step; `store` is None for a run folder that does not exist yet.
+
+    Args:
+        source: a run whose finished steps are taken over where this one has nothing yet.
 
     Raises:
         ConfigError: an unknown stage, or with `only` a step whose needs are not done.
@@ -78,6 +92,8 @@ def make_plan(
             actions[name] = "empty and run"
         else:
             actions[name] = _action(step, row, prints[name], run_dir, findings)
+            if source is not None and _is_to_be_made(step, actions[name], run_dir) and source.has(name, prints[name]):
+                actions[name] = "take over"
     if any(name in concerned for name in findings.refused):
         raise RunChangedError(_refusal(by_name, findings, concerned, run_dir))
     if only is not None:
@@ -107,6 +123,11 @@ def _action(step: Step, row: StepRow | None, new: Fingerprint, run_dir: Path, fi
         findings.causes[step.name] = lines
     findings.refused.append(step.name)
     return "run"
+
+
+def _is_to_be_made(step: Step, action: Action, run_dir: Path) -> bool:
+    """Whether a step would be made from nothing: never begun, or its folder is gone."""
+    return not step.derived and action in ("run", "continue") and not _has_files(run_dir / step.name)
 
 
 def _covered(by_name: Mapping[str, Step], stages: set[str]) -> set[str]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +20,7 @@ from typing import Protocol
 from autocaft.errors import DiskFullError
 from autocaft.rundir.check import Plan, make_plan
 from autocaft.rundir.files import clean_temporary, disk_errors, remove_folder
+from autocaft.rundir.finished import FinishedRun, open_finished
 from autocaft.rundir.lock import lock_run
 from autocaft.rundir.memory import give_memory_back, process_peak_rss_mb
 from autocaft.rundir.progress import Log, Progress, redact
@@ -75,6 +76,7 @@ def run_steps(
     only: set[str] | None = None,
     on_checked: Callable[[], None] | None = None,
     workers: Workers | None = None,
+    source: Path | None = None,
 ) -> list[str]:
     """Run what is not done yet; gives the names of the steps that ran.
 
@@ -84,6 +86,7 @@ def run_steps(
         on_checked: called when the check has passed and before anything changes (to write config.toml: a refused
             change must not overwrite the settings the folder was made with).
         workers: run the steps there, several at a time, each once what it needs is done; None: here, in order.
+        source: another run's folder; what it has finished and is the same here is taken over, and so are its answers.
 
     Raises:
         RunLockedError, RunChangedError, ConfigError: before anything ran.
@@ -91,12 +94,19 @@ def run_steps(
         Exception: whatever a step raises; the step stays resumable.
     """
     log = Log(run_dir / LOG_NAME)
-    with lock_run(run_dir), RunStore(run_dir / STORE_NAME) as store, disk_errors(run_dir):
+    with (
+        lock_run(run_dir),
+        RunStore(run_dir / STORE_NAME) as store,
+        open_finished(source, run_dir) as finished,
+        disk_errors(run_dir),
+    ):
         clean_temporary(run_dir)
-        run = _Run(run_dir, make_plan(steps, run_dir, store, redo, only), store, progress, log)
+        run = _Run(run_dir, make_plan(steps, run_dir, store, redo, only, finished), store, progress, log)
         if on_checked is not None:
             on_checked()
         _empty(run)
+        if finished is not None:
+            _take_over(run, finished)
         if workers is not None:
             _run_elsewhere(run, workers)
         else:
@@ -112,12 +122,16 @@ def run_alone(steps: list[Step], name: str, run_dir: Path, progress: Progress) -
         by_name[name].run(_context(by_name, name, run_dir, progress, Log(run_dir / LOG_NAME), store))
 
 
-def plan_steps(steps: list[Step], run_dir: Path, redo: set[str], only: set[str] | None = None) -> Plan:
+def plan_steps(
+    steps: list[Step], run_dir: Path, redo: set[str], only: set[str] | None = None, source: Path | None = None
+) -> Plan:
     """What `run_steps` would do, without doing it. Raises what its check raises."""
-    if not (run_dir / STORE_NAME).is_file():
-        return make_plan(steps, run_dir, None, redo, only)
-    with RunStore(run_dir / STORE_NAME) as store:
-        return make_plan(steps, run_dir, store, redo, only)
+    is_begun = (run_dir / STORE_NAME).is_file()
+    with (
+        open_finished(source, run_dir) as finished,
+        RunStore(run_dir / STORE_NAME) if is_begun else nullcontext() as store,
+    ):
+        return make_plan(steps, run_dir, store, redo, only, finished)
 
 
 def _empty(run: _Run) -> None:
@@ -129,6 +143,15 @@ def _empty(run: _Run) -> None:
         run.store.forget_step(name)
     if names:
         run.log.write(f"emptied: {', '.join(names)}")
+
+
+def _take_over(run: _Run, finished: FinishedRun) -> None:
+    """Finished steps and answers of another run; a kill in between is taken up by the same command."""
+    run.store.add_answers_of(finished.store)
+    for name in run.plan.to_take_over:
+        finished.hand_over(name, run.run_dir, run.store)
+        run.progress.say(f"{name}: taken over from {finished.run_dir}")
+        run.log.write(f"{name}: taken over from {finished.run_dir}")
 
 
 def _run_here(run: _Run, step: Step) -> None:

@@ -13,8 +13,9 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -162,6 +163,19 @@ class RunStore:
         with self._turn, disk_errors(self.path):
             return self._connection.execute(sql, values or {}).fetchall()
 
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All of the block, or nothing."""
+        with self._turn, disk_errors(self.path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:  # a full disk has rolled back by itself
+                    self._connection.execute("ROLLBACK")
+                raise
+
     # Steps
 
     def step(self, name: str) -> StepRow | None:
@@ -190,6 +204,15 @@ class RunStore:
             "UPDATE steps SET status = :status, seconds = seconds + :seconds, message = :message,"
             " process_peak_rss_mb = max(process_peak_rss_mb, :peak) WHERE name = :name",
             {"name": name, "status": status, "seconds": seconds, "peak": process_peak_rss_mb, "message": message},
+        )
+
+    def add_done_step(self, row: StepRow) -> None:
+        """Record a step as another run has finished it."""
+        values = {**asdict(row), "fingerprint": json.dumps(row.fingerprint)}
+        self._query(
+            "INSERT OR REPLACE INTO steps VALUES (:name, :stage, :fingerprint, :status, :started_at, :seconds,"
+            " :n_attempts, :process_peak_rss_mb, :message)",
+            values,
         )
 
     def mark_emptying(self, names: Iterable[str]) -> None:
@@ -234,21 +257,22 @@ class RunStore:
             "key": key, "judge": judge, "request": json.dumps(request), "response": json.dumps(response),
             "n_in": input_tokens, "n_out": output_tokens, "at": _now(), "nano_usd": nano_usd, "hold": hold,
         }  # fmt: skip
-        with self._turn, disk_errors(self.path):
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                added = self._connection.execute(
-                    "INSERT OR IGNORE INTO answers VALUES"
-                    " (:key, :judge, :request, :response, :n_in, :n_out, :at, :nano_usd)",
-                    answer,
-                )
-                if added.rowcount:
-                    self._connection.execute("DELETE FROM holds WHERE id = :hold", answer)
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:  # a full disk has rolled back by itself
-                    self._connection.execute("ROLLBACK")
-                raise
+        with self._transaction() as connection:
+            added = connection.execute(
+                "INSERT OR IGNORE INTO answers VALUES"
+                " (:key, :judge, :request, :response, :n_in, :n_out, :at, :nano_usd)",
+                answer,
+            )
+            if added.rowcount:
+                connection.execute("DELETE FROM holds WHERE id = :hold", answer)
+
+    def add_answers_of(self, other: RunStore) -> None:
+        """Keep another run's answers too. That run has paid for them: here they count no tokens and no money."""
+        rows = [dict(row) for row in other._query("SELECT * FROM answers")]
+        with self._transaction() as connection:
+            connection.executemany(
+                "INSERT OR IGNORE INTO answers VALUES (:key, :judge, :request, :response, 0, 0, :at, 0)", rows
+            )
 
     # Money
 

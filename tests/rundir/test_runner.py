@@ -7,13 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from autocaft.errors import ConfigError, DiskFullError, NothingSelectedError, RunChangedError, RunLockedError
-from autocaft.rundir.files import TEMPORARY_PREFIX, read_json, write_json
+from autocaft.rundir.files import TEMPORARY_PREFIX, read_json, remove_folder, write_json
 from autocaft.rundir.lock import lock_run
 from autocaft.rundir.progress import NullProgress
 from autocaft.rundir.runner import Step, StepContext, plan_steps, run_steps
@@ -47,9 +48,9 @@ class Pipeline:
         stage = name.partition("/")[0]
         return Step(name, stage, self.options[name], self.inputs[name], CHAIN[name], self.versions[name], work)
 
-    def go(self, redo: Iterable[str] = (), only: set[str] | None = None) -> list[str]:
+    def go(self, redo: Iterable[str] = (), only: set[str] | None = None, source: Path | None = None) -> list[str]:
         self.ran = []
-        run_steps(self.steps(), self.run_dir, set(redo), NullProgress(), only)
+        run_steps(self.steps(), self.run_dir, set(redo), NullProgress(), only, source=source)
         return self.ran
 
     def rows(self) -> dict[str, StepRow]:
@@ -285,6 +286,74 @@ def test_plan_says_what_would_run_and_touches_nothing(pipeline: Pipeline) -> Non
     pipeline.go(only={"tune"})
     plan = plan_steps(pipeline.steps(), pipeline.run_dir, set())
     assert plan.actions["tune"] == "skip" and plan.to_run == list(CHAIN)[1:]
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Pipeline:
+    """Another run with the same settings, all done."""
+    other = Pipeline(tmp_path / "finished")
+    other.go()
+    return other
+
+
+def test_what_another_run_finished_is_taken_over_where_it_is_the_same(pipeline: Pipeline, finished: Pipeline) -> None:
+    pipeline.options["train/b"] = {"train": {"lr": 2}}
+    plan = plan_steps(pipeline.steps(), pipeline.run_dir, set(), source=finished.run_dir)
+    assert plan.to_take_over == ["tune", "collect", "train/a", "report"] and not pipeline.run_dir.exists()
+    assert pipeline.go(source=finished.run_dir) == ["train/b"]
+    assert read_json(pipeline.run_dir / "train/a/out.json") == read_json(finished.run_dir / "train/a/out.json")
+    assert pipeline.rows()["collect"] == finished.rows()["collect"], "its time too: what the step costs"
+    assert pipeline.go(source=finished.run_dir) == pipeline.go() == []
+
+
+def test_what_is_not_finished_elsewhere_or_derived_is_made_here(pipeline: Pipeline, finished: Pipeline) -> None:
+    with RunStore(finished.run_dir / "run.sqlite") as store:
+        store.end_attempt("collect", "failed", 0.0, 0.0)
+    remove_folder(finished.run_dir / "train/a")
+    steps = [replace(step, derived=step.name == "report") for step in pipeline.steps()]
+    plan = plan_steps(steps, pipeline.run_dir, set(), source=finished.run_dir)
+    assert plan.to_take_over == ["tune", "train/b"]
+
+
+def test_neither_run_changes_what_the_other_has(pipeline: Pipeline, finished: Pipeline) -> None:
+    pipeline.go(source=finished.run_dir)
+    before = snapshot(finished.run_dir)
+    pipeline.options["tune"] = {"tune": {"lr": 2}}
+    assert pipeline.go(redo=["tune"], source=finished.run_dir) == list(CHAIN)
+    assert snapshot(finished.run_dir) == before
+    mine = snapshot(pipeline.run_dir)
+    remove_folder(finished.run_dir)
+    assert snapshot(pipeline.run_dir) == mine
+
+
+def test_a_kill_while_taking_over_leaves_nothing_half(
+    pipeline: Pipeline, finished: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("autocaft.rundir.finished.os.link", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.go(source=finished.run_dir)
+    assert not (pipeline.run_dir / "tune").exists()
+    assert pipeline.go(source=finished.run_dir) == []
+
+
+def test_answers_of_another_run_are_there_and_cost_nothing(pipeline: Pipeline, finished: Pipeline) -> None:
+    with RunStore(finished.run_dir / "run.sqlite") as store:
+        store.add_answer("k", "openai:m", {"q": 1}, {"a": 2}, 100, 10, nano_usd=5)
+    pipeline.go(source=finished.run_dir)
+    with RunStore(pipeline.run_dir / "run.sqlite") as store:
+        answer = store.answer("k")
+        assert answer is not None and answer.response == {"a": 2}
+        assert [(c.input_tokens, c.output_tokens, c.nano_usd) for c in store.charges()] == [(0, 0, 0)]
+
+
+def test_only_another_run_folder_can_be_taken_from(pipeline: Pipeline, finished: Pipeline) -> None:
+    for source, message in ((finished.run_dir / "tune", "no run folder"), (finished.run_dir, "the run itself")):
+        with pytest.raises(ConfigError, match=message):
+            run_steps(finished.steps(), finished.run_dir, set(), NullProgress(), source=source)
 
 
 def test_undeclared_reading_and_broken_pipelines_are_caught(pipeline: Pipeline) -> None:
