@@ -1,7 +1,7 @@
-"""Write or check the README's tables from the measurements in results/.
+"""Write or check the tables of README.md and NEGATIVE.md from the measurements in results/.
 
-In: results/*.json. Out: the text between `<!-- table:NAME -->` and `<!-- /table:NAME -->` in README.md. Every table of
-the README comes from here, so a figure in it cannot drift from its measurement.
+In: results/*.json. Out: the text between `<!-- table:NAME -->` and `<!-- /table:NAME -->` in these files. Every table
+of the README comes from here, so a figure in it cannot drift from its measurement.
 
     python benchmarks/tables.py --write
     python benchmarks/tables.py --check     exit 1, naming each table that differs
@@ -15,7 +15,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from autocaft.report.calibration import figures_of
 from autocaft.report.words import interval_text, percent, points_text
 from autocaft.select.options import SelectOptions
 
+DOCUMENTS = ("README.md", "NEGATIVE.md")
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- /table:(?P=name) -->)", re.DOTALL)
 OPENING = re.compile(r"<!-- table:([\w-]+) -->")
@@ -63,17 +64,47 @@ def calibration_table(result: Mapping[str, Any]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
+def wordings_table(result: Mapping[str, Any]) -> str:
+    """The recipe's concept and other wordings of it: what each selects, and what comes out."""
+    lines = [line for line in result["lines"] if line["variant"] == "recipe" or line["variant"].startswith("wording")]
+    return _variants(lines, "concept", lambda line: _wording(line["set"]))
+
+
+def settings_table(result: Mapping[str, Any]) -> str:
+    """The recipe and one changed setting at a time."""
+    lines = [line for line in result["lines"] if not line["variant"].startswith("wording")]
+    return _variants(lines, "set", lambda line: ", ".join(f"`{option}`" for option in line["set"]) or "the recipe")
+
+
+def _wording(options: Sequence[str]) -> str:
+    return json.loads(options[0].partition("=")[2]) if options else "as in the recipe"
+
+
+def _variants(lines: Sequence[Mapping[str, Any]], what: str, name: Callable[[Mapping[str, Any]], str]) -> str:
+    head = [what, "arm", "selected (also by the recipe)", "id", "ood", "ood by seed"]
+    rows = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
+    for line in lines:
+        shared = "" if line["n_shared"] is None else f" ({line['n_shared']})"
+        scores = [line["scores"][split] for split in ("id", "ood")]
+        seeds = " ".join(percent(value) for value in scores[1]["by_seed"].values())
+        cells = [f"{percent(score['value'])} {interval_text(score)}".strip() for score in scores]
+        rows.append([name(line), line["arm"], f"{line['n_selected']}{shared}", *cells, seeds])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
 TABLES: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "quickstart": ("quickstart.json", arms_table),
     "gender": ("gender.json", arms_table),
     "transfer": ("transfer.json", arms_table),
     "calibration": ("calibration/offline.json", calibration_table),
+    "wordings": ("variants.json", wordings_table),
+    "settings": ("variants.json", settings_table),
 }
 """Table name -> (file in results/, how it becomes Markdown)."""
 
 
-def regenerate(text: str, results: Path) -> tuple[str, list[str]]:
-    """The README with fresh tables, and the names of those that differed.
+def regenerate(text: str, results: Path, document: str = "README.md") -> tuple[str, list[str]]:
+    """A document with fresh tables, and the names of those that differed.
 
     Raises:
         ValueError: a marker without its end, an unknown table, or a measurement that is not there.
@@ -82,9 +113,9 @@ def regenerate(text: str, results: Path) -> tuple[str, list[str]]:
     blocks = [match["name"] for match in BLOCK.finditer(text)]
     for name in OPENING.findall(text):
         if name not in blocks:
-            raise ValueError(f"README.md opens table {name!r} and never closes it")
+            raise ValueError(f"{document} opens table {name!r} and never closes it")
         if name not in TABLES:
-            raise ValueError(f"README.md asks for table {name!r}; known are {sorted(TABLES)}")
+            raise ValueError(f"{document} asks for table {name!r}; known are {sorted(TABLES)}")
 
     def fresh(match: re.Match[str]) -> str:
         file, render = TABLES[match["name"]]
@@ -140,28 +171,32 @@ def _take_calibration(source: Path, folder: Path) -> Path:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Write or check the README's tables from results/.")
+    parser = argparse.ArgumentParser(description="Write or check tables from results/.")
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--check", action="store_true", help="exit 1 if a table differs from its measurement")
-    action.add_argument("--write", action="store_true", help="put the measurements into README.md")
+    action.add_argument("--write", action="store_true", help="put the measurements into README.md and NEGATIVE.md")
     action.add_argument("--take", type=Path, metavar="RUN_DIR", help="copy a run's figures into results/")
-    parser.add_argument("--root", type=Path, default=ROOT, help="folder with README.md and results/")
+    parser.add_argument("--root", type=Path, default=ROOT, help="folder with these files and results/")
     options = parser.parse_args(arguments)
     if options.take:
         sys.stdout.write(f"wrote {take(options.take, options.root / 'results')}\n")
         return 0
-    readme = options.root / "README.md"
+    return max(_tables_of(options.root / document, options.root / "results", options.write) for document in DOCUMENTS)
+
+
+def _tables_of(path: Path, results: Path, write: bool) -> int:
+    """Write or check one document's tables; gives the exit status."""
     try:
-        text, differing = regenerate(readme.read_text(encoding="utf-8"), options.root / "results")
+        text, differing = regenerate(path.read_text(encoding="utf-8"), results, path.name)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    if options.write and differing:
-        readme.write_text(text, encoding="utf-8")
-        sys.stdout.write(f"wrote {', '.join(differing)}\n")
+    if write and differing:
+        path.write_text(text, encoding="utf-8")
+        sys.stdout.write(f"{path.name}: wrote {', '.join(differing)}\n")
         return 0
     for name in differing:
-        sys.stderr.write(f"table {name!r} of README.md differs from results/{TABLES[name][0]}: run --write\n")
+        sys.stderr.write(f"table {name!r} of {path.name} differs from results/{TABLES[name][0]}: run --write\n")
     return 1 if differing else 0
 
 

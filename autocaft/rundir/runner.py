@@ -151,7 +151,6 @@ def _take_over(run: _Run, finished: FinishedRun) -> None:
     for name in run.plan.to_take_over:
         finished.hand_over(name, run.run_dir, run.store)
         run.progress.say(f"{name}: taken over from {finished.run_dir}")
-        run.log.write(f"{name}: taken over from {finished.run_dir}")
 
 
 def _run_here(run: _Run, step: Step) -> None:

@@ -25,6 +25,7 @@ def root(tmp_path: Path, make_inputs: Callable[..., dict[str, Any]]) -> Path:
     report = build_report(**make_inputs())
     (tmp_path / "results/quickstart.json").write_text(json.dumps({"arms": report["arms"]}))
     (tmp_path / "README.md").write_text("before\n<!-- table:quickstart -->\n<!-- /table:quickstart -->\nafter\n")
+    (tmp_path / "NEGATIVE.md").write_text("no table yet\n")
     return tmp_path
 
 
@@ -73,6 +74,42 @@ def test_a_missing_measurement_is_named(tables: ModuleType, root: Path, capsys: 
     (root / "results/quickstart.json").unlink()
     assert tables.main(["--check", "--root", str(root)]) == 1
     assert "quickstart.json" in capsys.readouterr().err
+
+
+def test_variants_show_what_is_selected_and_every_seed(
+    tables: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def line(variant: str, options: list[str], n_shared: int | None, ood: float) -> dict[str, Any]:
+        scores = {
+            split: {
+                "value": value,
+                "ci_low": value - 0.02,
+                "ci_high": value + 0.02,
+                "by_seed": {"0": value, "1": value},
+            }
+            for split, value in (("id", 0.98), ("ood", ood))
+        }
+        return {"variant": variant, "set": options, "arm": "caft-sae-auto", "n_selected": 30, "n_shared": n_shared,
+                "scores": scores}  # fmt: skip
+
+    lines = [
+        line("recipe", [], 30, 0.97),
+        line("mean", ["train.mode=mean"], 30, 0.50),
+        line("no-continuations", ["collect.n_continuations=0"], None, 0.04),
+        line("wording1", ["judge.undesired=\"men, 'women'\""], 25, 0.96),
+    ]
+    (root / "results/variants.json").write_text(json.dumps({"lines": lines}))
+    (root / "NEGATIVE.md").write_text("<!-- table:settings -->\n<!-- /table:settings -->\n")
+    (root / "README.md").write_text("<!-- table:wordings -->\n<!-- /table:wordings -->\n")
+    assert tables.main(["--check", "--root", str(root)]) == 1
+    errors = capsys.readouterr().err
+    assert "NEGATIVE.md" in errors and "README.md" in errors
+    assert tables.main(["--write", "--root", str(root)]) == tables.main(["--check", "--root", str(root)]) == 0
+    wordings, settings = (root / "README.md").read_text(), (root / "NEGATIVE.md").read_text()
+    assert "| men, 'women' | caft-sae-auto | 30 (25) | 98% [96, 100] | 96% [94, 98] | 96% 96% |" in wordings
+    assert "| as in the recipe | caft-sae-auto | 30 (30) |" in wordings and "continuations" not in wordings
+    assert "| `train.mode=mean` | caft-sae-auto | 30 (30) | 98% [96, 100] | 50% [48, 52] |" in settings
+    assert "| `collect.n_continuations=0` | caft-sae-auto | 30 | 98% [96, 100] | 4% [2, 6] |" in settings
 
 
 def test_a_calibration_is_taken_under_its_judges_name(tables: ModuleType, root: Path) -> None:
