@@ -45,6 +45,8 @@ SETTINGS = {
     "one-epoch": ("tune.epochs=1.0",),
     "larger-dictionary": ("decompose.d_sae=16384",),
     "denser-dictionary": ("decompose.k=48",),
+    "batchtopk": ("decompose.sae_architecture=batchtopk",),
+    "matryoshka": ("decompose.sae_architecture=matryoshka",),
     "other-dictionary": ("decompose.seed=1",),
 }
 """Name -> what is set otherwise. The wordings are added from their file."""

@@ -69,7 +69,11 @@ class DecomposeOptions(Options):
     d_sae: int = Field(default=4096, ge=1)
     """Latents of a trained dictionary."""
     k: int = Field(default=24, ge=1)
-    """Latents active at one token in a trained dictionary (TopK)."""
+    """Latents active at one token in a trained dictionary, or on average where the architecture is no `topk`."""
+    sae_architecture: Literal["topk", "batchtopk", "matryoshka"] = "topk"
+    """Of a trained dictionary: `topk` (k at every token), `batchtopk` (k a token on average over a batch; Bussmann et
+    al. 2024) or `matryoshka` (the same, and the first sixteenth and the first quarter of the latents must reconstruct
+    alone as well, so that general ones come first; Bussmann et al. 2025)."""
     sae_epochs: float = Field(default=3.0, gt=0)
     """Passes over the activations when a dictionary is trained."""
     sae_lr: float = Field(default=1e-3, gt=0)

@@ -148,10 +148,12 @@ def check_spec(spec: str, n_layers: int) -> None:
 def train_dictionary(
     reader: ShardReader, layer: int, mean_D: Tensor, *, options: DecomposeOptions, folder: Path, progress: Progress
 ) -> Dictionary:
-    """Train a TopK dictionary on the stored activations and save it; `folder` appears when it is whole."""
+    """Train a dictionary on the stored activations and save it; `folder` appears when it is whole."""
     scale = _mean_centred_norm(reader, layer, mean_D)
     sae = _fit(reader, layer, mean_D, scale, options, default_device(), progress)
     folded = _folded(sae, mean_D, scale, layer)
+    if options.sae_architecture != "topk":
+        folded = _with_threshold(folded, next(reader.shuffled(layer, min(ROWS, reader.n_rows), seed=options.seed)))
     with replacing_folder(folder) as path:
         folded.save_model(path)
     return Dictionary.of(folded)
@@ -173,16 +175,13 @@ def _fit(
 ) -> Any:
     """SAELens's trainer, driven step by step (its own loop prints a bar)."""
     from sae_lens.config import LoggingConfig, SAETrainerConfig
-    from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
     batch_size = min(options.sae_batch_size, reader.n_rows)
     n_steps = max(1, int(reader.n_rows * options.sae_epochs) // batch_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed + 1000 * layer)
-        sae = TopKTrainingSAE(
-            TopKTrainingSAEConfig(d_in=reader.d_model, d_sae=options.d_sae, k=options.k, device=str(device))
-        )
+        sae = _untrained(reader.d_model, options, str(device))
     config = SAETrainerConfig(
         total_training_samples=n_steps * batch_size,
         train_batch_size_samples=batch_size,
@@ -201,6 +200,20 @@ def _fit(
             advance(batch_size)
     trainer.set_final_sae_metadata()
     return sae.to("cpu")
+
+
+def _untrained(d_in: int, options: DecomposeOptions, device: str) -> Any:
+    """SAELens's trainable dictionary of the asked architecture."""
+    import sae_lens
+
+    sizes = {"d_in": d_in, "d_sae": options.d_sae, "k": options.k, "device": device}
+    if options.sae_architecture == "topk":
+        return sae_lens.TopKTrainingSAE(sae_lens.TopKTrainingSAEConfig(**sizes))
+    if options.sae_architecture == "batchtopk":
+        return sae_lens.BatchTopKTrainingSAE(sae_lens.BatchTopKTrainingSAEConfig(**sizes))
+    widths = [max(1, options.d_sae // 16), max(2, options.d_sae // 4), options.d_sae]
+    config = sae_lens.MatryoshkaBatchTopKTrainingSAEConfig(**sizes, matryoshka_widths=widths)
+    return sae_lens.MatryoshkaBatchTopKTrainingSAE(config)
 
 
 def _uses_bf16(device: torch.device) -> bool:
@@ -233,6 +246,28 @@ def _folded(sae: Any, mean_D: Tensor, scale: float, layer: int) -> Any:
     folded.b_dec.copy_(sae.b_dec * scale + mean_D)
     folded.cfg.metadata.hook_name = f"blocks.{layer}.hook_resid_post"
     return folded
+
+
+@torch.no_grad()
+def _with_threshold(folded: Any, acts_ND: Tensor) -> Any:
+    """A dictionary that was trained with k active latents a token on average, for use on one token at a time: a latent
+    is active above the value that k a token exceed on these activations (N, D).
+
+    SAELens keeps a running mean of that value instead; in the few hundred steps of a small dictionary it has not left
+    its start at zero.
+    """
+    from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
+
+    pre_NS = (acts_ND - folded.b_dec) @ folded.W_enc + folded.b_enc
+    n_active = min(int(folded.cfg.k * len(acts_ND)), int((pre_NS > 0).sum()))
+    threshold = pre_NS.flatten().topk(n_active).values[-1]
+    config = JumpReLUSAEConfig(d_in=folded.cfg.d_in, d_sae=folded.cfg.d_sae, dtype="float32", device="cpu")
+    gated = JumpReLUSAE(config)
+    for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
+        getattr(gated, name).copy_(getattr(folded, name))
+    gated.threshold.fill_(float(threshold) * (1 - 1e-6))
+    gated.cfg.metadata.hook_name = folded.cfg.metadata.hook_name
+    return gated
 
 
 @torch.no_grad()

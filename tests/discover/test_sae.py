@@ -73,6 +73,24 @@ def test_saved_folder_is_read_by_saelens_itself(trained: tuple) -> None:
     assert torch.equal(ours.directions_SD, dictionary.directions_SD)
 
 
+@pytest.mark.parametrize("architecture", ["batchtopk", "matryoshka"])
+def test_other_architectures_find_the_features_and_keep_k_on_average(
+    trained: tuple, tmp_path: Path, architecture: str
+) -> None:
+    from sae_lens import SAE
+
+    _, reader, features_FD, acts_ND, _ = trained
+    options = OPTIONS.model_copy(update={"sae_architecture": architecture})
+    place = tmp_path / "L3"
+    dictionary = train_dictionary(reader, 3, acts_ND.mean(0), options=options, folder=place, progress=NullProgress())
+    best_F = (features_FD @ dictionary.directions_SD.T).amax(dim=1)
+    assert float((best_F > 0.9).float().mean()) > 0.8, best_F
+    n_active_N = (dictionary.encode(acts_ND) > 0).sum(1).float()
+    assert abs(float(n_active_N.mean()) - K) < 0.1 * K
+    assert measure(dictionary, reader, 3, acts_ND.mean(0)).explained_variance > 0.8
+    torch.testing.assert_close(SAE.load_from_disk(place).encode(acts_ND[:20]), dictionary.encode(acts_ND[:20]))
+
+
 def test_training_is_deterministic_with_a_seed(trained: tuple, tmp_path: Path) -> None:
     _, reader, _, acts_ND, _ = trained
     short = OPTIONS.model_copy(update={"sae_epochs": 0.2})
