@@ -24,6 +24,8 @@ from autocaft.rundir.store import BatchRow, RunStore
 PATIENCE_S = 3 * 86_400.0
 """A question that expired is tried again in the next batch."""
 LINGER_S, POLL_S = 3.0, 30.0
+TRANSFER_S = 3600.0
+"""Longest time for a whole file of questions or answers: tens of megabytes, where another request has `timeout_s`."""
 MOST_REQUESTS = 10_000
 """Of one batch; both vendors take more."""
 CLOCK_SKEW_S = 120.0
@@ -190,7 +192,7 @@ class OpenAIBatches:
         ]
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         try:
-            file = self._sdk.files.create(file=("autocaft.jsonl", lines.encode()), purpose="batch")
+            file = self._sdk.files.create(file=("autocaft.jsonl", lines.encode()), purpose="batch", timeout=TRANSFER_S)
             batch = self._sdk.batches.create(
                 input_file_id=file.id,
                 endpoint="/v1/chat/completions",
@@ -228,7 +230,7 @@ class OpenAIBatches:
             if file_id is None:
                 continue
             try:
-                text = self._sdk.files.content(file_id).text
+                text = self._sdk.files.content(file_id, timeout=TRANSFER_S).text
             except self._wire.errors as error:
                 raise failure_of(error) from None
             for line in text.splitlines():
@@ -268,7 +270,7 @@ class AnthropicBatches:
         """Hand the questions over in one request."""
         requests: Any = [{"custom_id": call.key, "params": self._wire.body(call.request)} for call in calls]
         try:
-            return self._batches.create(requests=requests).id
+            return self._batches.create(requests=requests, timeout=TRANSFER_S).id
         except self._wire.errors as error:
             raise failure_of(error) from None
 
@@ -296,7 +298,7 @@ class AnthropicBatches:
     def results(self, name: str) -> Iterator[Result]:
         """One line a question, in any order."""
         try:
-            for row in self._batches.results(name):
+            for row in self._batches.results(name, timeout=TRANSFER_S):
                 yield row.custom_id, self._result(row.result)
         except self._wire.errors as error:
             raise failure_of(error) from None

@@ -60,6 +60,8 @@ class OpenAIChat:
     def __init__(self, *, base_url: str | None, api_key_env: str | None, timeout_s: float) -> None:
         import openai
 
+        from autocaft.llm.deadline import bound
+
         _quiet("openai")
         self._is_openai = base_url is None
         url = (base_url or OPENAI_URL).rstrip("/")
@@ -67,7 +69,10 @@ class OpenAIChat:
         # a server of one's own mostly wants no key; OpenAI's key goes elsewhere only if it is named
         key = read_key(api_key_env or ("OPENAI_API_KEY" if self._is_openai else None))
         self.errors = (openai.OpenAIError, json.JSONDecodeError)
-        self.sdk = openai.OpenAI(api_key=key or "none", base_url=url, timeout=timeout_s, max_retries=0)
+        http = bound(openai.DefaultHttpxClient(timeout=timeout_s))
+        self.sdk = openai.OpenAI(
+            api_key=key or "none", base_url=url, timeout=timeout_s, max_retries=0, http_client=http
+        )
         self._format = 0
         self._gives_odds = True
 
@@ -87,7 +92,7 @@ class OpenAIChat:
         raise AssertionError("the last format either returns or raises")
 
     def stop(self) -> None:
-        """A call ends by its own time-out."""
+        """A call ends by its own time-out, which counts for the whole of it."""
 
     def _send_for_odds(self, request: ChatRequest, level: str) -> Reply:
         """One attempt; reasoning models and some servers refuse a question for odds, and are asked without."""
@@ -156,12 +161,17 @@ class AnthropicMessages:
     def __init__(self, *, base_url: str | None, api_key_env: str | None, timeout_s: float) -> None:
         import anthropic
 
+        from autocaft.llm.deadline import bound
+
         _quiet("anthropic")
         url = (base_url or ANTHROPIC_URL).rstrip("/")
         self.endpoint = f"anthropic {url}"
         key = read_key(api_key_env or ("ANTHROPIC_API_KEY" if base_url is None else None))
         self.errors = (anthropic.AnthropicError, json.JSONDecodeError)
-        self.sdk = anthropic.Anthropic(api_key=key or "none", base_url=url, timeout=timeout_s, max_retries=0)
+        http = bound(anthropic.DefaultHttpxClient(timeout=timeout_s))
+        self.sdk = anthropic.Anthropic(
+            api_key=key or "none", base_url=url, timeout=timeout_s, max_retries=0, http_client=http
+        )
 
     def send(self, request: ChatRequest) -> Reply:
         """One attempt."""
@@ -172,7 +182,7 @@ class AnthropicMessages:
         return self.read(answer)
 
     def stop(self) -> None:
-        """A call ends by its own time-out."""
+        """A call ends by its own time-out, which counts for the whole of it."""
 
     def body(self, request: ChatRequest) -> dict[str, Any]:
         """The request as this vendor takes it."""

@@ -82,6 +82,10 @@ class Answer:
     """Input and output tokens; by default a quarter of the characters."""
     cut: str = ""
     """`reset`: the connection is reset instead of an answer; `body`: half an answer, then the end of the connection."""
+    drip_s: float = 0.0
+    """Seconds between one byte of the body and the next; 0 sends all at once."""
+    drips_headers: bool = False
+    """Let status and headers drip too."""
     odds: list[tuple[str, dict[str, float]]] | None = None
     """Tokens with the probabilities of what may stand there; sent only where the format has a place for them."""
 
@@ -141,6 +145,9 @@ class FakeVendor:
                     self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     self.close_connection = True
                     return
+                if answer.drip_s:
+                    self._drip(json.dumps(wire(asked, answer)).encode(), answer)
+                    return
                 self._send(answer.status, wire(asked, answer), answer.headers, answer.cut == "body")
 
             def _send(
@@ -155,6 +162,15 @@ class FakeVendor:
                 self.end_headers()
                 self.wfile.write(sent[: len(sent) // 2] if is_cut else sent)
                 self.close_connection = self.close_connection or is_cut
+
+            def _drip(self, body: bytes, answer: Answer) -> None:
+                head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+                sent = head.encode() + body
+                at_once = 0 if answer.drips_headers else len(head)
+                self.wfile.write(sent[:at_once])
+                for byte in sent[at_once:]:  # ends with an error when the client has gone
+                    time.sleep(answer.drip_s)
+                    self.wfile.write(bytes([byte]))
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass
@@ -321,6 +337,16 @@ def storm(
         return script(asked)
 
     return stormy
+
+
+def slow(script: Script, seconds: float) -> Script:
+    """The same answers, each after a while in which nothing is sent."""
+
+    def waiting(asked: Asked) -> Answer:
+        time.sleep(seconds)
+        return script(asked)
+
+    return waiting
 
 
 @contextmanager
