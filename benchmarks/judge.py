@@ -7,7 +7,8 @@
                                                  directions (DIR is of `autocaft calibrate --split tuning`), a run's
 
 `cost` and `planted` ask a server on 127.0.0.1 over the vendors' wire format; nothing leaves the machine. Tokens are
-counted with the tokenizer of SmolLM2 (49,152 entries), which makes a few more of them than those of large models.
+counted with the tokenizer of SmolLM2 (49,152 entries), which makes a few more of them than those of large models. A
+missed bar (`BARS`) is said at the end, and the status is 1.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests" / folder) for folder in ("llm", "judge", "calibrate")]
 
+from bars import Bars, missed  # noqa: E402
 from drift import drift, read, unguarded  # noqa: E402
 from fake_vendor import FakeVendor, serving  # noqa: E402
 from injection import attacks, outcomes_of, table  # noqa: E402
@@ -46,9 +48,16 @@ QUOTED = (
 
 
 N_CLEAN = 300
+BARS: dict[str, Bars] = {
+    "cost": {"calls": ("at most", 4), "input_tokens": ("at most", 6000)},
+    "offline": {"f1": ("at least", 0.70), "random_selected": ("at most", 0.05), "brier_skill": ("above", 0)},
+    "truthful": {"f1": ("at least", 0.95), "random_selected": ("at most", 0.05)},
+    "drift": {"drift": ("at most", 0.02)},
+}
+"""By what is measured; those of the judges hold on the held-out half."""
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["cost", "planted", "injection", "drift"])
     parser.add_argument("folder", type=Path, nargs="?")
@@ -67,6 +76,22 @@ def main() -> None:
             result = cost(args.folder) if args.what == "cost" else planted(args.folder)
     if args.out:
         write_json(args.out, result)
+    faults = faults_of(args.what, result)
+    for fault in faults:
+        sys.stderr.write(f"missed: {fault}\n")
+    return 1 if faults else 0
+
+
+def faults_of(what: str, result: dict[str, Any]) -> list[str]:
+    """One line for each missed bar."""
+    if what == "planted":
+        return [
+            f"{judge} on held_out, {fault}"
+            for judge, by_split in result.items()
+            for fault in missed(by_split["held_out"], BARS[judge])
+        ]
+    groups = {name: group for name, group in result.items() if isinstance(group, dict)}
+    return [f"{name}, {fault}" for name, group in groups.items() for fault in missed(group, BARS.get(what, {}))]
 
 
 def options(server: FakeVendor, **more: Any) -> JudgeOptions:
@@ -165,7 +190,7 @@ def guard_drift(calibration: Path, run_dir: Path) -> dict[str, Any]:
                 f"{name:<16} drift {share.value:.1%} [{share.low:.1%}, {share.high:.1%}] of {len(cards)} clean cards "
                 f"(bar: 2 %); {n_high} of {len(cards) * len(concepts)} verdicts at 50 or more"
             )
-            found[name] = share.value
+            found[name] = {"drift": share.value, "low": share.low, "high": share.high}
     return found
 
 
@@ -188,4 +213,4 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -88,7 +88,8 @@ def test_held_out_takes_the_threshold_of_tuning_and_refuses_without(materials: P
             run(server, "held_out", tmp_path, materials)
         tuning = run(server, "tuning", tmp_path, materials)
         held_out = run(server, "held_out", tmp_path, materials)
-    assert held_out["threshold"] == tuning["threshold"] and held_out["f1"] >= 0.9
+    assert held_out["threshold"] == tuning["threshold"] and held_out["f1"] >= 0.95
+    assert held_out["random_selected"] <= 0.05
     assert set(read_json(tmp_path / "calibration.json")) == {"judge", "prompt_hash", "model", "tuning", "held_out"}
     first, second = (shown_texts(tmp_path / split / "cards.jsonl") for split in ("tuning", "held_out"))
     assert first and not first & second
