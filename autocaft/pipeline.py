@@ -17,7 +17,7 @@ from autocaft import stages
 from autocaft.arms import Arm
 from autocaft.config import RunConfig
 from autocaft.evaluate.options import EvaluateOptions
-from autocaft.model.locate import locate
+from autocaft.model.locate import locate, weights_identity
 from autocaft.preflight import set_threads
 from autocaft.resources import data_path, prompts_dir
 from autocaft.run import Run
@@ -39,6 +39,9 @@ VERSION_BY_STAGE = {
     "report": 3,
 }
 """Counted up when a stage's code changes what it writes: an older run folder is then refused, not mixed."""
+
+DICTIONARY_ENDINGS = ("safetensors", "pt", "npz")
+"""Of the files that hold a dictionary's weights, in any format."""
 
 
 def build_steps(run: Run, *, final: bool = False) -> list[Step]:
@@ -64,7 +67,13 @@ def build_steps(run: Run, *, final: bool = False) -> list[Step]:
     look = {"collect": config.collect, "layers": config.layers, "data": {"n_held_out": data.n_held_out}}
     steps += [
         _step("collect", partial(stages.collect, run, tuned=first), look, _corpus(run), first),
-        _step("decompose", partial(stages.decompose, run, tuned=first), {"decompose": config.decompose}, {}, "collect"),
+        _step(
+            "decompose",
+            partial(stages.decompose, run, tuned=first),
+            {"decompose": config.decompose},
+            _dictionaries(run),
+            "collect",
+        ),
         _mining(run, first),
         _step("judge", partial(stages.judge, run), {"judge": config.judge}, _readers(run), "mine"),
         _step("select", partial(stages.select, run), {"select": config.select}, _choices(run), "judge"),
@@ -188,6 +197,19 @@ def _corpus(run: Run) -> dict[str, str]:
     is_file = spec.startswith("builtin:") or spec.endswith((".jsonl", ".gz", ".json"))
     seed = {"data.corpus_seed": str(run.config.data.corpus_seed)}
     return {f"data.corpus ({spec})": sha256_of(data_path(spec)) if is_file else digest(spec), **seed}
+
+
+def _dictionaries(run: Run) -> dict[str, str]:
+    """Content of dictionaries in folders of this disk; elsewhere their name says what they are."""
+    options = run.config.decompose
+    if "sae" not in options.sources or options.sae == "train":
+        return {}
+    folders = {layer: Path(options.sae.replace("{layer}", str(layer))) for layer in run.config.layers}
+    return {
+        f"decompose.sae of layer {layer} ({folder})": digest(weights_identity(folder, DICTIONARY_ENDINGS))
+        for layer, folder in folders.items()
+        if folder.is_dir()
+    }
 
 
 def _cues(run: Run, splits: Sequence[str]) -> dict[str, str]:

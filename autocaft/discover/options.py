@@ -64,8 +64,9 @@ class DecomposeOptions(Options):
     n_pcs: int = Field(default=20, ge=1)
     """Components a layer (the paper: 20; `independent` finds rare concepts from about 100 on)."""
     sae: str = "train"
-    """`train` (on the base model's activations collected here), a SAELens `release/sae_id`, or a folder in SAELens's
-    format. `{layer}` stands for the layer."""
+    """`train` (on the base model's activations collected here), a SAELens `release/sae_id`, a folder, or
+    `hub:OWNER/REPO/FOLDER`. Folders are read in the formats of SAELens, dictionary_learning (`ae.pt`), Gemma Scope
+    (`params.npz`) and sparsify (`sae.safetensors`). `{layer}` stands for the layer."""
     d_sae: int = Field(default=4096, ge=1)
     """Latents of a trained dictionary."""
     k: int = Field(default=24, ge=1)

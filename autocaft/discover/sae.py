@@ -1,7 +1,7 @@
-"""A dictionary of latents for one layer: loaded in SAELens's format, or trained on the spot with SAELens's trainer.
+"""A dictionary of latents for one layer: loaded from a folder, or trained on the spot with SAELens's trainer.
 
 In: a spec, or the stored base activations. Out: a `Dictionary`, which encodes raw activations, and, if it was trained
-here, a folder in SAELens's format that any of its tools reads.
+here, a folder in SAELens's format that any of its tools reads. Other libraries' formats are read in sae_files.py.
 
 Trained dictionaries see activations minus their mean, scaled to unit mean norm; both are folded into the weights
 afterwards, so encode takes the model's own activations and each decoder row is a unit direction in its residual stream.
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from autocaft.discover.options import DecomposeOptions
+from autocaft.discover.sae_files import HUB, READ_ERRORS, fetch, is_foreign, read_foreign
 from autocaft.discover.shards import ShardReader
 from autocaft.errors import ConfigError, ModelError
 from autocaft.model.load import autocast_bf16, default_device
@@ -48,8 +49,9 @@ class Dictionary:
     def of(cls, sae: Any) -> Dictionary:
         """Wrap a SAELens SAE."""
         W_dec = sae.W_dec.detach().float()
-        row_norm_S = W_dec.norm(dim=1).clamp_min(1e-12)
-        return cls(sae.eval(), W_dec / row_norm_S[:, None], row_norm_S)
+        row_norm_S = W_dec.norm(dim=1)
+        # A row of zeros is no direction: its latent has no activation either, and so counts as dead.
+        return cls(sae.eval(), W_dec / row_norm_S.clamp_min(1e-12)[:, None], row_norm_S)
 
     @property
     def d_sae(self) -> int:
@@ -93,28 +95,37 @@ class LatentStats:
 
 
 def load_dictionary(spec: str, layer: int, *, width: int, device: torch.device | str = "cpu") -> Dictionary:
-    """A dictionary from a folder in SAELens's format or a SAELens `release/sae_id`; `{layer}` is filled in.
+    """A dictionary from a folder (SAELens's format, or one of sae_files.py), `hub:OWNER/REPO/FOLDER`, or a SAELens
+    `release/sae_id`; `{layer}` is filled in.
 
     Raises:
-        ModelError: it is not there, or was made for another width or hookpoint.
+        ModelError: it is not there, cannot be read, or was made for another width or hookpoint.
     """
-    from sae_lens import SAE
-
     place = spec.replace("{layer}", str(layer))
     try:
-        if (Path(place) / "cfg.json").is_file():
-            sae = SAE.load_from_disk(place, device=str(device))
-        else:
-            release, _, sae_id = place.partition("/")
-            sae = SAE.from_pretrained(release, sae_id, device=str(device))
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        dictionary = Dictionary.of(_load(place).to(device))
+    except READ_ERRORS as error:
         raise ModelError(
             f"decompose.sae = {spec!r}: no dictionary for layer {layer} ({type(error).__name__}: {str(error)[:200]}). "
-            'Give "train", a SAELens release/sae_id, or a folder with cfg.json and sae_weights.safetensors'
+            'Give "train", a SAELens release/sae_id, hub:OWNER/REPO/FOLDER, or a folder: of SAELens (cfg.json, '
+            "sae_weights.safetensors), dictionary_learning (ae.pt), Gemma Scope (params.npz) or sparsify "
+            "(sae.safetensors)"
         ) from error
-    dictionary = Dictionary.of(sae)
     _check_fits(dictionary, spec, layer, width)
     return dictionary
+
+
+def _load(place: str) -> Any:
+    """A SAELens SAE from wherever the spec points."""
+    from sae_lens import SAE
+
+    folder = fetch(place) if place.startswith(HUB) else Path(place)
+    if is_foreign(folder):
+        return read_foreign(folder)
+    if (folder / "cfg.json").is_file():
+        return SAE.load_from_disk(folder, device="cpu")
+    release, _, sae_id = place.partition("/")
+    return SAE.from_pretrained(release, sae_id, device="cpu")
 
 
 def _check_fits(dictionary: Dictionary, spec: str, layer: int, width: int) -> None:
@@ -122,13 +133,16 @@ def _check_fits(dictionary: Dictionary, spec: str, layer: int, width: int) -> No
         raise ModelError(
             f"decompose.sae = {spec!r}: made for activations of width {dictionary.d_in}, the model's width is {width}"
         )
+    for name, weight in dictionary.sae.named_parameters():
+        if not weight.isfinite().all():
+            raise ModelError(
+                f"decompose.sae = {spec!r}, layer {layer}: {name} holds values that are no numbers (NaN or infinity); "
+                "take it from where it was published once more"
+            )
     metadata = dictionary.sae.cfg.metadata
     hook_name = metadata.get("hook_name") if hasattr(metadata, "get") else getattr(metadata, "hook_name", None)
-    found = re.fullmatch(r"blocks\.(\d+)\.(hook_resid_\w+)", hook_name or "")
-    if found is None:
-        return
     expected = {f"blocks.{layer}.hook_resid_post", f"blocks.{layer + 1}.hook_resid_pre"}
-    if hook_name not in expected:
+    if re.fullmatch(r"blocks\.\d+\.[\w.]+", hook_name or "") and hook_name not in expected:
         raise ModelError(
             f"decompose.sae = {spec!r}: made for {hook_name}, but layer {layer} is the value after block {layer} "
             f"({' or '.join(sorted(expected))}); put {{layer}} into the name, or choose that layer"

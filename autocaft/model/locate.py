@@ -103,9 +103,13 @@ def _gguf_in_wheel(package: str) -> Path:
 
 
 def _folder_identity(folder: Path) -> str:
-    """Hash of the config, and of samples of the weights: reading 60 GB of weights whole would take minutes."""
-    samples = [f"{path.name}:{_sampled_hash(path)}" for path in sorted(folder.glob("*.safetensors"))]
-    return " ".join([sha256_of(folder / "config.json"), *samples])
+    return f"{sha256_of(folder / 'config.json')} {weights_identity(folder, ('safetensors',))}".strip()
+
+
+def weights_identity(folder: Path, endings: tuple[str, ...]) -> str:
+    """Hashes of samples of a folder's weights: reading 60 GB of them whole would take minutes."""
+    paths = sorted(path for ending in endings for path in folder.glob(f"*.{ending}"))
+    return " ".join(f"{path.name}:{_sampled_hash(path)}" for path in paths)
 
 
 def _sampled_hash(path: Path, n_samples: int = 64, sample_bytes: int = 4096) -> str:
