@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from autocaft.arms import Arm, parse_arm
 from autocaft.behind.options import BehindOptions, CausesOptions
 from autocaft.data.options import DataOptions
-from autocaft.discover.options import CollectOptions, DecomposeOptions, MineOptions
+from autocaft.discover.options import CollectOptions, DecomposeOptions, DecoyOptions, MineOptions
 from autocaft.errors import ConfigError
 from autocaft.evaluate.options import EvaluateOptions
 from autocaft.judge.options import JudgeOptions
@@ -49,6 +49,7 @@ class RunConfig(Options):
     collect: CollectOptions = Field(default_factory=CollectOptions)
     decompose: DecomposeOptions = Field(default_factory=DecomposeOptions)
     mine: MineOptions = Field(default_factory=MineOptions)
+    decoys: DecoyOptions = Field(default_factory=DecoyOptions)
     judge: JudgeOptions
     select: SelectOptions = Field(default_factory=SelectOptions)
     train: TrainOptions = Field(default_factory=TrainOptions)

@@ -1,7 +1,7 @@
 """The order of a run: which steps there are, what each needs, and what it runs.
 
     tune -> collect -> decompose -> mine -> judge -> select -> train (arms, seeds) -> evaluate (arms, seeds) -> report
-                                                                      behind (arms, seeds), causes: if asked for ^
+                                `-> decoys (for a review)             behind (arms, seeds), causes: if asked for ^
 
 In: a config. Out: the steps, for the runner to skip, continue or run. Arms and seeds are steps too, so adding one to
 a finished run trains that one alone.
@@ -30,6 +30,7 @@ VERSION_BY_STAGE = {
     "collect": 2,
     "decompose": 2,
     "mine": 3,
+    "decoys": 1,
     "judge": 3,
     "select": 2,
     "train": 1,
@@ -74,7 +75,7 @@ def build_steps(run: Run, *, final: bool = False) -> list[Step]:
             _dictionaries(run),
             "collect",
         ),
-        _mining(run, first),
+        *_mining(run, first),
         _step("judge", partial(stages.judge, run), {"judge": config.judge}, _readers(run), "mine"),
         _step("select", partial(stages.select, run), {"select": config.select}, _choices(run), "judge"),
     ]
@@ -135,13 +136,18 @@ def _looks_behind(run: Run, first: str, weights: Mapping[str, str]) -> list[Step
     return steps
 
 
-def _mining(run: Run, tuned: str) -> Step:
-    """Windows and evidence; the split `val` is read only where the loss without each direction is measured."""
-    options = run.config.mine
+def _mining(run: Run, tuned: str) -> list[Step]:
+    """Windows and evidence of candidates, and of decoys, which no other step reads; the split `val` is read only where
+    the loss without each direction is measured."""
+    options, decoys = run.config.mine, run.config.decoys
     spec = run.config.data.splits.get("val") if options.n_loss_rows else None
     read = {f"data.val ({spec})": sha256_of(data_path(spec))} if spec else {}
     call = partial(stages.mine, run, tuned=tuned, loss_split=spec)
-    return _step("mine", call, {"mine": options}, read, "decompose")
+    steps = [_step("mine", call, {"mine": options}, read, "decompose")]
+    if decoys.n_random:
+        call = partial(stages.decoys, run, tuned=tuned, loss_split=spec)
+        steps.append(_step("decoys", call, {"mine": options, "decoys": decoys}, read, "decompose"))
+    return steps
 
 
 def _evaluations(

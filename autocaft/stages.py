@@ -69,17 +69,19 @@ def mine(run: Run, context: StepContext, tuned: str, loss_split: str | None) -> 
     from autocaft.discover.mine import mine as run_mine
 
     with run.model_pair(context.dir_of(tuned)) as models:
-        run_mine(
-            tokenizer=run.tokenizer(),
-            rows=run.read_rows,
-            collected=context.dir_of("collect"),
-            decomposed=context.dir_of("decompose"),
-            decompose_options=run.config.decompose,
-            options=run.config.mine,
-            out=context.out,
-            progress=context.progress,
+        run_mine(models=models, options=run.config.mine, **_mined_from(run, context, loss_split))
+
+
+def decoys(run: Run, context: StepContext, tuned: str, loss_split: str | None) -> None:
+    """Random directions for the review page, mined like candidates."""
+    from autocaft.discover.decoys import mine_decoys
+
+    with run.model_pair(context.dir_of(tuned)) as models:
+        mine_decoys(
             models=models,
-            loss_rows=run.eval_rows({"val": loss_split})["val"] if loss_split else run.read_rows,
+            options=run.config.decoys,
+            mine_options=run.config.mine,
+            **_mined_from(run, context, loss_split),
         )
 
 
@@ -217,6 +219,20 @@ def report(
     from autocaft.report.build import build_report, write_report
 
     write_report(build_report(**report_parts(run, context, measured, trained, looked)), context.out.parent)
+
+
+def _mined_from(run: Run, context: StepContext, loss_split: str | None) -> dict[str, Any]:
+    """What mining reads and where it writes, whatever directions it is about."""
+    return {
+        "tokenizer": run.tokenizer(),
+        "rows": run.read_rows,
+        "collected": context.dir_of("collect"),
+        "decomposed": context.dir_of("decompose"),
+        "decompose_options": run.config.decompose,
+        "out": context.out,
+        "progress": context.progress,
+        "loss_rows": run.eval_rows({"val": loss_split})["val"] if loss_split else run.read_rows,
+    }
 
 
 def _fine_tune(

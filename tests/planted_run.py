@@ -1,7 +1,7 @@
 """A finished run folder with planted truth, made without a model: what `compare` and `review` read.
 
 Latents 0-4 of each layer are the concept; the judge takes 0-3 and wrongly 7, and has no score for 8. PCs have two
-poles. Two random directions are among the cards, as controls.
+poles. Two decoys (random directions) go among the cards.
 """
 
 from __future__ import annotations
@@ -39,16 +39,18 @@ TEXTS = (
 KINDS = ("generic", "seeded", "train")
 
 
-def make_run(folder: Path, *, n_latents: int = 20, n_pcs: int = 3, n_random: int = 2, seed: int = 0) -> Path:
+def make_run(folder: Path, *, n_latents: int = 20, n_pcs: int = 3, n_decoys: int = 2, seed: int = 0) -> Path:
     """Write the run folder and give it back."""
     rng = random.Random(seed)
     directions = [d for layer in LAYERS for d in _directions_of(layer, n_latents, n_pcs)]
-    directions += [Direction(f"L8.random{i}", 8, "random", i, 0.0, "drawn", 1.0) for i in range(n_random)]
+    decoys = [Direction(f"L8.decoy{i}", 8, "random", i, 0.0, "drawn", 1.0) for i in range(n_decoys)]
     examples = [e for direction in directions for e in examples_of(rng, direction)]
-    cards = build_cards(directions, examples, n_describe=6, n_verify=4)
+    config = load_config(find_config("quickstart"))
+    sizes = {"n_describe": config.judge.n_describe, "n_verify": config.judge.n_verify}
+    cards = build_cards(directions, examples, **sizes)
     verdicts = [verdict_on(direction) for direction in directions]
     decisions = [_auto_decision(verdict) for verdict in verdicts]
-    write_text(folder / "config.toml", to_toml(load_config(find_config("quickstart"))))
+    write_text(folder / "config.toml", to_toml(config))
     write_documents(folder / "collect" / "documents.jsonl.gz", _documents())
     DirectionSet(tuple(directions), _vectors(len(directions), seed)).save(folder / "decompose")
     spread = torch.diag(torch.linspace(0.2, 3.0, D_MODEL))
@@ -61,6 +63,9 @@ def make_run(folder: Path, *, n_latents: int = 20, n_pcs: int = 3, n_random: int
     write_json(folder / "judge" / "summary.json", {"judge": "offline:planted", "undesired": "the gender of a person",
                                                     "wanted": "grammatical case"})  # fmt: skip
     write_records(folder / "select" / "decisions.jsonl", decisions)
+    write_records(folder / "decoys" / "directions.jsonl", decoys)
+    write_records(folder / "decoys" / "examples.jsonl", [e for decoy in decoys for e in examples_of(rng, decoy)])
+    write_records(folder / "decoys" / "evidence.jsonl", [evidence_on(decoy) for decoy in decoys])
     return folder
 
 

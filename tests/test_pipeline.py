@@ -79,6 +79,14 @@ def test_nothing_that_trains_selects_or_evaluates_can_read_what_knows_the_cue() 
     assert looks <= all_needs(by_name["report"], by_name)
 
 
+def test_decoys_are_read_by_no_step_and_change_none() -> None:
+    plain = build_steps(Run(load_config(find_config("quickstart"), ("decoys.n_random=0",))))
+    steps = build_steps(Run(load_config(find_config("quickstart"))))
+    assert [step.name for step in steps if step not in plain and step.stage != "decoys"] == []
+    by_name = declared_by_name(steps)
+    assert not [name for name, step in by_name.items() if "decoys" in all_needs(step, by_name)]
+
+
 def test_the_looks_behind_are_off_unless_asked_for_and_change_no_other_step() -> None:
     plain = build_steps(Run(load_config(find_config("quickstart"))))
     looking = build_steps(Run(load_config(find_config("quickstart"), LOOKS)))

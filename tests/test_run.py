@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 
+from autocaft.records import Direction
+from autocaft.review.deck import load_deck
+from autocaft.rundir.files import read_records
 from tests.tiny_task import write_task
 
 AUTOCAFT = [sys.executable, "-c", "from autocaft.cli import main; main()"]
@@ -70,6 +73,24 @@ def test_a_run_goes_all_the_way(finished: Path) -> None:
     assert report["judge"]["name"].startswith("offline")
     assert report["directions"]["selected"] > 0
     assert (finished / "runs/tiny/report.html").stat().st_size > 10_000
+
+
+def test_a_review_of_a_real_run_has_decoys_that_nobody_judged(finished: Path) -> None:
+    run_dir = finished / "runs/tiny"
+    deck = load_deck(run_dir)
+    decoys, candidates = (
+        read_records(run_dir / folder / "directions.jsonl", Direction) for folder in ("decoys", "decompose")
+    )
+    assert {(d.layer, d.source) for d in decoys} == {(layer, kind) for layer in (0, 1) for kind in ("sae", "random")}
+    latents = {(d.layer, d.index) for d in candidates if d.source == "sae"}
+    assert not latents & {(d.layer, d.index) for d in decoys if d.source == "sae"}, "a decoy is no candidate"
+    assert deck.decoys == {d.id for d in decoys} and set(deck.cards) == deck.decoys | {d.id for d in candidates}
+    assert not deck.decoys & {*deck.verdicts, *deck.decisions}
+    poles = {d.source: set(deck.cards[d.id].poles) for d in decoys}
+    assert poles == {"sae": {"top"}, "random": {"top", "bottom"}}, "as latents and components have them"
+    labels = [{label for label, _ in deck.cards[i].evidence} for i in (decoys[0].id, candidates[-1].id)]
+    assert labels[0] == labels[1] != set()
+    assert {d["id"] for d in report_of(run_dir)["cards"]} == {d.id for d in candidates}
 
 
 def test_a_key_in_the_environment_buys_nothing(finished: Path) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from autocaft.execute.local import LocalWorkers
 
 CONFIG = "config.toml"
+TO_TRAIN = "To train on this choice, in the same run folder (the stages from select on are made anew):"
 
 
 def run_all(
@@ -207,14 +208,23 @@ def review_run(run_dir: Path, name: str, *, host: str, port: int, export: Path |
     if export is not None and import_ is not None:
         raise ConfigError("--export and --import are two commands; give one of them")
     if export is not None:
-        from autocaft.review.files import export_answers
+        from autocaft.review.files import export_answers, training_command
 
-        for path in export_answers(run_dir, name, export):
-            _print(f"{path}")
+        paths = export_answers(run_dir, name, export)
+        command = training_command(run_dir, name, paths[-1])
+        _print("\n".join(map(str, paths)))
+        _print("Nothing is chosen, so there is no arm to train." if command is None else f"{TO_TRAIN}\n  {command}")
     elif import_ is not None:
         from autocaft.review.files import import_answers
 
-        _print(f"{import_answers(run_dir, name, import_)} new answers of {name} from {import_}")
+        news = import_answers(run_dir, name, import_)
+        _print(f"{len(news)} new {'answer' if len(news) == 1 else 'answers'} of {name} from {import_}")
+        copied = sorted({act.copied_from for act in news if act.copied_from})
+        if copied:
+            _print(
+                f"The sheet has answers of {', '.join(copied)}: `compare` does not count them as {name}'s. A sheet of "
+                f"{name}'s own: autocaft review {run_dir} --name {name} --export DIR"
+            )
     else:
         from autocaft.review.server import serve
 

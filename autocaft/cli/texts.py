@@ -9,6 +9,7 @@ STAGES: dict[str, str] = {
     "collect": "Collect texts and activations: what did tuning change?",
     "decompose": "Decompose into directions: PCs of the change, SAE latents that rank highest.",
     "mine": "Mine the windows of text in which each direction is strongest.",
+    "decoys": "Mine random directions that go among the cards of a review; nothing else reads them.",
     "judge": "Judge each direction: describe it, check the description, rate it against the concept.",
     "select": "Select what to ablate.",
     "train": "Train with the selection ablated (CAFT), and the control arms.",

@@ -6,10 +6,10 @@ direction counts as not selected by the judge, because that is what happens to i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from autocaft.compare.raters import CONTROL_SOURCES, Rater
+from autocaft.compare.raters import Rater
 from autocaft.records import Direction, Verdict
 from autocaft.select.options import SelectOptions
 from autocaft.select.verdicts import decide, unscored_reason, verdict_by_id
@@ -24,9 +24,8 @@ def interval_row(interval: Interval | None) -> dict[str, float | None] | None:
 
 
 def agreement_rows(truth: Rater, other: Rater, directions: Sequence[Direction]) -> list[dict[str, Any]]:
-    """One row for all shared directions, then one a source, one a layer of it. Controls are no candidates."""
+    """One row for all candidates that both decided on, then one a source, one a layer of it."""
     shared = [d for d in directions if d.id in truth.ablates and d.id in other.ablates]
-    shared = [d for d in shared if d.source not in CONTROL_SOURCES]
     rows = [_agreement_row(truth, other, shared, None, None)]
     for source in sorted({direction.source for direction in shared}):
         own = [direction for direction in shared if direction.source == source]
@@ -55,8 +54,7 @@ def _agreement_row(
 
 def alpha_of_all(raters: Sequence[Rater], directions: Sequence[Direction]) -> dict[str, float | None] | None:
     """Krippendorff's alpha of all these raters together."""
-    ids = [direction.id for direction in directions if direction.source not in CONTROL_SOURCES]
-    return interval_row(krippendorff_alpha([[rater.ablates.get(i) for rater in raters] for i in ids]))
+    return interval_row(krippendorff_alpha([[rater.ablates.get(d.id) for rater in raters] for d in directions]))
 
 
 def disagreements(
@@ -85,18 +83,15 @@ def disagreements(
 
 
 def threshold_curve(
-    human: Rater, directions: Sequence[Direction], verdicts: Iterable[Verdict], options: SelectOptions
+    human: Rater, directions: Sequence[Direction], verdicts: Sequence[Verdict], options: SelectOptions
 ) -> list[dict[str, Any]]:
     """What the rule would select at every threshold that changes anything, margin and cap as in the run."""
-    candidates = [direction for direction in directions if direction.source not in CONTROL_SOURCES]
-    known = {direction.id for direction in candidates}
-    judged = [verdict for verdict in verdicts if verdict.direction_id in known]
-    scored = (verdict for verdict in verdict_by_id(candidates, judged).values() if unscored_reason(verdict) is None)
-    rated = [direction.id for direction in candidates if direction.id in human.ablates]
+    scored = (verdict for verdict in verdict_by_id(directions, verdicts).values() if unscored_reason(verdict) is None)
+    rated = [direction.id for direction in directions if direction.id in human.ablates]
     rows = []
     for threshold in sorted({verdict.relevance for verdict in scored if verdict.relevance is not None}):
         at_threshold = options.model_copy(update={"threshold": threshold})
-        selected = {d.direction_id for d in decide(candidates, judged, at_threshold, at="") if d.ablate}
+        selected = {d.direction_id for d in decide(directions, verdicts, at_threshold, at="") if d.ablate}
         cells = Cells.of([human.ablates[i] for i in rated], [i in selected for i in rated])
         rows.append({"threshold": threshold, "n_selected": len(selected), **plain_measures(cells)})
     return rows
@@ -117,9 +112,9 @@ def self_agreement(rater: Rater) -> dict[str, Any] | None:
     return {"n": len(rater.repeats), "n_same": n_same, "share": interval_row(wilson(n_same, len(rater.repeats)))}
 
 
-def controls_ablated(rater: Rater, directions: Sequence[Direction]) -> dict[str, Any] | None:
+def controls_ablated(rater: Rater, decoys: Collection[str]) -> dict[str, Any] | None:
     """How many random directions the rater would ablate; None if none was rated."""
-    said = [rater.ablates[d.id] for d in directions if d.source == "random" and d.id in rater.ablates]
+    said = [ablates for direction_id, ablates in rater.ablates.items() if direction_id in decoys]
     if not said:
         return None
     return {"n": len(said), "n_ablated": sum(said), "share": interval_row(wilson(sum(said), len(said)))}

@@ -3,7 +3,8 @@
 In: `select/decisions.jsonl` and the review page's files. Out: one `Rater` a judge's rule and a person. The decision a
 reader would question: a person's file (`select.file`) is a list of what to ablate, so what it leaves out counts as
 kept, among candidates of the kinds it names; a review counts what the person answered and nothing else. Whoever is both
-in decisions.jsonl and on the review page counts with the review, of which the file is presumably an export.
+in decisions.jsonl and on the review page counts with the review, of which the file is presumably an export. Only what a
+person read on a card, before the judge's or another person's words on it, is `read_blind`.
 """
 
 from __future__ import annotations
@@ -15,10 +16,19 @@ from pathlib import Path
 
 from autocaft.errors import DataError
 from autocaft.records import Decision, Direction
-from autocaft.review.acts import Act, acts_on_cards, answers, first_answers, log_path, read_acts, repeats_of, reviewers
-from autocaft.rundir.files import read_jsonl, read_records
-
-CONTROL_SOURCES = ("random", "planted")
+from autocaft.review.acts import (
+    Act,
+    acts_on_cards,
+    answers,
+    first_answers,
+    log_path,
+    own_acts,
+    read_acts,
+    repeats_of,
+    reviewers,
+)
+from autocaft.review.deck import card_hashes
+from autocaft.rundir.files import read_records
 
 
 @dataclass(frozen=True)
@@ -32,9 +42,14 @@ class Rater:
     reason_by_id: Mapping[str, str]
     from_list: bool = False
     """The rater only listed what to ablate: the rest is taken as kept."""
-    n_unsure: int = 0
+    read_blind: frozenset[str] = frozenset()
+    """Directions of which the person read the card; nobody knows that of a list."""
+    unsure: frozenset[str] = frozenset()
+    n_copied: int = 0
+    """Answers that a file brought in and another person had given; they are not in `ablates`."""
     n_not_blind: int = 0
-    """Answers given or changed after the judge's words were seen; `ablates` has what was said before, if anything."""
+    """Answers given or changed after the judge's or another person's were seen; `ablates` has what was said before, if
+    anything."""
     seconds: Sequence[float] = ()
     """Time of each answer that has one."""
     repeats: Sequence[tuple[str, str]] = ()
@@ -67,12 +82,12 @@ def load_raters(run_dir: Path, directions: Sequence[Direction]) -> list[Rater]:
         if decision.by.split(":")[0] in ("auto", "human"):
             log_by_rater[decision.by].append(decision)
     raters = {by: _from_decisions(by, log, directions) for by, log in log_by_rater.items()}
-    cards = run_dir / "judge" / "cards.jsonl"
-    hashes = {str(row["hash"]) for row in read_jsonl(cards)} if cards.is_file() else set()
+    hashes = card_hashes(run_dir)
     for name in reviewers(run_dir):
-        acts = acts_on_cards(read_acts(log_path(run_dir, name)), hashes)
+        by = f"human:{name}"
+        acts = own_acts(acts_on_cards(read_acts(log_path(run_dir, name)), hashes), by)
         if acts:
-            raters[f"human:{name}"] = _from_acts(f"human:{name}", acts)
+            raters[by] = _from_acts(by, acts)
     return [raters[by] for by in sorted(raters)]
 
 
@@ -89,16 +104,19 @@ def _from_decisions(by: str, log: Iterable[Decision], directions: Sequence[Direc
 
 
 def _from_acts(by: str, acts: Sequence[Act]) -> Rater:
-    """What a reviewer answered before seeing the judge's words."""
-    standing, blind = answers(acts), answers(acts, blind=True)
-    first = first_answers(blind).values()
-    decided = [answer for answer in first if answer.choice != "unsure"]
+    """What a reviewer answered before seeing the judge's words or another person's."""
+    blind, standing = answers(acts, blind=True), first_answers(answers(acts))
+    first = first_answers(blind)
+    decided = [answer for answer in first.values() if answer.choice != "unsure"]
+    own = {direction_id: answer for direction_id, answer in standing.items() if not answer.copied_from}
     return Rater(
         by,
         {answer.direction_id: answer.choice == "ablate" for answer in decided},
         {answer.direction_id: answer.note for answer in decided},
-        n_unsure=len(first) - len(decided),
-        n_not_blind=sum(blind.get((i, 0)) != answer for i, answer in first_answers(standing).items()),
+        read_blind=frozenset(first),
+        unsure=frozenset(i for i, answer in first.items() if answer.choice == "unsure"),
+        n_copied=len(standing) - len(own),
+        n_not_blind=sum(first.get(i) != answer for i, answer in own.items()),
         seconds=[answer.seconds for answer in blind.values() if answer.seconds is not None],
         repeats=[(one.choice, two.choice) for one, two in repeats_of(blind)],
     )

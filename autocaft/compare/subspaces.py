@@ -14,8 +14,6 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autocaft.compare.raters import CONTROL_SOURCES
-
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -37,8 +35,6 @@ def subspace_overlap(decomposed: Path, human: Collection[str], auto: Collection[
     places = sorted({(d.source, d.layer) for d in found.directions if d.id in human or d.id in auto})
     rows = []
     for source, layer in places:
-        if source in CONTROL_SOURCES:
-            continue
         here = [d.id for d in found.directions if (d.source, d.layer) == (source, layer)]
         human_DH, auto_DA = (_basis(found, [i for i in here if i in chosen]) for chosen in (human, auto))
         rows.append({"source": source, "layer": layer, **compare_spans(human_DH, auto_DA, covariances.get(layer))})

@@ -34,9 +34,9 @@ def run_table(found: Mapping[str, Any]) -> str:
     parts = [f"{found['run']}: {found['n_candidates']} candidates", _raters(found["raters"])]
     for pair in found["auto_against_human"]:
         parts += _pair_parts(pair)
-    for pair in found["human_against_human"]:
-        title = f"{pair['second']} against {pair['first']} (the ceiling: two people)"
-        parts.append(f"{title}\n{_agreement(pair['agreement'])}")
+    parts += [_ceiling(pair) for pair in found["human_against_human"]]
+    if found["no_ceiling"]:
+        parts.append(f"no ceiling (two people who read the same cards blind): {found['no_ceiling']}")
     if found["alpha_of_humans"] is not None:
         parts.append(f"Krippendorff's alpha of all people: {_with_interval(found['alpha_of_humans'])}")
     parts += [_outcome(row) for row in found["outcome"]]
@@ -44,7 +44,9 @@ def run_table(found: Mapping[str, Any]) -> str:
 
 
 def _raters(raters: Sequence[Mapping[str, Any]]) -> str:
-    rows = [["rater", "rated", "ablate", "unsure", "s each", "minutes", "same when repeated", "random ablated"]]
+    rows = [
+        ["rater", "rated", "ablate", "unsure", "copied", "s each", "minutes", "same when repeated", "random ablated"]
+    ]
     for rater in raters:
         again, controls = rater["self_agreement"], rater["random_controls"]
         rows.append(
@@ -53,6 +55,7 @@ def _raters(raters: Sequence[Mapping[str, Any]]) -> str:
                 str(rater["n_rated"]),
                 str(rater["n_ablate"]),
                 str(rater["n_unsure"]),
+                str(rater["n_copied"]),
                 _plain(rater["seconds_a_direction"], 0),
                 _plain(rater["minutes"], 1),
                 "-" if again is None else f"{again['n_same']}/{again['n']}",
@@ -86,12 +89,27 @@ def _pair_parts(pair: Mapping[str, Any]) -> list[str]:
     return [*parts, _disagreements(pair["disagreements"])]
 
 
+def _ceiling(pair: Mapping[str, Any]) -> str:
+    """Two people, and the judge against each of them on the same directions."""
+    title = f"{pair['second']} against {pair['first']} (the ceiling: two people who read {pair['n_read_both']} both)"
+    rows = [["on these", "n", "shared", *MEASURES]]
+    rows += [
+        [f"{row['auto']} against {row['human']}", str(row["n"]), str(row["n_shared"]), *_measures(row)]
+        for row in pair["auto_on_the_same"]
+    ]
+    return f"{title}\n{_agreement(pair['agreement'])}\n{_aligned(rows)}"
+
+
+def _measures(row: Mapping[str, Any]) -> list[str]:
+    return [_with_interval(row[name]) for name in MEASURES]
+
+
 def _agreement(rows: Sequence[Mapping[str, Any]]) -> str:
     table = [["", "n", "shared", *MEASURES]]
     for row in rows:
         where = "all" if row["source"] is None else row["source"]
         where = where if row["layer"] is None else f"  layer {row['layer']}"
-        table.append([where, str(row["n"]), str(row["n_shared"]), *(_with_interval(row[name]) for name in MEASURES)])
+        table.append([where, str(row["n"]), str(row["n_shared"]), *_measures(row)])
     return _aligned(table)
 
 

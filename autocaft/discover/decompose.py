@@ -221,7 +221,7 @@ def _with_extents(
         if not own:
             continue
         vectors_ND = torch.stack([vector_D for _, vector_D in own]).float()
-        low_N, high_N, activations = _extents(reader, layer, vectors_ND, stats.generic_mean[layer])
+        low_N, high_N, activations = linear_extents(reader, layer, vectors_ND, stats.generic_mean[layer])
         covariance_DD = activations.covariance_DD.float()
         covariances[f"L{layer}"] = covariance_DD
         variance_N = ((vectors_ND @ covariance_DD) * vectors_ND).sum(dim=1)
@@ -239,10 +239,10 @@ def _with_extents(
     return DirectionSet(tuple(directions), torch.cat(vectors))
 
 
-def _extents(
+def linear_extents(
     reader: ShardReader, layer: int, vectors_ND: Tensor, mean_D: Tensor
 ) -> tuple[Tensor, Tensor, CovarianceFitter]:
-    """Lowest and highest projection (N,) on each vector, and the activations' covariance."""
+    """Lowest and highest projection (N,) on each vector, and the activations' covariance, in one pass."""
     low_N, high_N = torch.full((len(vectors_ND),), torch.inf), torch.full((len(vectors_ND),), -torch.inf)
     activations = CovarianceFitter(reader.d_model)
     for acts_ND in reader.in_order(layer, ROWS):

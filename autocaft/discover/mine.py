@@ -34,7 +34,7 @@ from torch import Tensor
 
 from autocaft.data.corpus import Document, read_documents
 from autocaft.data.rows import TaskRow, chosen_rows
-from autocaft.discover.collect import load_stats
+from autocaft.discover.collect import CollectStats, load_stats
 from autocaft.discover.cross import CrossCovariance, save_cross
 from autocaft.discover.decompose import load_extents, open_dictionary
 from autocaft.discover.evidence import FireCount, Fires, Parts, gather_evidence
@@ -79,59 +79,105 @@ def mine(
     Returns:
         Counts of windows by pole and purpose, also in `summary.json`.
     """
-    reader, stats, found = ShardReader(collected / "acts"), load_stats(collected), DirectionSet.load(decomposed)
-    documents = read_documents(collected / "documents.jsonl.gz")
-    groups, parts = Groups.of(documents), Parts.of(tokenizer, documents, rows)
-    low_N, high_N = load_extents(decomposed)
-    examples: list[Example] = []
-    fires: dict[str, Fires] = {}
-    cross_ND = torch.zeros_like(found.vectors_ND)
-    n_rows = reader.n_rows * len(reader.layers)
-    with progress.task("windows", n_rows, "tokens") as advance, torch.no_grad():
-        for layer in reader.layers:
-            at = [i for i, direction in enumerate(found.directions) if direction.layer == layer]
-            if not at:
-                continue
-            probe = Probe.of([found.directions[i] for i in at], found.vectors_ND[at], stats.generic_mean[layer])
-            if probe.n_latents:
-                dictionary = open_dictionary(decomposed, decompose_options, layer, width=reader.d_model)
-                probe = probe.with_dictionary(dictionary)
-            miner = Miner(probe, groups, low_N[at], high_N[at], options)
-            count = FireCount(parts, probe.is_latent_C, low_N[at], high_N[at])
-            cross = CrossCovariance(len(at), reader.d_model)
-            for shard in reader.shards(layer):
-                for chunk in probe.chunks(shard, groups, options.tokens_per_chunk):
-                    miner.update(chunk)
-                    count.update(chunk)
-                    cross.update(chunk.acts_ND, chunk.projections_NC)
-                    advance(len(chunk.tokens_N))
-            examples += miner.examples(tokenizer)
-            fires.update(zip((direction.id for direction in probe.directions), count.fires(), strict=True))
-            cross_ND[at] = cross.vectors_CD()
-    write_records(out / "examples.jsonl", examples)
-    save_cross(out, cross_ND)
+    found, low_N, high_N = DirectionSet.load(decomposed), *load_extents(decomposed)
+    texts = MiningTexts.of(tokenizer, collected, rows)
+    open_at = functools.partial(open_dictionary, decomposed, decompose_options, width=texts.reader.d_model)
+    mined = mine_directions(found, low_N, high_N, texts, open_at, options, progress)
+    write_records(out / "examples.jsonl", mined.examples)
+    save_cross(out, mined.cross_ND)
     drawn = chosen_rows(loss_rows, options.n_loss_rows)
-    evidence = gather_evidence(
-        found,
-        fires,
-        models,
-        tokenizer,
-        stats.generic_mean,
-        drawn,
-        read=functools.cache(functools.partial(token_text, tokenizer)),
-        tokens_per_batch=options.tokens_per_chunk,
-        progress=progress,
+    write_records(
+        out / "evidence.jsonl",
+        gather_evidence(
+            found,
+            mined.fires,
+            models,
+            tokenizer,
+            texts.stats.generic_mean,
+            drawn,
+            read=functools.cache(functools.partial(token_text, tokenizer)),
+            tokens_per_batch=options.tokens_per_chunk,
+            progress=progress,
+        ),
     )
-    write_records(out / "evidence.jsonl", evidence)
-    counts = Counter((example.pole, example.split) for example in examples)
+    counts = Counter((example.pole, example.split) for example in mined.examples)
     summary = {
         "n_directions": len(found),
-        "n_documents": len(groups.ids),
+        "n_documents": len(texts.groups.ids),
         "n_windows": {pole: {purpose: counts[pole, purpose] for purpose in PURPOSES} for pole in POLES},
         "loss_rows": [row.id for row in drawn],
     }
     write_json(out / "summary.json", summary)
     return summary
+
+
+@dataclass(frozen=True)
+class MiningTexts:
+    """The texts of a collect folder as mining reads them."""
+
+    tokenizer: Any
+    reader: ShardReader
+    stats: CollectStats
+    groups: Groups
+    parts: Parts
+
+    @classmethod
+    def of(cls, tokenizer: Any, collected: Path, rows: Sequence[TaskRow]) -> MiningTexts:
+        """`rows` are the training rows, which say where in a text the answer is."""
+        documents = read_documents(collected / "documents.jsonl.gz")
+        groups, parts = Groups.of(documents), Parts.of(tokenizer, documents, rows)
+        return cls(tokenizer, ShardReader(collected / "acts"), load_stats(collected), groups, parts)
+
+
+class Mined(NamedTuple):
+    """What one pass over the stored activations finds of some directions."""
+
+    examples: list[Example]
+    fires: dict[str, Fires]
+    cross_ND: Tensor
+
+
+@torch.no_grad()
+def mine_directions(
+    found: DirectionSet,
+    low_N: Tensor,
+    high_N: Tensor,
+    texts: MiningTexts,
+    open_at: Callable[[int], Dictionary],
+    options: MineOptions,
+    progress: Progress,
+) -> Mined:
+    """Windows of each direction, where it fires, and what goes along with it.
+
+    Args:
+        low_N, high_N: lowest and highest projection of each on these texts; a latent's lowest is 0.
+        open_at: the dictionary of a layer, asked for where `found` has latents.
+    """
+    reader = texts.reader
+    examples: list[Example] = []
+    fires: dict[str, Fires] = {}
+    cross_ND = torch.zeros_like(found.vectors_ND)
+    with progress.task("windows", reader.n_rows * len(reader.layers), "tokens") as advance:
+        for layer in reader.layers:
+            at = [i for i, direction in enumerate(found.directions) if direction.layer == layer]
+            if not at:
+                continue
+            probe = Probe.of([found.directions[i] for i in at], found.vectors_ND[at], texts.stats.generic_mean[layer])
+            if probe.n_latents:
+                probe = probe.with_dictionary(open_at(layer))
+            miner = Miner(probe, texts.groups, low_N[at], high_N[at], options)
+            count = FireCount(texts.parts, probe.is_latent_C, low_N[at], high_N[at])
+            cross = CrossCovariance(len(at), reader.d_model)
+            for shard in reader.shards(layer):
+                for chunk in probe.chunks(shard, texts.groups, options.tokens_per_chunk):
+                    miner.update(chunk)
+                    count.update(chunk)
+                    cross.update(chunk.acts_ND, chunk.projections_NC)
+                    advance(len(chunk.tokens_N))
+            examples += miner.examples(texts.tokenizer)
+            fires.update(zip((direction.id for direction in probe.directions), count.fires(), strict=True))
+            cross_ND[at] = cross.vectors_CD()
+    return Mined(examples, fires, cross_ND)
 
 
 @dataclass(frozen=True)

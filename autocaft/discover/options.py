@@ -106,6 +106,16 @@ class DecomposeOptions(Options):
         return self
 
 
+class DecoyOptions(Options):
+    """Random directions that go among the cards of a review: does a person see the concept in nothing?"""
+
+    n_random: int = Field(default=3, ge=0)
+    """How many, at each layer and of each kind that is reviewed: live latents that are no candidates, and random unit
+    vectors beside components. They are mined like candidates; no judge, rule or arm sees them. 0: none."""
+    seed: int = 0
+    """Of the draw."""
+
+
 class MineOptions(Options):
     """How many windows a direction is shown by, and how wide they are."""
 

@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -49,6 +49,8 @@ class Act(Record):
     """0: the first time the direction was shown; 1: shown again, to see whether the person agrees with themselves."""
     card: str
     """Hash of the card that was read: an answer to another card does not count."""
+    copied_from: str = ""
+    """`human:<name>` if a file brought in what that person had answered; empty for an answer of the reviewer's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +63,20 @@ class Answer:
     note: str
     seconds: float | None
     at: str
+    copied_from: str = ""
 
 
 def answers(acts: Iterable[Act], *, blind: bool = False) -> dict[tuple[str, int], Answer]:
     """The answers that stand, by direction and showing: the last counts, a withdrawn one does not.
 
     Args:
-        blind: leave out whatever was said about a direction after its judge's words had been seen.
+        blind: leave out what another person answered, and whatever was said about a direction after that person's
+            answer or its judge's words had been seen.
     """
     standing: dict[tuple[str, int], Answer] = {}
     seen: set[str] = set()
     for act in acts:
-        if act.act == "see judge":
+        if act.act == "see judge" or (blind and act.copied_from):
             seen.add(act.direction_id)
         elif blind and act.direction_id in seen:
             continue
@@ -81,7 +85,7 @@ def answers(acts: Iterable[Act], *, blind: bool = False) -> dict[tuple[str, int]
         else:
             key = act.direction_id, act.showing
             standing.pop(key, None)  # so that the order is that of the last answers
-            standing[key] = Answer(act.direction_id, act.act, act.by, act.note, act.seconds, act.at)
+            standing[key] = Answer(act.direction_id, act.act, act.by, act.note, act.seconds, act.at, act.copied_from)
     return standing
 
 
@@ -103,6 +107,11 @@ def acts_on_cards(acts: Iterable[Act], hashes: Collection[str]) -> list[Act]:
 def now() -> str:
     """The time of an act."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def own_acts(acts: Iterable[Act], by: str) -> list[Act]:
+    """The acts of one reviewer's file, with what another person did marked as copied: a file can be copied too."""
+    return [act if act.by == by else replace(act, copied_from=act.copied_from or act.by) for act in acts]
 
 
 def log_path(run_dir: Path, name: str) -> Path:

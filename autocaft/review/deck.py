@@ -1,8 +1,9 @@
 """The cards of a run as a person is shown them, and what the judge said, apart.
 
-In: `judge/`, `mine/` and `collect/` of a run folder. Out: a `Deck`. The decision a reader would question: a card here
-has no id, score or source on its face, and the judge's words lie in another mapping, so that a template cannot show
-them by oversight; and the histogram is of the mined windows, which over-represent the ends, as its caption says.
+In: `judge/`, `mine/`, `decoys/` and `collect/` of a run folder. Out: a `Deck`. The decision a reader would question: a
+card here has no id, score or source on its face, and the judge's words lie in another mapping, so that a template
+cannot show them by oversight; and the histogram is of the mined windows, which over-represent the ends, as its caption
+says.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autocaft.config import load_config
 from autocaft.data.corpus import read_documents
 from autocaft.errors import DataError
-from autocaft.records import Decision, Evidence, Example, Verdict
+from autocaft.judge.cards import build_cards
+from autocaft.records import Decision, Direction, Evidence, Example, Verdict
 from autocaft.report.html import shade
 from autocaft.report.words import evidence_lines
-from autocaft.rundir.files import iter_jsonl, read_json, read_records
+from autocaft.rundir.files import iter_jsonl, read_json, read_jsonl, read_records
 
 Pieces = list[tuple[str, str, str]]
 """(text, css class, projection) of each token."""
@@ -79,6 +82,8 @@ class Deck:
     cards: Mapping[str, ShownCard]
     verdicts: Mapping[str, Verdict]
     decisions: Mapping[str, Decision]
+    decoys: frozenset[str] = frozenset()
+    """Which of the cards are random directions; a template asks only after the answer."""
 
 
 def load_deck(run_dir: Path) -> Deck:
@@ -100,22 +105,47 @@ def load_deck(run_dir: Path) -> Deck:
         cards=_load_cards(run_dir),
         verdicts={v.direction_id: v for v in read_records(judged / "verdicts.jsonl", Verdict)},
         decisions={d.direction_id: d for d in decisions if d.by.startswith("auto:")},
+        decoys=frozenset(decoy.id for decoy in decoys_of(run_dir)),
     )
+
+
+def decoys_of(run_dir: Path) -> list[Direction]:
+    """The random directions among a run's cards; none in a run that was made without them."""
+    path = run_dir / "decoys" / "directions.jsonl"
+    return read_records(path, Direction) if path.is_file() else []
+
+
+def card_hashes(run_dir: Path) -> set[str]:
+    """Hashes of the cards as they are now, decoys' too; none before the run was judged."""
+    path = run_dir / "judge" / "cards.jsonl"
+    return {str(row["hash"]) for row in [*read_jsonl(path), *_decoy_rows(run_dir)]} if path.is_file() else set()
+
+
+def _decoy_rows(run_dir: Path) -> list[dict[str, Any]]:
+    """The decoys' cards, made as the judge's are."""
+    decoys = decoys_of(run_dir)
+    if not decoys:
+        return []
+    options = load_config(run_dir / "config.toml").judge
+    examples = read_records(run_dir / "decoys" / "examples.jsonl", Example)
+    cards = build_cards(decoys, examples, n_describe=options.n_describe, n_verify=options.n_verify)
+    return [card.to_row() for card in cards]
 
 
 def _load_cards(run_dir: Path) -> dict[str, ShownCard]:
     kind_by_document = {d.id: d.kind for d in read_documents(run_dir / "collect" / "documents.jsonl.gz")}
     projections: dict[str, list[float]] = defaultdict(list)
     kinds: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
-    for example in read_records(run_dir / "mine" / "examples.jsonl", Example):
+    mined = [run_dir / folder / "examples.jsonl" for folder in ("mine", "decoys")]
+    for example in (example for path in mined if path.is_file() for example in read_records(path, Example)):
         projections[example.direction_id] += example.projections
         if example.pole in ("top", "bottom"):
             kind = kind_by_document.get(example.doc_id, "generic")
             kinds[example.direction_id][example.pole][KIND_WORDS.get(kind, kind)] += 1
-    evidence = _evidence(run_dir / "mine")
+    evidence = _evidence(run_dir)
     path = run_dir / "judge" / "cards.jsonl"
     cards = {}
-    for number, row in iter_jsonl(path):
+    for number, row in [*iter_jsonl(path), *((0, row) for row in _decoy_rows(run_dir))]:
         try:
             name = str(row["direction_id"])
             kinds_by_pole = {pole: counts.most_common() for pole, counts in kinds[name].items()}
@@ -127,12 +157,13 @@ def _load_cards(run_dir: Path) -> dict[str, ShownCard]:
     return cards
 
 
-def _evidence(mined: Path) -> dict[str, list[tuple[str, str]]]:
+def _evidence(run_dir: Path) -> dict[str, list[tuple[str, str]]]:
     """Lines by direction; nothing for a run that was mined before there was evidence."""
-    if not (mined / "evidence.jsonl").is_file():
+    paths = [run_dir / folder / "evidence.jsonl" for folder in ("mine", "decoys")]
+    if not paths[0].is_file():
         return {}
-    n_loss_rows = len(read_json(mined / "summary.json")["loss_rows"])
-    found = read_records(mined / "evidence.jsonl", Evidence)
+    n_loss_rows = len(read_json(run_dir / "mine" / "summary.json")["loss_rows"])
+    found = [item for path in paths if path.is_file() for item in read_records(path, Evidence)]
     return {item.direction_id: evidence_lines(item, n_loss_rows) for item in found}
 
 

@@ -1,51 +1,59 @@
 """A review out of the page and back: a spreadsheet, JSON lines, and the selection that a run takes as `select.file`.
 
 In: a reviewer's log, or a file that the person filled in. Out: files, or acts in the log. The decision a reader would
-question: the windows are an attacker's text and a spreadsheet runs what looks like a formula. So a cell that opens like
-one gets an apostrophe in front, also after a separator of another locale, and reading takes that apostrophe off again.
+question: a line has neither the direction's name nor its place in the ranking, since those tell a control from a
+candidate; its `id` is a hash of the name and the order is the reviewer's own. It says whose sheet it is (`by`), so that
+a person who takes in somebody else's answers is not counted as a second reader.
+
+The windows are an attacker's text and a spreadsheet runs what looks like a formula. So a cell that opens like one gets
+an apostrophe in front, also after a separator of another locale, and reading takes that apostrophe off again.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import json
+import shlex
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from autocaft.config import load_config
 from autocaft.errors import DataError
 from autocaft.records import Direction
 from autocaft.report.plain import guard_cell, unguard_cell
 from autocaft.review.acts import (
     CHOICES,
+    Act,
     ActLog,
     Answer,
-    Choice,
     acts_on_cards,
     answers,
     first_answers,
     log_path,
+    own_acts,
     read_acts,
 )
-from autocaft.review.deck import Deck, ShownWindow, load_deck
-from autocaft.review.session import Review
-from autocaft.rundir.files import iter_jsonl, read_records, write_json, write_jsonl, write_text
+from autocaft.review.deck import ShownCard, ShownWindow, load_deck
+from autocaft.review.session import Review, Said, plan_order
+from autocaft.rundir.files import iter_jsonl, read_json, read_records, write_json, write_jsonl, write_text
 
-COLUMNS = ("direction_id", "layer", "answer", "note", "top", "bottom", "card")
-
-Said = tuple[str, Choice, str]
-"""Direction, choice, note."""
+COLUMNS = ("id", "by", "layer", "answer", "note", "top", "bottom", "card")
 
 
 def export_answers(run_dir: Path, name: str, folder: Path) -> list[Path]:
     """Write `<name>.csv` (every direction, also to be filled in), `.jsonl` and `.json`; gives their paths."""
-    deck = load_deck(run_dir)
+    deck, by = load_deck(run_dir), f"human:{name}"
     hashes = {card.hash for card in deck.cards.values()}
-    first = first_answers(answers(acts_on_cards(read_acts(log_path(run_dir, name)), hashes)))
+    acts = own_acts(acts_on_cards(read_acts(log_path(run_dir, name)), hashes), by)
+    first = first_answers(answers(acts))
     paths = [folder / f"{name}.{ending}" for ending in ("csv", "jsonl", "json")]
-    write_text(paths[0], _as_csv(deck, first))
-    write_jsonl(paths[1], (_as_row(answer) for answer in first.values()))
+    order = [shown.direction_id for shown in plan_order(list(deck.cards), name) if not shown.repeat]
+    write_text(paths[0], _as_csv([deck.cards[direction_id] for direction_id in order], by, first))
+    write_jsonl(paths[1], (_as_row(first[i], by, deck.cards[i]) for i in order if i in first))
     directions = read_records(run_dir / "decompose" / "directions.jsonl", Direction)
     write_json(paths[2], selection_of(first.values(), directions))
     return paths
@@ -61,58 +69,95 @@ def selection_of(said: Iterable[Answer], directions: Sequence[Direction]) -> dic
     return {source: dict(table) for source, table in tables.items()}
 
 
-def import_answers(run_dir: Path, name: str, path: Path) -> int:
-    """Take in a file's answers; all or none. Gives how many were new.
+def training_command(run_dir: Path, name: str, selection_path: Path) -> str | None:
+    """What trains the arms of this person's choice in the same run folder; None where nothing is chosen."""
+    chosen = [source for source, table in read_json(selection_path).items() if table]
+    if not chosen:
+        return None
+    arms = list(load_config(run_dir / "config.toml").arms)
+    arms += [arm for source in chosen if (arm := f"caft-{source}-human") not in arms]
+    sets = (f"select.file={selection_path.resolve()}", f"select.person={name}", f"arms={json.dumps(arms)}")
+    folder = ["--runs", str(run_dir.parent), "--name", run_dir.resolve().name]
+    words = ["autocaft", "run", str(run_dir / "config.toml"), *folder, "--redo", "select"]
+    return shlex.join([*words, *(word for text in sets for word in ("--set", text))])
+
+
+def import_answers(run_dir: Path, name: str, path: Path) -> list[Act]:
+    """Take in a file's answers; all or none. Gives those that were new; what another person said is marked as copied.
 
     Raises:
         DataError: an answer that is none, an unknown direction, or a file made from other cards; names file:line.
     """
     deck = load_deck(run_dir)
+    card_by_id = {sheet_id(direction_id): card for direction_id, card in deck.cards.items()}
     rows = _csv_rows(path) if path.suffix.lower() == ".csv" else iter_jsonl(path)
     said: dict[str, Said] = {}
     for number, row in rows:
-        entry = _said(row, deck, f"{path}:{number}")
+        entry = _said(row, card_by_id, f"human:{name}", f"{path}:{number}")
         if entry is None:
             continue
-        if said.get(entry[0], entry)[1] != entry[1]:
-            raise DataError(f"{path}:{number}: {entry[0]} has another answer further up. Leave one of the two.")
-        said[entry[0]] = entry
+        if said.get(entry.direction_id, entry).choice != entry.choice:
+            raise DataError(f"{path}:{number}: {row['id']} has another answer further up. Leave one of the two.")
+        said[entry.direction_id] = entry
     with ActLog(log_path(run_dir, name)) as log:
         return Review(deck, log, name).take_in(list(said.values()))
 
 
-def _said(row: dict[str, Any], deck: Deck, where: str) -> Said | None:
+def sheet_id(direction_id: str) -> str:
+    """What a sheet calls a direction. The letter in front keeps a spreadsheet from reading digits as a number."""
+    return "d" + hashlib.sha256(f"autocaft sheet: {direction_id}".encode()).hexdigest()[:8]
+
+
+def _sheet_card(card: ShownCard) -> str:
+    return f"c{card.hash}"
+
+
+def _said(row: dict[str, Any], card_by_id: Mapping[str, ShownCard], by: str, where: str) -> Said | None:
     """One line's answer; None where the person left it open."""
-    direction_id, choice = str(row.get("direction_id") or ""), str(row.get("answer") or "").strip().lower()
+    name, choice = str(row.get("id") or ""), str(row.get("answer") or "").strip().lower()
     if not choice:
         return None
-    card = deck.cards.get(direction_id)
+    card = card_by_id.get(name)
     if card is None:
-        raise DataError(f"{where}: {direction_id!r} is no direction of this run. Export again and fill that file in.")
-    if row.get("card") not in (None, "", card.hash):
-        raise DataError(f"{where}: {direction_id} was exported from another card; its windows have changed since.")
+        raise DataError(f"{where}: {name!r} is no direction of this run. Export again and fill that file in.")
+    if row.get("card") not in (None, "", _sheet_card(card)):
+        raise DataError(
+            f"{where}: {name} was exported from another card: its windows have changed since, so the answer is about "
+            "other text. Export again and answer it anew."
+        )
     if choice not in CHOICES:
         raise DataError(f"{where}: {choice!r} is no answer. Write one of {', '.join(CHOICES)}, or leave it empty.")
-    return direction_id, choice, str(row.get("note") or "").strip()
+    author = str(row.get("by") or by)
+    return Said(card.direction_id, choice, str(row.get("note") or "").strip(), "" if author == by else author)
 
 
-def _as_row(answer: Answer) -> dict[str, Any]:
-    """A `Decision` and what the page knows besides; `unsure` is none, so its `ablate` is null."""
-    decided = None if answer.choice == "unsure" else answer.choice == "ablate"
-    decision = {"direction_id": answer.direction_id, "ablate": decided, "by": answer.by, "reason": answer.note}
-    return decision | {"at": answer.at, "answer": answer.choice, "note": answer.note, "seconds": answer.seconds}
+def _as_row(answer: Answer, by: str, card: ShownCard) -> dict[str, Any]:
+    """What was said, by whom, when and in how many seconds, about which card."""
+    return {
+        "id": sheet_id(answer.direction_id),
+        "by": answer.copied_from or by,
+        "layer": card.layer,
+        "answer": answer.choice,
+        "note": answer.note,
+        "seconds": answer.seconds,
+        "at": answer.at,
+        "card": _sheet_card(card),
+    }
 
 
-def _as_csv(deck: Deck, first: dict[str, Answer]) -> str:
+def _as_csv(cards: Iterable[ShownCard], by: str, first: Mapping[str, Answer]) -> str:
     """One line a direction, blind as the page is; opens with a byte order mark, which spreadsheets want for UTF-8."""
     file = io.StringIO()
     writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\r\n")
     writer.writerow(COLUMNS)
-    for direction_id, card in deck.cards.items():
-        answer = first.get(direction_id)
-        said = ("", "") if answer is None else (answer.choice, answer.note)
+    for card in cards:
+        answer = first.get(card.direction_id)
+        author, choice, note = (
+            (by, "", "") if answer is None else (answer.copied_from or by, answer.choice, answer.note)
+        )
         windows = [_as_text(card.poles.get(pole, ())) for pole in ("top", "bottom")]
-        writer.writerow([guard_cell(cell) for cell in (direction_id, str(card.layer), *said, *windows, card.hash)])
+        cells = (sheet_id(card.direction_id), author, str(card.layer), choice, note, *windows, _sheet_card(card))
+        writer.writerow([guard_cell(cell) for cell in cells])
     return "\ufeff" + file.getvalue()
 
 
@@ -131,9 +176,9 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8. Save it as “CSV UTF-8”.") from error
     header = text.partition("\n")[0]
-    separator = next((s for s in ",;\t" if "direction_id" in [cell.strip('" \r') for cell in header.split(s)]), None)
+    separator = next((s for s in ",;\t" if "id" in [cell.strip('" \r') for cell in header.split(s)]), None)
     if separator is None:
-        raise DataError(f"{path}:1: no column direction_id. The columns are {', '.join(COLUMNS)}; see --export.")
+        raise DataError(f"{path}:1: no column id. The columns are {', '.join(COLUMNS)}; see --export.")
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
     if "answer" not in (reader.fieldnames or ()):
         raise DataError(f"{path}:1: no column answer. The columns are {', '.join(COLUMNS)}; see --export.")

@@ -12,7 +12,7 @@ import random
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from autocaft.review.acts import (
     Act,
@@ -42,6 +42,16 @@ class Showing:
 
     direction_id: str
     repeat: int
+
+
+class Said(NamedTuple):
+    """An answer in a file."""
+
+    direction_id: str
+    choice: Choice
+    note: str
+    copied_from: str = ""
+    """As in an `Act`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,23 +174,24 @@ class Review:
         if news:
             self._log.append(*(self._act(Showing(i, 0), "see judge", "", None) for i in news))
 
-    def take_in(self, said: Sequence[tuple[str, Choice, str]]) -> int:
-        """Answers from a file: direction, choice, note. Gives how many were new."""
+    def take_in(self, said: Sequence[Said]) -> list[Act]:
+        """Answers from a file. Gives those that were new."""
         first = first_answers(self.standing)
         news = [
-            self._act(Showing(direction_id, 0), choice, note, None)
-            for direction_id, choice, note in said
-            if direction_id not in first or (first[direction_id].choice, first[direction_id].note) != (choice, note)
+            self._act(Showing(entry.direction_id, 0), entry.choice, entry.note, None, entry.copied_from)
+            for entry in said
+            if entry.direction_id not in first
+            or (first[entry.direction_id].choice, first[entry.direction_id].note) != (entry.choice, entry.note)
         ]
         if news:
             self._log.append(*news)
-        return len(news)
+        return news
 
     def _append(self, shown: Showing, act: ActKind, note: str, seconds: float | None) -> None:
         self._log.append(self._act(shown, act, note, seconds))
 
-    def _act(self, shown: Showing, act: ActKind, note: str, seconds: float | None) -> Act:
+    def _act(self, shown: Showing, act: ActKind, note: str, seconds: float | None, copied_from: str = "") -> Act:
         card = self.deck.cards[shown.direction_id].hash
         rounded = None if seconds is None else round(seconds, 1)
         one_line = " ".join(note.split())  # a tab or a line break would open a cell of its own in a spreadsheet
-        return Act(shown.direction_id, act, self.by, one_line, rounded, now(), shown.repeat, card)
+        return Act(shown.direction_id, act, self.by, one_line, rounded, now(), shown.repeat, card, copied_from)

@@ -17,11 +17,13 @@ from autocaft.compare.table import run_table
 from autocaft.errors import ConfigError, DataError
 from autocaft.records import Decision, Direction
 from autocaft.review.acts import Act, ActLog, log_path
-from autocaft.rundir.files import read_json, read_jsonl, read_records
+from autocaft.review.deck import load_deck
+from autocaft.review.files import export_answers, import_answers
+from autocaft.rundir.files import read_json, read_records
 from tests.planted_run import AT, add_outcome, add_person, concept_ids, make_run, selected_ids
 
 N_CANDIDATES = 2 * 23
-"""Without the two random controls."""
+"""Without the two decoys."""
 
 
 @pytest.fixture
@@ -30,12 +32,12 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 def _acts(run_dir: Path, name: str, *said: tuple[str, str]) -> None:
-    hashes = {row["direction_id"]: row["hash"] for row in read_jsonl(run_dir / "judge" / "cards.jsonl")}
+    cards = load_deck(run_dir).cards
     with ActLog(log_path(run_dir, name)) as log:
         shown: set[str] = set()
         for direction_id, act in said:
             showing = 1 if act != "see judge" and direction_id in shown else 0
-            log.append(Act(direction_id, act, f"human:{name}", "", 12.0, AT, showing, hashes[direction_id]))  # type: ignore[arg-type]
+            log.append(Act(direction_id, act, f"human:{name}", "", 12.0, AT, showing, cards[direction_id].hash))  # type: ignore[arg-type]
             shown.add(direction_id)
 
 
@@ -75,7 +77,7 @@ def test_a_list_of_what_to_ablate_keeps_the_rest_of_its_kind_only(run_dir: Path)
     path.write_text(path.read_text() + "".join(json.dumps(row) + "\n" for row in rows))
     (ada,) = [r for r in load_raters(run_dir, _directions(run_dir)) if r.is_human]
     assert ada.from_list and len(ada.ablates) == 40 and ada.chosen == concept_ids()
-    assert not any(".pc" in direction_id or "random" in direction_id for direction_id in ada.ablates)
+    assert not any(".pc" in direction_id or "decoy" in direction_id for direction_id in ada.ablates)
 
 
 def _directions(run_dir: Path) -> list[Direction]:
@@ -98,29 +100,95 @@ def test_unsure_is_no_decision_and_an_answer_to_an_older_card_does_not_count(run
     with ActLog(log_path(run_dir, "eve")) as log:
         log.append(Act("L8.latent2", "ablate", "human:eve", "", 3.0, AT, 0, "another-card"))
     (eve,) = [r for r in load_raters(run_dir, _directions(run_dir)) if r.is_human]
-    assert set(eve.ablates) == {"L8.latent0"} and eve.n_unsure == 1
+    assert set(eve.ablates) == {"L8.latent0"} and eve.unsure == {"L8.latent1"}
 
 
 def test_repeats_and_random_controls_are_counted(run_dir: Path) -> None:
-    said = [("L8.latent0", "ablate"), ("L8.latent5", "keep"), ("L8.random0", "ablate"), ("L8.random1", "keep")]
+    said = [("L8.latent0", "ablate"), ("L8.latent5", "keep"), ("L8.decoy0", "ablate"), ("L8.decoy1", "keep")]
     _acts(run_dir, "eve", *said, ("L8.latent0", "ablate"), ("L8.latent5", "ablate"))
     found = compare_run(run_dir, SimulatedReviewer())
     (eve,) = [row for row in found["raters"] if row["by"] == "human:eve"]
     assert (eve["self_agreement"]["n"], eve["self_agreement"]["n_same"]) == (2, 1)
     assert (eve["random_controls"]["n"], eve["random_controls"]["n_ablated"]) == (2, 1)
     assert eve["minutes"] == pytest.approx(6 * 12 / 60)
-    assert found["auto_against_human"][0]["agreement"][0]["n"] == 2, "controls are no candidates"
+    assert (eve["n_rated"], eve["n_ablate"], found["n_candidates"]) == (2, 1, N_CANDIDATES)
+    (pair,) = found["auto_against_human"]
+    assert pair["agreement"][0]["n"] == 2, "decoys are no candidates"
+    assert all("decoy" not in row["direction_id"] for row in pair["disagreements"])
+    assert {(row["source"], row["layer"]) for row in pair["subspaces"]} == {("sae", 8)}
+    assert pair["hybrid"]["points"][-1]["n_read"] == 2
 
 
-def test_two_people_are_the_ceiling(run_dir: Path) -> None:
-    add_person(run_dir, "ada", concept_ids())
-    add_person(run_dir, "bob", concept_ids() - {"L8.latent4"})
+# the ceiling
+
+
+def _reads(run_dir: Path, name: str, chosen: set[str], ids: set[str] | None = None) -> None:
+    """The person reads these directions, all if none are named, and ablates the chosen."""
+    shown = set(load_deck(run_dir).cards) if ids is None else ids
+    _acts(run_dir, name, *((i, "ablate" if i in chosen else "keep") for i in sorted(shown)))
+
+
+def test_two_people_who_read_blind_are_the_ceiling(run_dir: Path) -> None:
+    _reads(run_dir, "ada", concept_ids() | {"L8.decoy0"})
+    _reads(run_dir, "bob", concept_ids() - {"L8.latent4"})
     found = compare_run(run_dir, SimulatedReviewer())
     (pair,) = found["human_against_human"]
-    assert (pair["first"], pair["second"]) == ("human:ada", "human:bob")
-    assert pair["agreement"][0]["kappa"]["value"] == pytest.approx(cohens_kappa([[9, 1], [0, 36]]).kappa)
+    assert (pair["first"], pair["second"], pair["n_read_both"]) == ("human:ada", "human:bob", N_CANDIDATES)
+    kappa = cohens_kappa([[9, 1], [0, 36]]).kappa
+    assert pair["agreement"][0]["kappa"]["value"] == pytest.approx(kappa), "without the decoy on which they differ"
     assert found["alpha_of_humans"]["value"] == pytest.approx(pair["agreement"][0]["alpha"]["value"])
-    assert len(found["auto_against_human"]) == 2
+    assert len(found["auto_against_human"]) == 2 and found["no_ceiling"] is None
+
+
+def test_the_ceiling_is_of_what_both_read_and_the_judge_stands_beside_on_the_same(run_dir: Path) -> None:
+    ids = {d.id for d in _directions(run_dir)}
+    at_8 = {direction_id for direction_id in ids if direction_id.startswith("L8.")}
+    _reads(run_dir, "ada", concept_ids())
+    _reads(run_dir, "bob", concept_ids() - {"L8.latent4"}, at_8)
+    (pair,) = compare_run(run_dir, SimulatedReviewer())["human_against_human"]
+    assert pair["n_read_both"] == pair["agreement"][0]["n"] == len(at_8) == 23
+    assert pair["agreement"][0]["kappa"]["value"] == pytest.approx(cohens_kappa([[4, 1], [0, 18]]).kappa)
+    judged = {row["human"]: row for row in pair["auto_on_the_same"]}
+    assert {row["n"] for row in judged.values()} == {23}
+    assert judged["human:ada"]["kappa"]["value"] == pytest.approx(cohens_kappa([[4, 1], [1, 17]]).kappa)
+    assert judged["human:bob"]["kappa"]["value"] == pytest.approx(cohens_kappa([[4, 0], [1, 18]]).kappa)
+
+
+def test_people_who_read_different_directions_have_no_ceiling(run_dir: Path) -> None:
+    ids = {d.id for d in _directions(run_dir)}
+    at_8 = {direction_id for direction_id in ids if direction_id.startswith("L8.")}
+    _reads(run_dir, "ada", concept_ids(), at_8)
+    _reads(run_dir, "bob", concept_ids(), ids - at_8)
+    found = compare_run(run_dir, SimulatedReviewer())
+    assert found["human_against_human"] == [] and found["alpha_of_humans"] is None
+    assert "no two people decided on the same" in found["no_ceiling"]
+    assert "no ceiling" in run_table(found)
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_another_person_s_answers_do_not_make_a_second_reader(ending: str, run_dir: Path, tmp_path: Path) -> None:
+    _reads(run_dir, "ada", concept_ids())
+    export_answers(run_dir, "ada", tmp_path)
+    _reads(run_dir, "bob", set(), {"L8.latent0", "L8.latent9"})
+    import_answers(run_dir, "bob", tmp_path / f"ada.{ending}")
+    found = compare_run(run_dir, SimulatedReviewer())
+    (pair,) = found["human_against_human"]
+    assert pair["n_read_both"] == 2, "only what bob said himself, before he had ada's answers"
+    (bob,) = [row for row in found["raters"] if row["by"] == "human:bob"]
+    assert (bob["n_rated"], bob["n_ablate"]) == (2, 0) and bob["n_copied"] == N_CANDIDATES + 2 - 1
+
+
+def test_a_copied_file_and_a_list_make_no_second_reader(run_dir: Path) -> None:
+    _reads(run_dir, "ada", concept_ids())
+    log_path(run_dir, "bob").write_bytes(log_path(run_dir, "ada").read_bytes())
+    path = run_dir / "select" / "decisions.jsonl"
+    rows = [Decision(i, True, "human:cy", "chosen in cy.json", AT).to_row() for i in sorted(concept_ids())]
+    path.write_text(path.read_text() + "".join(json.dumps(row) + "\n" for row in rows))
+    found = compare_run(run_dir, SimulatedReviewer())
+    assert found["human_against_human"] == []
+    assert found["no_ceiling"].startswith("only human:ada read the cards blind")
+    assert "copies" in found["no_ceiling"] and "human:cy gave a list" in found["no_ceiling"]
+    assert {pair["human"] for pair in found["auto_against_human"]} == {"human:ada", "human:cy"}
 
 
 def test_threshold_curve_holds_the_run_s_own_selection(run_dir: Path) -> None:

@@ -25,7 +25,7 @@ BODY = urlencode({"showing": "0", "choice": "ablate", "note": "", "seconds": "1"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = Server(make_run(tmp_path_factory.mktemp("runs") / "planted", n_latents=47, n_random=0), "ada")
+    running = Server(make_run(tmp_path_factory.mktemp("runs") / "planted", n_latents=47, n_decoys=0), "ada")
     yield running
     running.kill()
 

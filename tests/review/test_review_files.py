@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import re
+import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,13 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autocaft.cli.actions import review_run
+from autocaft.config import load_config
 from autocaft.errors import ConfigError, DataError, RunLockedError
-from autocaft.records import Decision, Direction
+from autocaft.records import Direction
 from autocaft.report.plain import guard_cell, unguard_cell
 from autocaft.review.acts import ActLog, answers, log_path, read_acts
 from autocaft.review.deck import load_deck
-from autocaft.review.files import export_answers, import_answers
-from autocaft.review.session import Review
+from autocaft.review.files import export_answers, import_answers, sheet_id
+from autocaft.review.session import Review, Said
 from autocaft.rundir.files import read_jsonl, read_records
 from autocaft.select.choices import read_person_choice
 from tests.planted_run import AT, make_run
@@ -39,6 +42,9 @@ EVIL = (
 )
 
 
+LATENT_3 = sheet_id("L8.latent3")
+
+
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
     return make_run(tmp_path / "planted")
@@ -47,7 +53,7 @@ def run_dir(tmp_path: Path) -> Path:
 def _review(run_dir: Path, said: dict[str, tuple[str, str]]) -> None:
     deck = load_deck(run_dir)
     with ActLog(log_path(run_dir, "ada")) as log:
-        Review(deck, log, "ada").take_in([(i, choice, note) for i, (choice, note) in said.items()])  # type: ignore[misc]
+        Review(deck, log, "ada").take_in([Said(i, choice, note) for i, (choice, note) in said.items()])  # type: ignore[arg-type]
 
 
 def test_a_run_takes_the_exported_selection_as_a_persons_choice(run_dir: Path, tmp_path: Path) -> None:
@@ -56,7 +62,7 @@ def test_a_run_takes_the_exported_selection_as_a_persons_choice(run_dir: Path, t
         "L14.pc1": "ablate",
         "L8.latent4": "keep",
         "L8.pc0": "unsure",
-        "L8.random0": "ablate",
+        "L8.decoy0": "ablate",
     }
     _review(run_dir, {i: (choice, "") for i, choice in said.items()})
     _, _, path = export_answers(run_dir, "ada", tmp_path / "out")
@@ -76,19 +82,42 @@ def test_what_is_exported_can_be_taken_in_by_another(ending: str, run_dir: Path,
     _review(run_dir, said)
     export_answers(run_dir, "ada", tmp_path)
     path = tmp_path / f"ada.{ending}"
-    assert import_answers(run_dir, "bob", path) == 3
+    assert len(import_answers(run_dir, "bob", path)) == 3
     taken = {i: (a.choice, a.note) for (i, _), a in answers(read_acts(log_path(run_dir, "bob"))).items()}
     assert taken == said | {"L8.latent3": ("ablate", "two words; \"quoted\", 'é'")}, "a note is one line"
-    assert {act.by for act in read_acts(log_path(run_dir, "bob"))} == {"human:bob"}
-    assert import_answers(run_dir, "bob", path) == 0, "a second time there is nothing new"
+    assert {(act.by, act.copied_from) for act in read_acts(log_path(run_dir, "bob"))} == {("human:bob", "human:ada")}
+    assert import_answers(run_dir, "bob", path) == [], "a second time there is nothing new"
+    export_answers(run_dir, "bob", tmp_path)
+    (tmp_path / f"bob.{ending}").rename(tmp_path / f"handed-on.{ending}")
+    import_answers(run_dir, "cy", tmp_path / f"handed-on.{ending}")
+    assert {act.copied_from for act in read_acts(log_path(run_dir, "cy"))} == {"human:ada"}, "it is still ada's"
+    assert import_answers(run_dir, "ada", path) == []
+    assert answers(read_acts(log_path(run_dir, "bob")), blind=True) == {}
 
 
-def test_json_lines_hold_decisions_and_unsure_is_none(run_dir: Path, tmp_path: Path) -> None:
+def test_json_lines_say_what_was_answered_by_whom_about_which_card(run_dir: Path, tmp_path: Path) -> None:
     _review(run_dir, {"L8.latent3": ("ablate", "why"), "L14.pc1": ("keep", ""), "L8.pc0": ("unsure", "")})
-    rows = {row["direction_id"]: row for row in read_jsonl(export_answers(run_dir, "ada", tmp_path)[1])}
-    assert {i: row["ablate"] for i, row in rows.items()} == {"L8.latent3": True, "L14.pc1": False, "L8.pc0": None}
-    fields = {field: rows["L8.latent3"][field] for field in Decision.__dataclass_fields__}
-    assert Decision.from_row(fields).by == "human:ada" and Decision.from_row(fields).reason == "why"
+    rows = {row["id"]: row for row in read_jsonl(export_answers(run_dir, "ada", tmp_path)[1])}
+    said = {"L8.latent3": "ablate", "L14.pc1": "keep", "L8.pc0": "unsure"}
+    assert {i: row["answer"] for i, row in rows.items()} == {sheet_id(i): choice for i, choice in said.items()}
+    row = rows[sheet_id("L8.latent3")]
+    assert (row["by"], row["note"], row["card"]) == (
+        "human:ada",
+        "why",
+        "c" + load_deck(run_dir).cards["L8.latent3"].hash,
+    )
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_an_answer_about_a_card_that_has_changed_is_refused_with_the_reason(
+    ending: str, run_dir: Path, tmp_path: Path
+) -> None:
+    _review(run_dir, {"L8.latent3": ("ablate", "")})
+    export_answers(run_dir, "ada", tmp_path)
+    cards = run_dir / "judge" / "cards.jsonl"
+    cards.write_text(cards.read_text().replace(load_deck(run_dir).cards["L8.latent3"].hash, "0" * 16))
+    with pytest.raises(DataError, match=rf"ada\.{ending}:\d+: {sheet_id('L8.latent3')} .*windows have changed since"):
+        import_answers(run_dir, "ada", tmp_path / f"ada.{ending}")
 
 
 @pytest.mark.parametrize(("separator", "mark"), [(",", "\ufeff"), (";", ""), ("\t", "")])
@@ -104,12 +133,24 @@ def test_a_sheet_filled_in_by_hand_is_read_whatever_its_locale(
     writer.writeheader()
     writer.writerows(rows)
     (tmp_path / "filled.csv").write_text(mark + file.getvalue(), "utf-8")
-    assert import_answers(run_dir, "ada", tmp_path / "filled.csv") == 2
+    assert len(import_answers(run_dir, "ada", tmp_path / "filled.csv")) == 2
 
 
-def test_the_sheet_is_blind(run_dir: Path, tmp_path: Path) -> None:
-    text = export_answers(run_dir, "ada", tmp_path)[0].read_text("utf-8-sig")
-    assert "judge's" not in text and "relevance" not in text
+def test_a_sheet_is_blind_to_the_judge_the_ranking_and_what_is_a_control(run_dir: Path, tmp_path: Path) -> None:
+    _review(run_dir, dict.fromkeys(load_deck(run_dir).cards, ("keep", "")))
+    sheet, lines, _ = export_answers(run_dir, "ada", tmp_path)
+    text = sheet.read_text("utf-8-sig")
+    for content in (text, lines.read_text()):
+        assert not any(word in content for word in ("judge's", "relevance", "decoy", "latent", "pc0"))
+        assert sheet_id("L8.decoy0") in content, "a control is there, as any other"
+    own = [row["id"] for row in csv.DictReader(io.StringIO(text, newline=""))]
+    export_answers(run_dir, "bob", tmp_path)
+    other = [
+        row["id"] for row in csv.DictReader(io.StringIO((tmp_path / "bob.csv").read_text("utf-8-sig"), newline=""))
+    ]
+    ranked = [sheet_id(direction_id) for direction_id in load_deck(run_dir).cards]
+    assert sorted(own) == sorted(other) == sorted(ranked) and own != other and ranked not in (own, other)
+    assert [row["id"] for row in read_jsonl(lines)] == own
 
 
 # formulas
@@ -147,14 +188,14 @@ def test_guarding_a_cell_can_be_undone(text: str) -> None:
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        ("direction_id,answer\nL8.latent3,maybe\n", r"bad\.csv:2: 'maybe' is no answer"),
-        ("direction_id,answer\nL8.latent999,keep\n", r"bad\.csv:2: 'L8\.latent999' is no direction"),
-        ("direction_id,answer\nL8.latent3,keep\nL8.latent3,ablate\n", r"bad\.csv:3: L8\.latent3 has another answer"),
-        ("direction_id,answer,card\nL8.latent3,keep,0000\n", "another card"),
-        ("direction,answer\nL8.latent3,keep\n", "no column direction_id"),
-        ("direction_id,choice\nL8.latent3,keep\n", "no column answer"),
-        (b"direction_id,answer,note\nL8.latent3,keep,caf\xe9\n", "not UTF-8"),
-        ("", "no column direction_id"),
+        (f"id,answer\n{LATENT_3},maybe\n", r"bad\.csv:2: 'maybe' is no answer"),
+        ("id,answer\nL8.latent999,keep\n", r"bad\.csv:2: 'L8\.latent999' is no direction"),
+        (f"id,answer\n{LATENT_3},keep\n{LATENT_3},ablate\n", rf"bad\.csv:3: {LATENT_3} has another answer"),
+        (f"id,answer,card\n{LATENT_3},keep,0000\n", "another card"),
+        (f"direction,answer\n{LATENT_3},keep\n", "no column id"),
+        (f"id,choice\n{LATENT_3},keep\n", "no column answer"),
+        (f"id,answer,note\n{LATENT_3},keep,caf\xe9\n".encode("latin-1"), "not UTF-8"),
+        ("", "no column id"),
     ],
 )
 def test_a_bad_file_is_named_and_nothing_is_taken_in(
@@ -178,10 +219,18 @@ def test_files_are_not_taken_in_while_the_page_is_open(run_dir: Path, tmp_path: 
 def test_the_command_exports_and_imports(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _review(run_dir, {"L8.latent3": ("ablate", "")})
     review_run(run_dir, "ada", host="127.0.0.1", port=0, export=tmp_path / "out", import_=None)
-    assert capsys.readouterr().out.splitlines() == [
-        str(tmp_path / "out" / f"ada.{e}") for e in ("csv", "jsonl", "json")
-    ]
+    *paths, says, command = capsys.readouterr().out.splitlines()
+    assert paths == [str(tmp_path / "out" / f"ada.{e}") for e in ("csv", "jsonl", "json")] and "To train" in says
     review_run(run_dir, "bob", host="127.0.0.1", port=0, export=None, import_=tmp_path / "out" / "ada.csv")
-    assert "1 new answers of bob" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "1 new answer of bob" in told and "answers of human:ada" in told
+    review_run(run_dir, "cy", host="127.0.0.1", port=0, export=tmp_path, import_=None)
+    assert "Nothing is chosen" in capsys.readouterr().out
+    words = shlex.split(command)
+    assert words[:3] == ["autocaft", "run", str(run_dir / "config.toml")]
+    config = load_config(Path(words[2]), [word for before, word in pairwise(words) if before == "--set"])
+    assert config.arms == ("base", "tuned", "caft-sae-auto", "caft-sae-random", "caft-sae-human")
+    assert (config.select.file, config.select.person) == (str(tmp_path / "out" / "ada.json"), "ada")
+    assert Path(words[words.index("--runs") + 1]) / words[words.index("--name") + 1] == run_dir
     with pytest.raises(ConfigError, match="two commands"):
         review_run(run_dir, "bob", host="127.0.0.1", port=0, export=tmp_path, import_=tmp_path / "ada.csv")

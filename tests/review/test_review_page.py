@@ -26,7 +26,7 @@ SHORT = 10_000
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
     """100 directions."""
-    return make_run(tmp_path / "planted", n_latents=47, n_random=0)
+    return make_run(tmp_path / "planted", n_latents=47, n_decoys=0)
 
 
 @pytest.fixture
@@ -249,7 +249,7 @@ def poison(run_dir: Path) -> dict[str, str]:
 def test_100_hostile_texts_are_shown_as_they_are_and_do_nothing(
     tmp_path: Path, start_server: StartServer, context: BrowserContext
 ) -> None:
-    run_dir = make_run(tmp_path / "<b>planted", n_latents=47, n_random=0)
+    run_dir = make_run(tmp_path / "<b>planted", n_latents=47, n_decoys=0)
     text_by_id = poison(run_dir)
     server = start_server(run_dir, "ada")
     page = context.new_page()

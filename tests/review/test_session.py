@@ -59,8 +59,8 @@ def test_repeats_come_a_while_after_the_first_time() -> None:
 
 
 def test_controls_are_mixed_in_and_look_like_the_rest(deck: Deck) -> None:
-    assert {"L8.random0", "L8.random1"} <= set(deck.cards)
-    assert set(deck.cards["L8.random0"].poles) == set(deck.cards["L8.pc0"].poles)
+    assert {"L8.decoy0", "L8.decoy1"} <= set(deck.cards)
+    assert set(deck.cards["L8.decoy0"].poles) == set(deck.cards["L8.pc0"].poles)
 
 
 # answering
