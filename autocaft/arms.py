@@ -1,7 +1,8 @@
 """The arms of a comparison: what a name says about how a model was trained.
 
-`base` (not trained), `tuned` (plain SFT), and `caft-SOURCE-SELECTOR[-MODE]`: which directions were ablated while it
-trained, who chose them, and how they were ablated if not in the recipe's own mode.
+`base` (not trained), `tuned` (plain SFT), and `caft-SOURCE-SELECTOR[-MODE][@SHARE%]`: which directions were ablated
+while it trained, who chose them, how they were ablated if not in the recipe's own mode, and how much of the choice.
+The share is the dial of a sweep: what a choice gains is only comparable with another's at the same cost to the task.
 """
 
 from __future__ import annotations
@@ -24,17 +25,21 @@ SELECTORS: dict[Selector, str] = {
     "random-live": "control: as many live latents of the whole dictionary",
     "top": "control: as many by rank alone",
 }
-_NAME = re.compile(r"caft-(sae|pca)-(random-live|auto|human|oracle|random|top)(?:-(zero|mean-shift|mean|resample))?")
+_NAME = re.compile(
+    r"caft-(sae|pca)-(random-live|auto|human|oracle|random|top)(?:-(zero|mean-shift|mean|resample))?(?:@([1-9]\d?)%)?"
+)
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm; the last three are None for `base` and `tuned`, `mode` also where the recipe's mode holds."""
+    """One arm; all but the name are None for `base` and `tuned`, `mode` also where the recipe's mode holds."""
 
     name: str
     source: ArmSource | None = None
     selector: Selector | None = None
     mode: ArmMode | None = None
+    share: float | None = None
+    """How much of the choice is ablated, the first of each layer; None for all of it."""
 
     @property
     def is_ablated(self) -> bool:
@@ -55,7 +60,8 @@ def parse_arm(name: str) -> Arm:
         raise ConfigError(
             f"arms: {name!r} is no arm. Arms are base, tuned and caft-SOURCE-SELECTOR or caft-SOURCE-SELECTOR-MODE; "
             f"SOURCE is sae or pca, SELECTOR {', '.join(SELECTORS)}, MODE zero, mean, "
-            "resample or mean-shift"
+            "resample or mean-shift; @25% behind it takes that share of the choice (1 to 99)"
         )
-    source, selector, mode = match.groups()
-    return Arm(name, cast(ArmSource, source), cast(Selector, selector), cast("ArmMode | None", mode))
+    source, selector, mode, percent = match.groups()
+    share = None if percent is None else int(percent) / 100
+    return Arm(name, cast(ArmSource, source), cast(Selector, selector), cast("ArmMode | None", mode), share)

@@ -39,7 +39,9 @@ class RunConfig(Options):
     """Decoder blocks, counted from 0, after which directions are sought and ablated."""
     arms: tuple[str, ...] = ("base", "tuned", "caft-sae-auto", "caft-sae-random")
     """What is trained and compared: `base`, `tuned`, `caft-{sae,pca}-{auto,human,oracle,random,random-live,top}`, with
-    `-zero`, `-mean`, `-resample` or `-mean-shift` behind it where an arm departs from `train.mode`."""
+    `-zero`, `-mean`, `-resample` or `-mean-shift` behind it where an arm departs from `train.mode`, and `@25%` where it
+    takes that share of the choice alone: the most relevant of each layer (of a choice without relevance, the highest
+    ranked). With three shares beside the whole, `autocaft compare` can compare two choosers at the same task score."""
     seeds: tuple[int, ...] = (0,)
     """Each arm is trained once per seed. Directions are sought once, in the first seed's tuned model."""
     threads: int | None = transport(None, ge=1)

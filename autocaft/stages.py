@@ -308,6 +308,8 @@ def _arm_directions(run: Run, context: StepContext, arm: Arm, seed: int) -> tupl
         arm.source,
         arm.selector,
         seed=seed,
+        share=arm.share,
+        relevance=_relevance(context) if arm.share is not None else None,
         directions=found.directions,
         vectors_ND=found.vectors_ND,
         decisions=read_records(context.dir_of("select") / "decisions.jsonl", Decision),
@@ -320,6 +322,12 @@ def _arm_directions(run: Run, context: StepContext, arm: Arm, seed: int) -> tupl
         drawn = latents_as_directions(decomposed, run.config.decompose, chosen.ids, width=found.vectors_ND.shape[1])
         found = _removed_of_drawn(run, context, drawn)
     return found, list(chosen.ids)
+
+
+def _relevance(context: StepContext) -> dict[str, float]:
+    """The judge's relevance of each direction that has one."""
+    verdicts = read_records(context.dir_of("judge") / "verdicts.jsonl", Verdict)
+    return {v.direction_id: v.relevance for v in verdicts if v.unscored_reason is None and v.relevance is not None}
 
 
 def _ablation(run: Run, model: Any, arm: Arm, folder: Path | None) -> AbstractContextManager[None] | None:

@@ -118,9 +118,13 @@ def test_a_changed_key_is_named_and_refused_until_redo(task: Path, copied: Path)
 def test_an_arm_added_later_trains_that_arm_alone(task: Path, copied: Path) -> None:
     untouched = copied / "runs/tiny/train/caft-sae-auto/seed0/model/adapter_model.safetensors"
     before = untouched.stat().st_mtime_ns
-    autocaft("run", task, "--set", 'arms=["base","tuned","caft-sae-auto","caft-sae-random-live"]', cwd=copied)
-    arms = {metric["arm"] for metric in report_of(copied / "runs/tiny")["metrics"]}
-    assert arms == {"base", "tuned", "caft-sae-auto", "caft-sae-random-live"}
+    arms = ("base", "tuned", "caft-sae-auto", "caft-sae-auto@50%", "caft-sae-random-live")
+    autocaft("run", task, "--set", f"arms={json.dumps(arms)}", cwd=copied)
+    assert {metric["arm"] for metric in report_of(copied / "runs/tiny")["metrics"]} == set(arms)
+    ids, part = (
+        json.loads((copied / f"runs/tiny/train/{arm}/seed0/set.json").read_text())["ids"] for arm in arms[2:4]
+    )
+    assert set(part) < set(ids) and {i.split(".")[0] for i in part} == {i.split(".")[0] for i in ids}
     assert untouched.stat().st_mtime_ns == before
 
 

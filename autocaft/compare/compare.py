@@ -62,7 +62,7 @@ def compare_run(run_dir: Path, reviewer: SimulatedReviewer) -> dict[str, Any]:
             for rule in rules
         ],
         **ceiling(humans, rules, candidates),
-        "outcome": compare_outcomes(run_dir),
+        **compare_outcomes(run_dir),
         "made_from": decision_hashes(run_dir),
         "is_stale": False,
     }

@@ -1,90 +1,126 @@
 """The model that comes out: how much of what a person's choice gains does the judge's choice gain?
 
-In: a run's folder. Out: one dict for each pair of arms that differ in who chose. The decision a reader would question:
-the share is of the gain in accuracy on the inverted cue over plain tuning, and it is only given where the person's own
-gain is one (its interval leaves zero out). It is not at matched task score: that needs a sweep of at least four steps
-for each chooser, and a run has one setting; the difference in task score stands beside, so that nobody is misled.
+In: a run's folder. Out: one dict for each pair of arms that differ in who chose, one for all sources pooled, and the
+sweeps at matched task score (`matched.py`). The decision a reader would question: the share is of the gain in accuracy
+on the inverted cue over plain tuning, and it is only given where the person's own gain is one (its interval leaves zero
+out). It is of the whole choices, each at its own cost to the task; the difference in task score stands beside.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from autocaft.arms import parse_arm
 from autocaft.compare.agreement import interval_row
+from autocaft.compare.matched import TASK_SPLITS, UNWANTED_SPLIT, compare_at_matched_score
 from autocaft.outcome import row_scores
 from autocaft.report.arms import RowScore
 from autocaft.rundir.files import read_json
 from autocaft.stats import seed_cluster_bootstrap, seed_cluster_ratio
 
-UNWANTED_SPLIT = "ood"
-TASK_SPLITS = ("neutral", "id")
-NOT_MATCHED = (
-    "not comparable: a matched task score is interpolated in a sweep of at least four steps for each chooser, and a "
-    "run has one setting"
-)
-
-Values = dict[tuple[int, str, str], float]
-"""(seed, cluster, row) -> score."""
+Pairs = Sequence[tuple[str, str]]
+"""The judge's arm and the person's, of one source each."""
+Key = tuple[int, int, str, str]
+"""Number of the pair, seed, cluster, row: what both arms of a pair answered."""
 
 
-def compare_outcomes(run_dir: Path) -> list[dict[str, Any]]:
-    """One row for each source and mode that has both an `auto` and a `human` arm; none without report.json."""
+def compare_outcomes(run_dir: Path) -> dict[str, Any]:
+    """`outcome`: a row for each source and mode that has both an `auto` and a `human` arm, then for each mode one over
+    all its sources; `matched`: the sweeps. Both empty without report.json."""
     path = run_dir / "report.json"
     if not path.is_file():
-        return []
+        return {"outcome": [], "matched": []}
     arms = {line["arm"] for line in read_json(path)["arms"]}
-    pairs = [(arm, arm.replace("-auto", "-human")) for arm in sorted(arms) if parse_arm(arm).selector == "auto"]
-    pairs = [(auto, human) for auto, human in pairs if human in arms and "tuned" in arms]
-    if not pairs:
-        return []
-    rows = [row for file in sorted((run_dir / "evaluate").rglob("rows.jsonl")) for row in row_scores(file)]
-    return [_outcome(auto, human, rows) for auto, human in pairs]
-
-
-def _outcome(auto: str, human: str, rows: Sequence[RowScore]) -> dict[str, Any]:
-    """Gains over tuned, the share that is recovered, and what it cost in task score."""
-    tuned_by, auto_by, human_by = (_values(rows, arm, UNWANTED_SPLIT) for arm in ("tuned", auto, human))
-    keys = sorted(set(tuned_by) & set(auto_by) & set(human_by))
-    found: dict[str, Any] = {
-        "auto": auto,
-        "human": human,
-        "split": UNWANTED_SPLIT,
-        "seeds": sorted({seed for seed, _, _ in keys}),
-        "matched_task_score": NOT_MATCHED,
+    files = sorted((run_dir / "evaluate").rglob("rows.jsonl")) if len(arms) > 1 else []
+    rows = [row for file in files for row in row_scores(file) if row.arm in arms and row.hooks == "off"]
+    pairs_by_mode: dict[str | None, list[tuple[str, str]]] = defaultdict(list)
+    for arm in map(parse_arm, sorted(arms)):
+        human = arm.name.replace("-auto", "-human")
+        if arm.selector == "auto" and arm.share is None and {human, "tuned"} <= arms:
+            pairs_by_mode[arm.mode].append((arm.name, human))
+    pooled = [pairs for pairs in pairs_by_mode.values() if len(pairs) > 1]
+    single = [[pair] for pairs in pairs_by_mode.values() for pair in pairs]
+    return {
+        "outcome": [_outcome(pairs, rows) for pairs in [*single, *pooled]],
+        "matched": compare_at_matched_score(rows, {arm: n for arm in arms if (n := _n_ablated(run_dir, arm))}),
     }
-    if not keys:
+
+
+def _n_ablated(run_dir: Path, arm: str) -> int | None:
+    """How many directions an arm ablates, in its first seed."""
+    path = next(iter(sorted((run_dir / "train" / arm).glob("*/set.json"))), None)
+    return None if path is None else len(read_json(path)["ids"])
+
+
+def _outcome(pairs: Pairs, rows: Sequence[RowScore]) -> dict[str, Any]:
+    """Gains over tuned, the share that is recovered, and what it cost in task score."""
+    gain_auto, gain_human = (_gains(rows, pairs, side, "tuned", UNWANTED_SPLIT) for side in (0, 1))
+    keys = sorted(set(gain_auto) & set(gain_human))
+    found: dict[str, Any] = {
+        "auto": " and ".join(auto for auto, _ in pairs),
+        "human": " and ".join(human for _, human in pairs),
+        "pooled": len(pairs) > 1,
+        "split": UNWANTED_SPLIT,
+        "seeds": sorted({key[1] for key in keys}),
+    }
+    if {key[0] for key in keys} != set(range(len(pairs))):
         return found | {"share": None, "why": f"the three arms share no scored row of the {UNWANTED_SPLIT} split"}
-    gain_auto = [auto_by[key] - tuned_by[key] for key in keys]
-    gain_human = [human_by[key] - tuned_by[key] for key in keys]
-    seeds, clusters = [key[0] for key in keys], [key[1] for key in keys]
-    whole = seed_cluster_bootstrap(gain_human, seeds, clusters)
+    auto, human = [gain_auto[key] for key in keys], [gain_human[key] for key in keys]
+    seeds, clusters = [key[1] for key in keys], [key[2] for key in keys]
+    whole = seed_cluster_bootstrap(human, seeds, clusters)
     is_gain = whole.low is not None and whole.low > 0
-    share = seed_cluster_ratio(gain_auto, gain_human, seeds, clusters) if is_gain else None
+    share = seed_cluster_ratio(auto, human, seeds, clusters) if is_gain else None
     return found | {
         "gain_human": interval_row(whole),
-        "gain_auto": interval_row(seed_cluster_bootstrap(gain_auto, seeds, clusters)),
+        "gain_auto": interval_row(seed_cluster_bootstrap(auto, seeds, clusters)),
+        "by_seed": {
+            str(seed): {
+                name: _mean(value for value, own in zip(gains, seeds, strict=True) if own == seed)
+                for name, gains in (("gain_human", human), ("gain_auto", auto))
+            }
+            for seed in found["seeds"]
+        },
         "share": interval_row(share),
         "why": None if is_gain else "the person's choice has no gain that differs from zero, so none can be recovered",
-        "task": _task_difference(rows, auto, human),
+        "task": _task_difference(rows, pairs),
     }
 
 
-def _task_difference(rows: Sequence[RowScore], auto: str, human: str) -> dict[str, Any] | None:
-    """Task score of the judge's arm minus the person's, on the first task split that both have."""
+def _task_difference(rows: Sequence[RowScore], pairs: Pairs) -> dict[str, Any] | None:
+    """Task score of the judge's arms minus the person's, on the first task split that all have."""
     for split in TASK_SPLITS:
-        auto_by, human_by = _values(rows, auto, split), _values(rows, human, split)
-        keys = sorted(set(auto_by) & set(human_by))
-        if keys:
-            gaps = [auto_by[key] - human_by[key] for key in keys]
-            found = seed_cluster_bootstrap(gaps, [key[0] for key in keys], [key[1] for key in keys])
+        gap_by_key: dict[Key, float] = {}
+        for number, (auto, human) in enumerate(pairs):
+            gap_by_key |= _gains(rows, [(auto, human)], 0, human, split, number)
+        keys = sorted(gap_by_key)
+        if {key[0] for key in keys} == set(range(len(pairs))):
+            gaps = [gap_by_key[key] for key in keys]
+            found = seed_cluster_bootstrap(gaps, [key[1] for key in keys], [key[2] for key in keys])
             # Wilson's bound is one on a share, and a difference that is the same in every cluster is none
             row = {"value": found.value, "low": None, "high": None} if found.method == "wilson" else interval_row(found)
             return {"split": split, "difference": row}
     return None
 
 
-def _values(rows: Iterable[RowScore], arm: str, split: str) -> Values:
-    return {(r.seed, r.cluster, r.row_id): r.value for r in rows if (r.arm, r.split, r.hooks) == (arm, split, "off")}
+def _gains(
+    rows: Sequence[RowScore], pairs: Pairs, side: int, over: str, split: str, first: int = 0
+) -> dict[Key, float]:
+    """Score of one side of each pair minus that of the arm `over`, on the rows that both answered."""
+    before = _values(rows, over, split)
+    gains: dict[Key, float] = {}
+    for number, pair in enumerate(pairs, start=first):
+        own = _values(rows, pair[side], split)
+        gains |= {(number, *key): own[key] - before[key] for key in own if key in before}
+    return gains
+
+
+def _values(rows: Iterable[RowScore], arm: str, split: str) -> dict[tuple[int, str, str], float]:
+    return {(r.seed, r.cluster, r.row_id): r.value for r in rows if (r.arm, r.split) == (arm, split)}
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = list(values)
+    return sum(known) / len(known)

@@ -39,7 +39,7 @@ def run_table(found: Mapping[str, Any]) -> str:
         parts.append(f"no ceiling (two people who read the same cards blind): {found['no_ceiling']}")
     if found["alpha_of_humans"] is not None:
         parts.append(f"Krippendorff's alpha of all people: {_with_interval(found['alpha_of_humans'])}")
-    parts += [_outcome(row) for row in found["outcome"]]
+    parts += [_outcome(row) for row in found["outcome"]] + [_matched(sweep) for sweep in found["matched"]]
     return visible("\n\n".join(parts))
 
 
@@ -147,7 +147,9 @@ def _disagreements(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _outcome(row: Mapping[str, Any]) -> str:
-    head = f"{row['auto']} against {row['human']}, gain over tuned on {row['split']}, seeds {row['seeds']}"
+    seeds = ", ".join(map(str, row["seeds"]))
+    head = f"{row['auto']} against {row['human']}, gain over tuned on {row['split']}, seeds {seeds}"
+    head += " (all sources pooled)" if row["pooled"] else ""
     if row["share"] is None:
         return f"{head}\n  no share: {row['why']}"
     lines = [head, f"  gain of the person's choice  {_with_interval(row['gain_human'])}"]
@@ -156,7 +158,39 @@ def _outcome(row: Mapping[str, Any]) -> str:
     if row["task"] is not None:
         split, difference = row["task"]["split"], _with_interval(row["task"]["difference"])
         lines.append(f"  task score ({split}), judge's minus person's: {difference}")
-    return "\n".join([*lines, f"  at matched task score: {row['matched_task_score']}"])
+    return "\n".join(lines)
+
+
+def _matched(sweep: Mapping[str, Any]) -> str:
+    """The sweeps of one source, and the unwanted rates at the same task score."""
+    name = sweep["source"] if sweep["mode"] is None else f"{sweep['source']}, {sweep['mode']}"
+    if sweep["why"] is not None:
+        return f"at matched task score ({name}): {sweep['why']}"
+    rows = [["step", "directions", f"task ({sweep['task_split']})", f"unwanted ({sweep['unwanted_split']})"]]
+    for steps in sweep["steps"].values():
+        rows += [
+            [
+                s["arm"],
+                "-" if s["n_directions"] is None else str(s["n_directions"]),
+                *map(_plain, (s["task"], s["unwanted"])),
+            ]
+            for s in steps
+        ]
+    others = [selector for selector in sweep["steps"] if selector != "auto"]
+    levels = [["of tuned's task score", "unwanted: auto", *(f"{o}  auto minus {o}" for o in others)]]
+    for level in sweep["levels"]:
+        cells = [f"{level['level']:.0%} ({level['task_score']:.2f})", _rate(level, "auto")]
+        for other in others:
+            gap = level["against"][other]["difference"]
+            cells.append(f"{_rate(level, other)}  {'not comparable' if gap is None else _with_interval(gap)}")
+        levels.append(cells)
+    seeds = ", ".join(map(str, sweep["seeds"]))
+    return f"at matched task score ({name}, seeds {seeds})\n{_aligned(rows)}\n{_aligned(levels)}"
+
+
+def _rate(level: Mapping[str, Any], selector: str) -> str:
+    """The unwanted rate of a sweep, or that its steps do not reach the task score."""
+    return "not reached" if selector in level["outside"] else _with_interval(level["rates"][selector])
 
 
 def _thinned(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

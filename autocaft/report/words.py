@@ -103,12 +103,13 @@ def main_arm(lines: Sequence[Line]) -> Line | None:
 
 
 def control_of(lines: Sequence[Line], arm: str, hooks: str = "off") -> Line | None:
-    """The random control that stands beside an arm: same source, same mode if there is one, the matched one first."""
-    source = next((part for part in ("sae", "pca") if f"-{part}-" in arm), "")
-    mode = next((ending for ending in MODE_ENDINGS if arm.endswith(ending)), "")
+    """The random control beside an arm: of its source and share, of its mode if there is one, the matched one first."""
+    whole, at, share = arm.partition("@")
+    source = next((part for part in ("sae", "pca") if f"-{part}-" in whole), "")
+    mode = next((ending for ending in MODE_ENDINGS if whole.endswith(ending)), "")
     for ending in dict.fromkeys((mode, "")):
         for kind in CONTROLS:
-            line = find(lines, f"caft-{source}-{kind}{ending}", hooks)
+            line = find(lines, f"caft-{source}-{kind}{ending}{at}{share}", hooks)
             if line is not None:
                 return line
     return None

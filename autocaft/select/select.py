@@ -10,6 +10,7 @@ The decision a reader would question: the sets of control arms are not stored he
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -101,6 +102,8 @@ def choose_set(
     selector: Selector,
     *,
     seed: int,
+    share: float | None = None,
+    relevance: Mapping[str, float] | None = None,
     directions: Sequence[Direction],
     vectors_ND: Any,
     decisions: Sequence[Decision],
@@ -113,6 +116,8 @@ def choose_set(
     Controls match the judge's selection, or a person's where the judge selected nothing.
 
     Args:
+        share: take only so much of the choice, the first of each layer; a control matches that part.
+        relevance: the judge's, by id, which puts its own choice in order; any other goes by the candidates' rank.
         vectors_ND: the candidates' unit vectors in the order of `directions`.
         live_by_layer: live latents of each dictionary, for `random-live`.
         covariance_by_layer: (D, D) covariance of the base model's activations, to match variance removed.
@@ -126,6 +131,12 @@ def choose_set(
     if not ids:
         raise NothingSelectedError(f"caft-{source}-{selector}: none of {len(candidates)} candidates was selected")
     chosen = [direction for direction in candidates if direction.id in set(ids)]
+    left_out: set[str] = set()
+    if share is not None:
+        is_the_judge_s = ids == _ids_for("auto", candidates, decisions)
+        chosen = _first_of_each_layer(chosen, share, (relevance or {}) if is_the_judge_s else {})
+        left_out = set(ids) - {direction.id for direction in chosen}
+        ids = [direction.id for direction in chosen]
     draw = (options.random_seed, seed)
     if selector == "random-live":
         return ArmSet(source, selector, seed, tuple(controls.draw_live(chosen, live_by_layer, draw)))
@@ -133,8 +144,9 @@ def choose_set(
         return ArmSet(source, selector, seed, tuple(controls.take_top(candidates, chosen)))
     if selector != "random":
         return ArmSet(source, selector, seed, tuple(ids))
+    rows = [row for row in rows if directions[row].id not in left_out]  # what was chosen is no control of a part of it
     drawn, matching = controls.draw_matched(
-        candidates,
+        [directions[row] for row in rows],
         chosen,
         seed=draw,
         n_draws=options.control_draws,
@@ -147,6 +159,19 @@ def choose_set(
             "or shortlist more directions (decompose.n_candidates)"
         )
     return ArmSet(source, selector, seed, tuple(drawn), tuple(matching))
+
+
+def _first_of_each_layer(chosen: Sequence[Direction], share: float, relevance: Mapping[str, float]) -> list[Direction]:
+    """The most relevant `share` of each layer's directions, at least one; by rank where nothing says how relevant."""
+
+    def order(direction: Direction) -> tuple[float, float, int]:
+        return -relevance.get(direction.id, 0.0), -direction.strength, direction.index
+
+    taken: list[Direction] = []
+    for layer in sorted({direction.layer for direction in chosen}):
+        own = sorted((direction for direction in chosen if direction.layer == layer), key=order)
+        taken += own[: math.ceil(round(share * len(own), 9))]
+    return taken
 
 
 def _ids_for(selector: str, candidates: Sequence[Direction], decisions: Sequence[Decision]) -> list[str]:

@@ -230,11 +230,33 @@ def test_spans_are_compared_layer_by_layer(run_dir: Path) -> None:
 def test_share_of_the_human_gain_is_pooled_over_seeds(run_dir: Path) -> None:
     add_person(run_dir, "ada", concept_ids())
     add_outcome(run_dir, {"base": 0.5, "tuned": 0.1, "caft-sae-auto": 0.7, "caft-sae-human": 0.9})
-    (row,) = compare_run(run_dir, SimulatedReviewer())["outcome"]
-    assert row["share"]["value"] == pytest.approx(0.6 / 0.8) and row["seeds"] == [0, 1, 2]
+    found = compare_run(run_dir, SimulatedReviewer())
+    (row,) = found["outcome"]
+    assert row["share"]["value"] == pytest.approx(0.6 / 0.8) and row["seeds"] == [0, 1, 2] and not row["pooled"]
+    assert row["by_seed"]["2"] == {"gain_human": pytest.approx(0.8), "gain_auto": pytest.approx(0.6)}
     assert row["share"]["low"] < 0.75 < row["share"]["high"]
     assert row["task"] == {"split": "neutral", "difference": {"value": 0.0, "low": None, "high": None}}
-    assert "not comparable" in row["matched_task_score"]
+    (sweep,) = found["matched"]
+    assert sweep["levels"] == [] and "auto has 1, human has 1" in sweep["why"]
+
+
+def test_share_is_told_by_source_and_pooled_over_both(run_dir: Path) -> None:
+    add_person(run_dir, "ada", concept_ids())
+    arms = {"tuned": 0.1, "caft-sae-auto": 0.7, "caft-sae-human": 0.9, "caft-pca-auto": 0.2, "caft-pca-human": 0.5}
+    add_outcome(run_dir, arms, seeds=(0, 1, 2, 3, 4))
+    by_source = {row["auto"]: row for row in compare_run(run_dir, SimulatedReviewer())["outcome"]}
+    shares = {auto: row["share"]["value"] for auto, row in by_source.items()}
+    assert shares == {
+        "caft-pca-auto": pytest.approx(0.1 / 0.4),
+        "caft-sae-auto": pytest.approx(0.6 / 0.8),
+        "caft-pca-auto and caft-sae-auto": pytest.approx(0.7 / 1.2),
+    }
+    pooled = by_source["caft-pca-auto and caft-sae-auto"]
+    assert pooled["pooled"] and pooled["seeds"] == [0, 1, 2, 3, 4]
+    assert pooled["share"]["low"] < 0.7 / 1.2 < pooled["share"]["high"]
+    assert pooled["gain_human"]["value"] == pytest.approx(0.6) and pooled["task"]["difference"]["value"] == 0
+    add_outcome(run_dir, arms | {"caft-sae-auto@50%": 0.6, "caft-sae-human@50%": 0.6})
+    assert len(compare_run(run_dir, SimulatedReviewer())["outcome"]) == 3, "a part of a choice is no choice"
 
 
 def test_no_human_gain_means_no_share(run_dir: Path) -> None:

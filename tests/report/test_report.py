@@ -127,11 +127,16 @@ def test_a_control_of_the_same_mode_stands_beside_its_arm(make_inputs: Make) -> 
         ("caft-sae-auto-zero", "off"): (0.9, 0.8, 0.8),
         ("caft-sae-random-zero", "off"): (0.9, 0.3, 0.8),
         ("caft-pca-auto", "off"): (0.9, 0.8, 0.8),
+        ("caft-sae-auto@25%", "off"): (0.9, 0.6, 0.8),
+        ("caft-sae-auto-zero@50%", "off"): (0.9, 0.7, 0.8),
+        ("caft-sae-random-zero@50%", "off"): (0.9, 0.3, 0.8),
     }
     lines = {line["arm"]: line["against_control"] for line in build_report(**make_inputs(rates=rates))["arms"]}
     assert lines["caft-sae-auto"]["arm"] == "caft-sae-random"
     assert lines["caft-sae-auto-zero"]["arm"] == "caft-sae-random-zero"
     assert 0.35 < lines["caft-sae-auto-zero"]["low"] < 0.5 < lines["caft-sae-auto-zero"]["high"] < 0.65
+    assert lines["caft-sae-auto-zero@50%"]["arm"] == "caft-sae-random-zero@50%"
+    assert lines["caft-sae-auto@25%"] is None, "a control of the whole is none of a part"
     assert lines["caft-pca-auto"] is lines["tuned"] is lines["caft-sae-random"] is None
 
 

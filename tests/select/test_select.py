@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +59,22 @@ def _log(out: Path, **settings: Any) -> list[Decision]:
     return read_records(out / "decisions.jsonl", Decision)
 
 
-def _set(decisions: Sequence[Decision], selector: Selector, seed: int = 0, **settings: Any) -> ArmSet:
+def _set(
+    decisions: Sequence[Decision],
+    selector: Selector,
+    seed: int = 0,
+    share: float | None = None,
+    relevance: dict[str, float] | None = None,
+    **settings: Any,
+) -> ArmSet:
     """The set of one SAE arm on the planted candidates, which lie apart from each other."""
     directions, _ = _planted()
     return choose_set(
         "sae",
         selector,
         seed=seed,
+        share=share,
+        relevance=relevance,
         directions=directions,
         vectors_ND=np.eye(len(directions)),
         decisions=decisions,
@@ -301,6 +311,36 @@ def test_live_controls_are_drawn_anew_for_each_seed_and_need_a_dictionary() -> N
     assert draw_live(chosen, live, (0, 0)) != draw_live(chosen, live, (0, 1))
     with pytest.raises(ConfigError, match="random-live"):
         draw_live(chosen, None, (0, 0))
+
+
+def test_a_share_is_the_most_relevant_of_each_layer_and_its_control_as_many(tmp_path: Path) -> None:
+    log = _log(tmp_path)
+    relevance = {f"L{layer}.latent{i}": 90.0 + i for layer in (8, 14) for i in range(5)}
+    assert _set(log, "auto", share=0.4, relevance=relevance).ids == (
+        "L8.latent4",
+        "L8.latent3",
+        "L14.latent4",
+        "L14.latent3",
+    )
+    assert len(_set(log, "auto", share=0.41, relevance=relevance).ids) == 6, "rounded up, so none is empty"
+    assert len(_set(log, "auto", share=0.01, relevance=relevance).ids) == 2
+    parts = [set(_set(log, "auto", share=share, relevance=relevance).ids) for share in (0.25, 0.5, 0.75, None)]
+    assert all(small < large for small, large in pairwise(parts)), "each step holds the one before"
+    for selector in ("random", "random-live", "top"):
+        control = _set(log, selector, share=0.4, relevance=relevance)  # type: ignore[arg-type]
+        assert sorted(i.split(".")[0] for i in control.ids) == ["L14", "L14", "L8", "L8"]
+    assert not set(_set(log, "random", share=0.4, relevance=relevance).ids) & parts[-1], "nothing that was chosen"
+
+
+def test_a_share_of_a_person_s_choice_goes_by_rank(tmp_path: Path) -> None:
+    file = tmp_path / "ada.json"
+    file.write_text(json.dumps({"8": [9, 2, 5, 30]}))
+    log = _log(tmp_path / "run", file=str(file))
+    directions, _ = _planted()
+    strength = {d.id: d.strength for d in directions}
+    ids = _set(log, "human", share=0.5, relevance={"L8.latent30": 99.0}).ids
+    ranked = sorted((f"L8.latent{i}" for i in (9, 2, 5, 30)), key=lambda i: -strength[i])
+    assert ids == tuple(ranked[:2]), "the judge's relevance has no say in it"
 
 
 def test_top_goes_by_rank_alone() -> None:

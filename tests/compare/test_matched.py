@@ -1,0 +1,140 @@
+"""Sweeps with planted curves: what is read off at a matched task score, and when nothing may be."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from autocaft.arms import parse_arm
+from autocaft.compare.matched import compare_at_matched_score, interpolated
+from autocaft.compare.table import run_table
+from autocaft.errors import ConfigError
+from autocaft.report.arms import RowScore
+
+SHARES = (25, 50, 75, 100)
+Curve = Callable[[int], tuple[float, float]]
+"""Share of the choice -> (task score, unwanted rate)."""
+
+
+def _arm(selector: str, share: int) -> str:
+    return f"caft-sae-{selector}" + ("" if share == 100 else f"@{share}%")
+
+
+def _rows(
+    curves: dict[str, Curve], *, seeds: tuple[int, ...] = (0, 1, 2), shares: tuple[int, ...] = SHARES
+) -> list[RowScore]:
+    """Tuned (task 1, unwanted .9) and each sweep, 40 clusters of 5 rows a split; every rate is met nearly exactly."""
+    rates = {"tuned": (1.0, 0.9)} | {_arm(s, share): curve(share) for s, curve in curves.items() for share in shares}
+    rows = []
+    for arm, (task, unwanted) in rates.items():
+        for seed in seeds:
+            for split, right in (("neutral", task), ("ood", 1 - unwanted)):
+                order = random.Random(f"{seed}{split}").sample(range(200), 200)
+                rows += [
+                    RowScore(
+                        arm, split, "off", seed, f"{split}-{i}", f"{split}-t{i // 5}", float(order[i] < 200 * right)
+                    )
+                    for i in range(200)
+                ]
+    return rows
+
+
+def _linear(task_lost: float, gained: float) -> Curve:
+    """Each quarter of the choice costs as much of the task and gains as much."""
+    return lambda share: (1 - task_lost * share / 100, 0.9 - gained * share / 100)
+
+
+def test_the_rates_are_those_of_the_planted_curves_at_the_same_task_score() -> None:
+    rows = _rows({"auto": _linear(0.2, 0.6), "human": _linear(0.2, 0.8)})
+    (found,) = compare_at_matched_score(rows, {"caft-sae-auto": 24})
+    assert found["why"] is None and found["n_steps"] == {"auto": 4, "human": 4} and found["seeds"] == [0, 1, 2]
+    at = {level["level"]: level for level in found["levels"]}
+    assert at[0.9]["task_score"] == pytest.approx(0.9)
+    assert at[0.9]["rates"]["auto"]["value"] == pytest.approx(0.6) and at[0.9]["rates"]["human"][
+        "value"
+    ] == pytest.approx(0.5)
+    against = at[0.9]["against"]["human"]
+    assert against["difference"]["value"] == pytest.approx(0.1)
+    assert against["difference"]["low"] < 0.1 < against["difference"]["high"]
+    assert against["share_of_gain"]["value"] == pytest.approx(0.3 / 0.4)
+    assert at[0.95]["rates"]["auto"]["value"] == pytest.approx(0.75)
+    assert at[1.0]["outside"] == ["auto", "human"] and at[1.0]["against"]["human"]["difference"] is None
+    assert found["steps"]["auto"][-1] == {
+        "arm": "caft-sae-auto",
+        "task": pytest.approx(0.8),
+        "unwanted": pytest.approx(0.3),
+        "n_directions": 24,
+    }
+
+
+def test_a_choice_that_only_costs_more_is_no_better_at_the_same_score() -> None:
+    """At their whole size the two differ by 0.3; on the way there they are one curve."""
+    rows = _rows({"auto": _linear(0.1, 0.3), "human": _linear(0.2, 0.6)})
+    (found,) = compare_at_matched_score(rows, {})
+    whole = {name: steps[-1]["unwanted"] for name, steps in found["steps"].items()}
+    assert whole["auto"] - whole["human"] == pytest.approx(0.3)
+    at = found["levels"][1]
+    assert at["level"] == 0.95 and at["against"]["human"]["difference"]["value"] == pytest.approx(0, abs=1e-9)
+
+
+def test_outside_the_overlap_nothing_is_said() -> None:
+    rows = _rows({"auto": _linear(0.04, 0.3), "human": _linear(0.3, 0.6)})
+    (found,) = compare_at_matched_score(rows, {})
+    first, second, _ = found["levels"]
+    assert first["outside"] == ["auto"] and first["rates"]["human"]["value"] == pytest.approx(0.7)
+    assert first["against"]["human"] == {"difference": None, "share_of_gain": None}
+    assert second["outside"] == ["auto", "human"]
+    table = run_table(_found(found))
+    assert "not comparable" in table and "not reached" in table
+
+
+def test_near_the_edge_the_figure_stands_without_an_interval() -> None:
+    """The planted score is reached, yet half of the resamples leave what the sweep reaches."""
+    rows = _rows({"auto": lambda s: (0.9 + 0.1 * (100 - s) / 75, 0.5), "human": _linear(0.3, 0.6)})
+    (found,) = compare_at_matched_score(rows, {})
+    rate = found["levels"][0]["rates"]["auto"]
+    assert rate["value"] == pytest.approx(0.5) and rate["low"] is None
+
+
+@pytest.mark.parametrize(("selector", "shares"), [("human", (50, 100)), ("auto", (25, 100))])
+def test_fewer_than_four_steps_are_not_compared(selector: str, shares: tuple[int, ...]) -> None:
+    other = {"auto": "human", "human": "auto"}[selector]
+    rows = _rows({other: _linear(0.2, 0.6)}) + [
+        r for r in _rows({selector: _linear(0.2, 0.6)}, shares=shares) if r.arm != "tuned"
+    ]
+    (found,) = compare_at_matched_score(rows, {})
+    assert found["levels"] == [] and f"{selector} has {len(shares)}" in found["why"]
+    assert "@25%, @50% and @75%" in run_table(_found(found))
+
+
+def test_a_control_is_compared_as_a_person_is_and_one_chooser_alone_with_nobody() -> None:
+    curves = {"auto": _linear(0.2, 0.6), "random": _linear(0.2, 0.1), "human": _linear(0.2, 0.5)}
+    (found,) = compare_at_matched_score(_rows(curves), {})
+    assert set(found["levels"][0]["against"]) == {"human", "random"}
+    assert found["levels"][0]["against"]["random"]["difference"]["high"] < 0
+    assert compare_at_matched_score(_rows({"auto": _linear(0.2, 0.6)}), {}) == []
+
+
+def test_interpolation_averages_steps_of_one_score_and_never_extrapolates() -> None:
+    task, unwanted = np.array([0.9, 0.8, 0.9]), np.array([0.4, 0.2, 0.6])
+    assert interpolated(task, unwanted, 0.9) == pytest.approx(0.5)
+    assert interpolated(task, unwanted, 0.85) == pytest.approx(0.35)
+    assert np.isnan(interpolated(task, unwanted, 0.91)) and np.isnan(interpolated(task, unwanted, 0.79))
+
+
+def test_an_arm_s_share_is_read_from_its_name() -> None:
+    arm = parse_arm("caft-pca-random-live-zero@25%")
+    assert (arm.source, arm.selector, arm.mode, arm.share) == ("pca", "random-live", "zero", 0.25)
+    assert parse_arm("caft-sae-auto").share is None
+    for bad in ("caft-sae-auto@0%", "caft-sae-auto@100%", "caft-sae-auto@25", "tuned@50%"):
+        with pytest.raises(ConfigError, match="is no arm"):
+            parse_arm(bad)
+
+
+def _found(sweep: dict[str, object]) -> dict[str, object]:
+    """A comparison of which the sweep is all there is."""
+    empty: dict[str, object] = {key: [] for key in ("raters", "auto_against_human", "human_against_human", "outcome")}
+    return empty | {"run": "r", "n_candidates": 1, "no_ceiling": None, "alpha_of_humans": None, "matched": [sweep]}
