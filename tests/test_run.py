@@ -121,9 +121,7 @@ def test_an_arm_added_later_trains_that_arm_alone(task: Path, copied: Path) -> N
     arms = ("base", "tuned", "caft-sae-auto", "caft-sae-auto@50%", "caft-sae-random-live")
     autocaft("run", task, "--set", f"arms={json.dumps(arms)}", cwd=copied)
     assert {metric["arm"] for metric in report_of(copied / "runs/tiny")["metrics"]} == set(arms)
-    ids, part = (
-        json.loads((copied / f"runs/tiny/train/{arm}/seed0/set.json").read_text())["ids"] for arm in arms[2:4]
-    )
+    ids, part = (json.loads((copied / f"runs/tiny/train/{arm}/seed0/set.json").read_text())["ids"] for arm in arms[2:4])
     assert set(part) < set(ids) and {i.split(".")[0] for i in part} == {i.split(".")[0] for i in ids}
     assert untouched.stat().st_mtime_ns == before
 
