@@ -36,6 +36,7 @@ SETTINGS = {
     "mean": ("train.mode=mean",),
     "zero": ("train.mode=zero",),
     "own-vectors": ("train.basis=direction",),
+    "first-position-too": ("train.exempt_first=false",),
     "no-continuations": ("collect.n_continuations=0",),
     "one-continuation": ("collect.n_continuations=1",),
     "layer-14": ("layers=[14]",),
