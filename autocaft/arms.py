@@ -1,8 +1,14 @@
 """The arms of a comparison: what a name says about how a model was trained.
 
-`base` (not trained), `tuned` (plain SFT), and `caft-SOURCE-SELECTOR[-MODE][@SHARE%]`: which directions were ablated
-while it trained, who chose them, how they were ablated if not in the recipe's own mode, and how much of the choice.
-The share is the dial of a sweep: what a choice gains is only comparable with another's at the same cost to the task.
+    base                                        not trained
+    tuned[-HOW]                                 plain SFT, or with a defence that looks at no direction
+    caft-SOURCE-SELECTOR[-MODE][-HOW][@SHARE%]  which directions are ablated while it trains, who chose them, how they
+                                                are ablated if not in the recipe's own mode, what else departs, and how
+                                                much of the choice is taken
+
+An arm is directions and how. The decision a reader would question: rivals and controls are words of the same small
+grammar and not stages of their own, so that all share data, seeds and evaluation with what they are held against. The
+share is the dial of a sweep: what a choice gains is only comparable with another's at the same cost to the task.
 """
 
 from __future__ import annotations
@@ -14,8 +20,9 @@ from typing import Literal, cast
 from autocaft.errors import ConfigError
 
 ArmSource = Literal["sae", "pca"]
-Selector = Literal["auto", "human", "oracle", "random", "random-live", "top"]
+Selector = Literal["auto", "human", "oracle", "random", "random-live", "random-orthogonal", "top"]
 ArmMode = Literal["zero", "mean", "mean-shift", "resample"]
+How = Literal["fading", "inference", "activation-only", "gradient-only", "inoculation", "kl", "l2sp", "benign", "stop"]
 
 SELECTORS: dict[Selector, str] = {
     "auto": "chosen by the judge",
@@ -23,28 +30,59 @@ SELECTORS: dict[Selector, str] = {
     "oracle": "chosen by a word list that knows the answer: a ceiling, not a method",
     "random": "control: from the same candidates, not chosen, matched per layer in count and in variance removed",
     "random-live": "control: as many live latents of the whole dictionary",
+    "random-orthogonal": "control: random orthogonal vectors, as many a layer as the chosen ones span",
     "top": "control: as many by rank alone",
 }
-_NAME = re.compile(
-    r"caft-(sae|pca)-(random-live|auto|human|oracle|random|top)(?:-(zero|mean-shift|mean|resample))?(?:@([1-9]\d?)%)?"
+CAFT_HOWS: dict[How, str] = {
+    "fading": "the ablation fades to nothing over the last part of the training",
+    "inference": "plain SFT; ablated only when it is used, and measured so",
+    "activation-only": "the forward pass is ablated, the gradient is not",
+    "gradient-only": "the gradient is ablated, the forward pass is not",
+}
+TUNED_HOWS: dict[How, str] = {
+    "inoculation": "a line that asks for the unwanted trait stands before every training prompt, and later does not",
+    "kl": "a penalty on the divergence from the base model's answers",
+    "l2sp": "a penalty on the squared distance from the base model's weights",
+    "benign": "rows of another, harmless data set among the training rows",
+    "stop": "stopped after so many per cent of the steps",
+}
+_CAFT = re.compile(
+    r"caft-(sae|pca)-(random-live|random-orthogonal|auto|human|oracle|random|top)"
+    r"(?:-(zero|mean-shift|mean|resample))?"
+    rf"(?:-({'|'.join(CAFT_HOWS)}))?"
+    r"(?:@([1-9]\d?)%)?"
 )
+_TUNED = re.compile(r"tuned-(?:(inoculation|kl|l2sp|benign)|(stop)-([1-9]\d?))")
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm; all but the name are None for `base` and `tuned`, `mode` also where the recipe's mode holds."""
+    """One arm; `source` and `selector` are None where no direction is looked at, `mode` where the recipe's holds."""
 
     name: str
     source: ArmSource | None = None
     selector: Selector | None = None
     mode: ArmMode | None = None
+    how: How | None = None
     share: float | None = None
     """How much of the choice is ablated, the first of each layer; None for all of it."""
+    stop_at: float | None = None
+    """Share of the steps after which it is stopped."""
+
+    @property
+    def has_directions(self) -> bool:
+        """Whether a subspace is ablated, while it trains or when it is used."""
+        return self.source is not None
 
     @property
     def is_ablated(self) -> bool:
         """Whether a subspace is ablated while it trains."""
-        return self.source is not None
+        return self.has_directions and self.how != "inference"
+
+    @property
+    def is_trained_apart(self) -> bool:
+        """Whether it has a training of its own besides plain tuning."""
+        return self.name not in ("base", "tuned") and self.how != "inference"
 
 
 def parse_arm(name: str) -> Arm:
@@ -55,13 +93,24 @@ def parse_arm(name: str) -> Arm:
     """
     if name in ("base", "tuned"):
         return Arm(name)
-    match = _NAME.fullmatch(name)
+    plain = _TUNED.fullmatch(name)
+    if plain is not None:
+        word, stop, percent = plain.groups()
+        return Arm(name, how=cast(How, word or stop), stop_at=int(percent) / 100 if percent else None)
+    match = _CAFT.fullmatch(name)
     if match is None:
         raise ConfigError(
-            f"arms: {name!r} is no arm. Arms are base, tuned and caft-SOURCE-SELECTOR or caft-SOURCE-SELECTOR-MODE; "
-            f"SOURCE is sae or pca, SELECTOR {', '.join(SELECTORS)}, MODE zero, mean, "
-            "resample or mean-shift; @25% behind it takes that share of the choice (1 to 99)"
+            f"arms: {name!r} is no arm. Arms are base, tuned, tuned-HOW with HOW one of {', '.join(TUNED_HOWS)} "
+            "(stop-25: after 25 % of the steps), and caft-SOURCE-SELECTOR[-MODE][-HOW]; SOURCE is sae or pca, SELECTOR "
+            f"{', '.join(SELECTORS)}, MODE zero, mean, resample or mean-shift, HOW {', '.join(CAFT_HOWS)}; @25% behind "
+            "it takes that share of the choice (1 to 99)"
         )
-    source, selector, mode, percent = match.groups()
-    share = None if percent is None else int(percent) / 100
-    return Arm(name, cast(ArmSource, source), cast(Selector, selector), cast("ArmMode | None", mode), share)
+    source, selector, mode, how, percent = match.groups()
+    return Arm(
+        name,
+        cast(ArmSource, source),
+        cast(Selector, selector),
+        cast("ArmMode | None", mode),
+        cast("How | None", how),
+        None if percent is None else int(percent) / 100,
+    )

@@ -24,7 +24,7 @@ from autocaft.judge.options import JudgeOptions
 from autocaft.resources import recipes_dir
 from autocaft.rundir.options import Options, describe_fields, make_options, transport
 from autocaft.select.options import SelectOptions
-from autocaft.train.options import TrainOptions, TuneOptions
+from autocaft.train.options import BaselineOptions, TrainOptions, TuneOptions
 
 
 class RunConfig(Options):
@@ -38,10 +38,14 @@ class RunConfig(Options):
     layers: tuple[int, ...]
     """Decoder blocks, counted from 0, after which directions are sought and ablated."""
     arms: tuple[str, ...] = ("base", "tuned", "caft-sae-auto", "caft-sae-random")
-    """What is trained and compared: `base`, `tuned`, `caft-{sae,pca}-{auto,human,oracle,random,random-live,top}`, with
-    `-zero`, `-mean`, `-resample` or `-mean-shift` behind it where an arm departs from `train.mode`, and `@25%` where it
+    """What is trained and compared: `base`; `tuned`; `caft-SOURCE-SELECTOR`, SOURCE `sae` or `pca`, SELECTOR `auto`,
+    `human`, `oracle` or a control (`random`, `random-live`, `random-orthogonal`, `top`), with `-zero`, `-mean`,
+    `-resample` or `-mean-shift` behind it where an arm departs from `train.mode`, with `-fading`, `-inference`
+    (ablated only when used), `-activation-only` or `-gradient-only` where it departs in more, and with `@25%` where it
     takes that share of the choice alone: the most relevant of each layer (of a choice without relevance, the highest
-    ranked). With three shares beside the whole, `autocaft compare` can compare two choosers at the same task score."""
+    ranked). With three shares beside the whole, `autocaft compare` can compare two choosers at the same task score.
+    Rivals look at no direction: `tuned-inoculation`, `tuned-kl`, `tuned-l2sp`, `tuned-benign`, `tuned-stop-25` (after
+    25 % of the steps). `[baselines]` has their settings."""
     seeds: tuple[int, ...] = (0,)
     """Each arm is trained once per seed. Directions are sought once, in the first seed's tuned model."""
     threads: int | None = transport(None, ge=1)
@@ -55,6 +59,7 @@ class RunConfig(Options):
     judge: JudgeOptions
     select: SelectOptions = Field(default_factory=SelectOptions)
     train: TrainOptions = Field(default_factory=TrainOptions)
+    baselines: BaselineOptions = Field(default_factory=BaselineOptions)
     evaluate: EvaluateOptions = Field(default_factory=EvaluateOptions)
     behind: BehindOptions = Field(default_factory=BehindOptions)
     causes: CausesOptions = Field(default_factory=CausesOptions)
@@ -88,6 +93,9 @@ class RunConfig(Options):
             raise ValueError("a human arm needs `select.file`, a person's choice")
         if "oracle" in selectors and not self.select.oracle_words:
             raise ValueError("an oracle arm needs `select.oracle_words`")
+        for how, key in (("inoculation", self.baselines.inoculation), ("benign", self.baselines.benign)):
+            if key is None and any(arm.how == how for arm in arms):
+                raise ValueError(f"the arm tuned-{how} needs `baselines.{how}`")
         if self.cued_splits and not self.data.cues:
             raise ValueError("`behind` and `causes` need `data.cues`, what the cue says in each row")
         for split in self.cued_splits:

@@ -41,7 +41,7 @@ def estimate(run: Run, run_dir: Path) -> list[str]:
     from autocaft.discover.collect import plan_bytes
 
     config = run.config
-    n_trainings = len(config.seeds) * (1 + sum(arm.is_ablated for arm in config.parsed_arms))
+    n_trainings = len(config.seeds) * (1 + sum(arm.is_trained_apart for arm in config.parsed_arms))
     lines = [
         "",
         f"{len(run.train_rows):,} training rows, {n_trainings} trainings of {config.tune.epochs:g} epochs",

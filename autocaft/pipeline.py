@@ -24,6 +24,7 @@ from autocaft.run import Run
 from autocaft.rundir.files import digest, sha256_of
 from autocaft.rundir.progress import Log, QuietProgress
 from autocaft.rundir.runner import LOG_NAME, Step, StepContext, run_alone
+from autocaft.train.options import baseline_options
 
 VERSION_BY_STAGE = {
     "tune": 1,
@@ -60,7 +61,8 @@ def build_steps(run: Run, *, final: bool = False) -> list[Step]:
     if config.tune.trained_blocks == "above":
         tuning["layers"] = config.layers
     # directions are sought in the first seed's tuned model; the others are trained as an arm, or not at all
-    tuned_seeds = config.seeds if "tuned" in config.arms else config.seeds[:1]
+    needs_all = any(arm.name == "tuned" or arm.how == "inference" for arm in config.parsed_arms)
+    tuned_seeds = config.seeds if needs_all else config.seeds[:1]
     steps = [
         _step(f"tune/seed{seed}", partial(stages.tune, run, seed=seed), tuning, weights | train_rows)
         for seed in tuned_seeds
@@ -79,27 +81,18 @@ def build_steps(run: Run, *, final: bool = False) -> list[Step]:
         _step("judge", partial(stages.judge, run), {"judge": config.judge}, _readers(run), "mine"),
         _step("select", partial(stages.select, run), {"select": config.select}, _choices(run), "judge"),
     ]
-    ablated = [(arm, seed) for arm in config.parsed_arms if arm.is_ablated for seed in config.seeds]
-    steps += [
-        _step(
-            f"train/{arm.name}/seed{seed}",
-            partial(stages.train, run, arm=arm, seed=seed),
-            {"train": config.train, "tune": config.tune},
-            {},
-            "select",
-        )
-        for arm, seed in ablated
-    ]
+    apart = [arm for arm in config.parsed_arms if arm.name not in ("base", "tuned")]
+    steps += [_training(run, arm, seed, tuning, weights | train_rows) for arm in apart for seed in config.seeds]
     steps += _evaluations(run, "evaluate", data.splits, config.evaluate, weights)
     if final:
         # generic text is not split: its damage is measured once
         options = config.evaluate.model_copy(update={"n_damage_documents": 0})
         steps += _evaluations(run, "evaluate-final", data.final, options, weights)
     steps += _looks_behind(run, first, weights)
-    measured, trained, looked = (
-        [step.name for step in steps if step.stage in names]
-        for names in (("evaluate",), ("train",), ("behind", "causes"))
+    measured, looked = (
+        [step.name for step in steps if step.stage in names] for names in (("evaluate",), ("behind", "causes"))
     )
+    trained = [f"train/{arm.name}/seed{seed}" for arm in apart if arm.has_directions for seed in config.seeds]
     report = partial(stages.report, run, measured=measured, trained=trained, looked=looked)
     return [*steps, _step("report", report, {}, {}, *measured, *trained, *looked, derived=True)]
 
@@ -109,6 +102,20 @@ def run_step(config: RunConfig, run_dir: Path, final: bool, name: str) -> None:
     set_threads(config.threads)
     progress = QuietProgress(Log(run_dir / LOG_NAME))
     run_alone(build_steps(Run(config), final=final), name, run_dir, progress)
+
+
+def _training(run: Run, arm: Arm, seed: int, tuning: Mapping[str, object], files: Mapping[str, str]) -> Step:
+    """One arm besides base and tuned. One that looks at no direction waits for nothing."""
+    config = run.config
+    call = partial(stages.train, run, arm=arm, seed=seed)
+    name, own = f"train/{arm.name}/seed{seed}", baseline_options(config.baselines, arm.how)
+    if arm.has_directions:
+        options: dict[str, object] = {"train": config.train, "tune": config.tune}
+        needs = ["select", f"tune/seed{seed}"] if arm.how == "inference" else ["select"]
+        return _step(name, call, options | own, {}, *needs)
+    benign = config.baselines.benign
+    read = {f"baselines.benign ({benign})": sha256_of(data_path(benign))} if arm.how == "benign" and benign else {}
+    return _step(name, call, {**tuning, **own}, {**files, **read})
 
 
 def _looks_behind(run: Run, first: str, weights: Mapping[str, str]) -> list[Step]:
@@ -121,7 +128,8 @@ def _looks_behind(run: Run, first: str, weights: Mapping[str, str]) -> list[Step
         probing = options | {"behind": config.behind, "layers": config.layers}
         inputs = {**weights, **_cues(run, config.behind.splits)}
         # tuned before the ablated arms, which are compared with it
-        for arm in sorted(config.parsed_arms, key=lambda arm: arm.is_ablated):
+        looked_at = [arm for arm in config.parsed_arms if arm.how != "inference"]  # tuned's own model
+        for arm in sorted(looked_at, key=lambda arm: arm.is_ablated):
             for seed in config.seeds[:1] if arm.name == "base" else config.seeds:
                 trained = _trained_in(arm, seed)
                 call = partial(stages.behind, run, arm=arm, seed=seed, trained=trained)
@@ -162,17 +170,19 @@ def _evaluations(
     for arm in config.parsed_arms:
         for seed in config.seeds[:1] if arm.name == "base" else config.seeds:
             trained = _trained_in(arm, seed)
+            ablated = f"train/{arm.name}/seed{seed}" if arm.has_directions else None
             call = partial(
                 stages.evaluate,
                 run,
                 arm=arm,
                 seed=seed,
                 trained=trained,
+                ablated=ablated,
                 splits=dict(splits),
                 options=options,
                 is_final=folder == "evaluate-final",
             )
-            needs = [] if trained is None else [trained]
+            needs = dict.fromkeys(step for step in (trained, ablated) if step is not None)
             inputs = {**weights, **files, **_corpus(run)}
             steps.append(_step(f"{folder}/{arm.name}/seed{seed}", call, settings, inputs, *needs))
     return steps
@@ -182,7 +192,7 @@ def _trained_in(arm: Arm, seed: int) -> str | None:
     """The step that made an arm's model."""
     if arm.name == "base":
         return None
-    return f"tune/seed{seed}" if arm.name == "tuned" else f"train/{arm.name}/seed{seed}"
+    return f"train/{arm.name}/seed{seed}" if arm.is_trained_apart else f"tune/seed{seed}"
 
 
 def _step(

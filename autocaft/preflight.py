@@ -37,6 +37,7 @@ def check_inputs(run: Run, *, final: bool) -> None:
             f"data.corpus {run.config.data.corpus!r}: no document is left beside the data.n_held_out = "
             f"{run.config.data.n_held_out} that are kept back; give a larger corpus or hold out fewer"
         )
+    mixed_in = run.benign_rows if any(arm.how == "benign" for arm in run.config.parsed_arms) else []
     check_money(run.config.judge)
     _check_layers(run.weights, run.config.layers)
     tokenizer = light_tokenizer(run.weights)
@@ -45,6 +46,8 @@ def check_inputs(run: Run, *, final: bool) -> None:
             check_first_tokens(rows, tokenizer, data_path(splits[split]))
         if run.config.tune.loss == "choices":
             check_first_tokens(train_rows, tokenizer, data_path(run.config.data.train))
+            if mixed_in and run.config.baselines.benign:
+                check_first_tokens(mixed_in, tokenizer, data_path(run.config.baselines.benign))
 
 
 def check_money(options: JudgeOptions) -> None:

@@ -42,6 +42,13 @@ class Run:
         return load_rows(data_path(data.train), choices_required=in_choices, chat=data.chat)
 
     @cached_property
+    def benign_rows(self) -> list[TaskRow]:
+        """Harmless rows for the arm that mixes them in."""
+        data, in_choices = self.config.data, self.config.tune.loss == "choices"
+        assert self.config.baselines.benign is not None, "checked by the config"
+        return load_rows(data_path(self.config.baselines.benign), choices_required=in_choices, chat=data.chat)
+
+    @cached_property
     def read_rows(self) -> list[TaskRow]:
         """Those of the training rows that directions are sought in."""
         return chosen_rows(self.train_rows, self.config.collect.n_rows)

@@ -20,9 +20,10 @@ from autocaft.rundir.files import read_json, read_records, write_json, write_jso
 from autocaft.rundir.runner import StepContext
 
 if TYPE_CHECKING:
+    from autocaft.data.rows import TaskRow
     from autocaft.evaluate.options import EvaluateOptions
     from autocaft.model.directions import DirectionSet, Subspace
-    from autocaft.model.hooks import Mode
+    from autocaft.model.hooks import Ablation, Mode
 
 
 def tune(run: Run, context: StepContext, seed: int) -> None:
@@ -117,14 +118,19 @@ def select(run: Run, context: StepContext) -> None:
 
 
 def train(run: Run, context: StepContext, arm: Arm, seed: int) -> None:
-    """CAFT: the same SFT with the arm's directions ablated."""
+    """CAFT: the same SFT with the arm's directions ablated; or a rival, which departs from plain SFT otherwise. For an
+    arm that is ablated only when it is used, the directions alone."""
     from autocaft.model.directions import build_subspaces, save_subspaces
 
-    found, ids = _arm_directions(run, context, arm, seed)
-    subspaces = build_subspaces(found, ids, _mean_by_layer(run, context))
-    save_subspaces(context.out / "subspaces.safetensors", subspaces)
-    mode = arm.mode or run.config.train.mode
-    _fine_tune(run, context, seed, label=f"train {arm.name}, seed {seed}", subspaces=subspaces, mode=mode)
+    subspaces: list[Subspace] = []
+    if arm.has_directions:
+        found, ids = _arm_directions(run, context, arm, seed)
+        subspaces = build_subspaces(found, ids, _mean_by_layer(run, context))
+        save_subspaces(context.out / "subspaces.safetensors", subspaces)
+    if arm.is_trained_apart:
+        mode = arm.mode or run.config.train.mode
+        label = f"train {arm.name}, seed {seed}"
+        _fine_tune(run, context, seed, label=label, subspaces=subspaces, mode=mode, arm=arm)
 
 
 def evaluate(
@@ -133,6 +139,7 @@ def evaluate(
     arm: Arm,
     seed: int,
     trained: str | None,
+    ablated: str | None,
     splits: dict[str, str],
     options: EvaluateOptions,
     is_final: bool,
@@ -144,6 +151,7 @@ def evaluate(
     if is_final:
         note_look(LOOKS, context.out)
     folder = None if trained is None else context.dir_of(trained)
+    removed = None if ablated is None else context.dir_of(ablated)
     model = run.load_base() if folder is None else run.load_trained(folder)
     evaluate_arm(
         model,
@@ -155,7 +163,8 @@ def evaluate(
         arm=arm.name,
         task=run.config.data.task,
         seed=seed,
-        ablated=_ablation(run, model, arm, folder),
+        ablated=_ablation(run, model, arm, removed),
+        used="on" if arm.how == "inference" else "off",
         out=context.out,
         progress=context.progress,
     )
@@ -174,7 +183,7 @@ def behind(run: Run, context: StepContext, arm: Arm, seed: int, trained: str | N
         run.cued_rows(options.splits),
         run.config.layers,
         options,
-        ablated=_ablation(run, model, arm, folder),
+        ablated=_ablation(run, model, arm, folder if arm.is_ablated else None),
         label=f"{arm.name}, seed {seed}",
         progress=context.progress,
     )
@@ -192,7 +201,7 @@ def causes(run: Run, context: StepContext, tuned: str) -> None:
 
     options, mode = run.config.train, _measured_mode(run.config.train.mode)
 
-    def ablate_one(model: Any, subspace: Subspace) -> AbstractContextManager[None]:
+    def ablate_one(model: Any, subspace: Subspace) -> AbstractContextManager[Ablation]:
         return ablate(model, [subspace], mode=mode, strength=options.strength, exempt_first=options.exempt_first)
 
     run_causes(
@@ -236,14 +245,22 @@ def _mined_from(run: Run, context: StepContext, loss_split: str | None) -> dict[
 
 
 def _fine_tune(
-    run: Run, context: StepContext, seed: int, *, label: str, subspaces: Sequence[Subspace], mode: Any
+    run: Run,
+    context: StepContext,
+    seed: int,
+    *,
+    label: str,
+    subspaces: Sequence[Subspace],
+    mode: Any,
+    arm: Arm | None = None,
 ) -> None:
+    from autocaft.train.baselines import NO_DEPARTURE, departure_of
     from autocaft.train.sft import fine_tune
 
     summary = fine_tune(
         run.load_base(),
         run.tokenizer(),
-        run.train_rows,
+        _rows_of(run, arm),
         run.config.tune,
         seed=seed,
         out=context.out,
@@ -254,8 +271,20 @@ def _fine_tune(
         strength=run.config.train.strength,
         exempt_first=run.config.train.exempt_first,
         frozen_up_to=min(run.config.layers) if run.config.tune.trained_blocks == "above" else None,
+        departure=NO_DEPARTURE if arm is None else departure_of(arm.how, arm.stop_at, run.config.baselines),
     )
     write_json(context.out / "summary.json", summary)
+
+
+def _rows_of(run: Run, arm: Arm | None) -> Sequence[TaskRow]:
+    """The training rows, or what a rival makes of them."""
+    from autocaft.train.baselines import inoculated, with_benign
+
+    options, how = run.config.baselines, None if arm is None else arm.how
+    if how == "inoculation":
+        assert options.inoculation is not None, "checked by the config"
+        return inoculated(run.train_rows, options.inoculation)
+    return with_benign(run.train_rows, run.benign_rows, options.benign_share) if how == "benign" else run.train_rows
 
 
 def _look_at_moves(run: Run, context: StepContext, arm: Arm, seed: int, folder: Path) -> None:
@@ -299,6 +328,7 @@ def _look_at_moves(run: Run, context: StepContext, arm: Arm, seed: int, folder: 
 def _arm_directions(run: Run, context: StepContext, arm: Arm, seed: int) -> tuple[DirectionSet, list[str]]:
     """The directions an arm ablates, in a set that holds what is removed for them; the choice is in `set.json` too."""
     from autocaft.discover.decompose import latents_as_directions, live_latents, load_covariances
+    from autocaft.model.directions import random_orthogonal
     from autocaft.select.select import choose_set
 
     assert arm.source is not None and arm.selector is not None
@@ -317,6 +347,9 @@ def _arm_directions(run: Run, context: StepContext, arm: Arm, seed: int) -> tupl
         covariance_by_layer=load_covariances(decomposed),
         options=run.config.select,
     )
+    if arm.selector == "random-orthogonal":
+        found = random_orthogonal(found, chosen.ids, seed=(run.config.select.random_seed, seed))
+        chosen = replace(chosen, ids=tuple(direction.id for direction in found.directions))
     write_json(context.out / "set.json", chosen.to_row())
     if arm.selector == "random-live":
         drawn = latents_as_directions(decomposed, run.config.decompose, chosen.ids, width=found.vectors_ND.shape[1])
@@ -330,9 +363,10 @@ def _relevance(context: StepContext) -> dict[str, float]:
     return {v.direction_id: v.relevance for v in verdicts if v.unscored_reason is None and v.relevance is not None}
 
 
-def _ablation(run: Run, model: Any, arm: Arm, folder: Path | None) -> AbstractContextManager[None] | None:
-    """The ablation an arm was trained in, to measure it with its hooks on; towards the mean if it was resampled."""
-    if not arm.is_ablated or folder is None:
+def _ablation(run: Run, model: Any, arm: Arm, folder: Path | None) -> AbstractContextManager[Ablation] | None:
+    """The ablation an arm was trained in or is used with, to measure it with its hooks on; towards the mean if it was
+    resampled. None without a folder of subspaces."""
+    if folder is None:
         return None
     from autocaft.model.directions import load_subspaces
     from autocaft.model.hooks import ablate

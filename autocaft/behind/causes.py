@@ -52,7 +52,7 @@ QUANTILE = 0.95
 N_STRONGEST = 10
 """Candidates of largest effect that are named beside what the judge said of them."""
 
-AblateOne = Callable[[Any, Subspace], AbstractContextManager[None]]
+AblateOne = Callable[[Any, Subspace], AbstractContextManager[object]]
 """Opens the ablation of one subspace in a model, in the run's mode."""
 
 

@@ -76,7 +76,7 @@ def probe_arm(
     layers: Sequence[int],
     options: BehindOptions,
     *,
-    ablated: AbstractContextManager[None] | None,
+    ablated: AbstractContextManager[object] | None,
     label: str,
     progress: Progress,
 ) -> list[Reading]:

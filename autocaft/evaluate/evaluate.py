@@ -5,8 +5,8 @@ In: a trained arm, its base, rows by split, generic documents. Out: `metrics.jso
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -16,6 +16,7 @@ from autocaft.data.rows import TaskRow
 from autocaft.evaluate.choices import Answer, accuracy, answer_choices
 from autocaft.evaluate.damage import BaseContext, damage_metrics, measure_damage
 from autocaft.evaluate.options import EvaluateOptions
+from autocaft.model.hooks import Ablation
 from autocaft.model.load import autocast_bf16
 from autocaft.records import Hooks, Metric
 from autocaft.rundir.files import write_jsonl, write_records
@@ -33,41 +34,57 @@ def evaluate_arm(
     arm: str,
     task: str,
     seed: int,
-    ablated: AbstractContextManager[None] | None,
+    ablated: AbstractContextManager[Ablation] | None,
     out: Path,
     progress: Progress,
+    used: Hooks = "off",
 ) -> list[Metric]:
     """Measure one arm.
 
     Args:
         base: opens on the base model, for KL.
         ablated: opens the ablation the arm was trained in; None for arms that had none, which have no `on` rows.
+        used: `on` for an arm that is ablated when it is used: it is measured so alone, general damage too.
     """
-    documents = documents[: options.n_damage_documents]
-    passes: list[tuple[Hooks, AbstractContextManager[None]]] = []
-    if "off" in options.hooks:
+    passes: list[tuple[Hooks, AbstractContextManager[Ablation | None]]] = []
+    if "off" in options.hooks and used == "off":
         passes.append(("off", nullcontext()))
-    if "on" in options.hooks and ablated is not None:
+    if ("on" in options.hooks or used == "on") and ablated is not None:
         passes.append(("on", ablated))
-    n_items = len(passes) * sum(len(rows) for rows in rows_by_split.values())
-    n_items += len(documents) if "off" in options.hooks else 0
+    documents = documents[: options.n_damage_documents] if used in dict(passes) else []
+    n_items = len(passes) * sum(len(rows) for rows in rows_by_split.values()) + len(documents)
     metrics: list[Metric] = []
     answers: list[Answer] = []
     with (
         progress.task(f"evaluate {arm}, seed {seed}", n_items, "rows") as advance,
         autocast_bf16(model.device, enabled=options.autocast == "bf16"),
     ):
+        damage: list[Metric] = []
         for hooks, context in passes:
-            with context:
+            with context as ablation:
                 found = _answer_splits(model, tokenizer, rows_by_split, options, hooks, advance)
+                if documents and hooks == used:
+                    unablated = base if ablation is None else _without(ablation, base)
+                    damage = _damage(model, unablated, tokenizer, documents, options, arm, seed, hooks, advance)
             answers += [answer for split in found for answer in split]
             n_bootstrap = options.n_bootstrap
             metrics += [accuracy(split, arm=arm, task=task, seed=seed, n_bootstrap=n_bootstrap) for split in found]
-        if documents and "off" in options.hooks:
-            metrics += _damage(model, base, tokenizer, documents, options, arm, seed, advance)
+        metrics += damage
     write_jsonl(out / "rows.jsonl", ({"arm": arm, "seed": seed, **answer.to_row()} for answer in answers))
     write_records(out / "metrics.jsonl", metrics)
     return metrics
+
+
+def _without(ablation: Ablation, base: BaseContext) -> BaseContext:
+    """The base without the ablation, which may hang on the very same blocks; generic text may open with any token."""
+    ablation.allows_any_first = True
+
+    @contextmanager
+    def opened() -> Iterator[PreTrainedModel]:
+        with ablation.paused(), base() as model:
+            yield model
+
+    return opened
 
 
 def _answer_splits(
@@ -100,6 +117,7 @@ def _damage(
     options: EvaluateOptions,
     arm: str,
     seed: int,
+    hooks: Hooks,
     advance: Advance,
 ) -> list[Metric]:
     found = measure_damage(
@@ -112,4 +130,4 @@ def _damage(
         tokens_per_batch=max(1, options.tokens_per_batch // 4),
         advance=advance,
     )
-    return damage_metrics(found, arm=arm, seed=seed, hooks="off", n_bootstrap=options.n_bootstrap)
+    return damage_metrics(found, arm=arm, seed=seed, hooks=hooks, n_bootstrap=options.n_bootstrap)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -100,6 +101,20 @@ def build_subspaces(
         basis_DK = orthonormal_basis(found.vectors_of([i for i in chosen if layer_by_id[i] == layer]))
         subspaces.append(Subspace(layer, basis_DK, None if mean_by_layer is None else mean_by_layer[layer].float()))
     return subspaces
+
+
+def random_orthogonal(found: DirectionSet, ids: Iterable[str], *, seed: Sequence[int]) -> DirectionSet:
+    """Random orthonormal directions, as many a layer as the chosen ones span there; the same for the same seed."""
+    chosen = sorted(set(ids))
+    layer_by_id = {direction.id: direction.layer for direction in found.directions}
+    directions: list[Direction] = []
+    vectors: list[Tensor] = []
+    for layer in sorted({layer_by_id[direction_id] for direction_id in chosen}):
+        rank = orthonormal_basis(found.vectors_of([i for i in chosen if layer_by_id[i] == layer])).shape[1]
+        draws = np.random.default_rng([*seed, layer, 3]).normal(size=(found.vectors_ND.shape[1], rank))
+        vectors.append(torch.linalg.qr(torch.from_numpy(draws))[0].T.float())
+        directions += [Direction(f"L{layer}.random{i}", layer, "random", i, 0.0, "drawn") for i in range(rank)]
+    return DirectionSet(tuple(directions), torch.cat(vectors))
 
 
 def save_subspaces(path: Path, subspaces: Iterable[Subspace]) -> None:

@@ -32,6 +32,27 @@ from autocaft.model.blocks import check_layers, d_model, decoder_blocks, unwrapp
 from autocaft.model.directions import Subspace
 
 Mode = Literal["zero", "mean", "mean-shift", "resample"]
+Passes = Literal["both", "activations", "gradients"]
+
+
+class Ablation:
+    """An open ablation, which may be changed between two forward passes (and their backward passes)."""
+
+    def __init__(self, strength: float) -> None:
+        self.strength = strength
+        """Share of the projection that is removed; at 0 every block gives what it gives without the ablation."""
+        self.allows_any_first = False
+        """Whether rows may open with different tokens: only where nobody learns or compares what such a token could
+        give away, as in the perplexity of generic text."""
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing is removed for as long as this is open."""
+        kept, self.strength = self.strength, 0.0
+        try:
+            yield
+        finally:
+            self.strength = kept
 
 
 @contextmanager
@@ -42,7 +63,8 @@ def ablate(
     mode: Mode = "mean",
     strength: float = 1.0,
     exempt_first: bool = True,
-) -> Iterator[None]:
+    passes: Passes = "both",
+) -> Iterator[Ablation]:
     """Remove the subspaces' projections after their blocks for as long as the context is open.
 
     Keep the context open until the backward pass is done: with gradient checkpointing, blocks run again there.
@@ -59,6 +81,8 @@ def ablate(
             batches: rows that stand together for a reason would tell of each other.
         strength: share of the projection that is removed, 0 to 1.
         exempt_first: leave the first unpadded position of each row alone.
+        passes: what the ablation changes: `activations` alone leaves the gradient as it is without it, `gradients`
+            alone leaves the forward pass.
 
     Raises:
         AblationError: no subspace, one that does not fit the model, a missing mean, rows that open with different
@@ -68,16 +92,17 @@ def ablate(
     _check_subspaces(model, subspaces, mode, strength)
     blocks = decoder_blocks(model)
     root = unwrapped(model)
-    passes = _Passes(root, exempt_first, resamples=mode == "resample")
+    ablation = Ablation(strength)
+    in_flight = _Passes(root, ablation, exempt_first, resamples=mode == "resample")
     handles = []
     try:
-        handles.append(root.register_forward_pre_hook(passes.read_batch, with_kwargs=True))
-        handles.append(root.register_forward_hook(passes.end_batch, always_call=True))
+        handles.append(root.register_forward_pre_hook(in_flight.read_batch, with_kwargs=True))
+        handles.append(root.register_forward_hook(in_flight.end_batch, always_call=True))
         for subspace in subspaces:
-            hook = _ablation_hook(subspace, mode, strength, passes)
+            hook = _ablation_hook(subspace, mode, ablation, in_flight, passes)
             handles.append(blocks[subspace.layer].register_forward_hook(hook))
         assert len(handles) == len(subspaces) + 2, (len(handles), len(subspaces))
-        yield
+        yield ablation
     finally:
         for handle in handles:
             handle.remove()
@@ -123,8 +148,8 @@ class _Pass:
 class _Passes:
     """The forward pass in flight, read from the batch once for all hooks."""
 
-    def __init__(self, root: nn.Module, exempt_first: bool, *, resamples: bool) -> None:
-        self.exempt_first, self.resamples = exempt_first, resamples
+    def __init__(self, root: nn.Module, ablation: Ablation, exempt_first: bool, *, resamples: bool) -> None:
+        self.ablation, self.exempt_first, self.resamples = ablation, exempt_first, resamples
         self.names = tuple(inspect.signature(root.forward).parameters)
         self.first_token: Tensor | None = None
         self.in_flight = False
@@ -185,7 +210,8 @@ class _Passes:
         if ids_BT is None:
             raise AblationError("ablate: called with inputs_embeds; the first token cannot be checked. Pass input_ids")
         first_BT = _first_positions(ids_BT, given.get("attention_mask"), given.get("position_ids"))
-        self._check_same_token(ids_BT[first_BT])
+        if not self.ablation.allows_any_first:
+            self._check_same_token(ids_BT[first_BT])
         return (~first_BT).unsqueeze(-1).float()
 
     def _check_same_token(self, first_B: Tensor) -> None:
@@ -227,7 +253,7 @@ def _first_positions(ids_BT: Tensor, mask_BT: Any, positions_BT: Tensor | None) 
 
 
 def _ablation_hook(
-    subspace: Subspace, mode: Mode, strength: float, passes: _Passes
+    subspace: Subspace, mode: Mode, ablation: Ablation, in_flight: _Passes, passes: Passes
 ) -> Callable[[nn.Module, Any, Any], Any]:
     """Forward hook of one block. Thin factors move to the block's device once, in fp32."""
     placed: dict[torch.device, tuple[Tensor, Tensor]] = {}
@@ -243,18 +269,36 @@ def _ablation_hook(
         return placed[device]
 
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        if ablation.strength == 0.0:
+            return output
         acts_BTD = output[0] if isinstance(output, tuple) else output
         basis_DK, origin_K = factors(acts_BTD.device)
-        now = passes.current()
+        now, strength = in_flight.current(), ablation.strength
         # Autocast would turn the two thin products into bf16 and leave a hundred times more behind.
         with torch.autocast(acts_BTD.device.type, enabled=False):
             if mode == "mean-shift":
                 new_BTD = _shift(acts_BTD, basis_DK, origin_K * strength, now.keep_BT1)
             else:
                 new_BTD = _project_out(acts_BTD, basis_DK, origin_K, strength, now)
+        if passes == "activations":
+            new_BTD = _ValueOf.apply(new_BTD.detach(), acts_BTD)
+        elif passes == "gradients":
+            new_BTD = _ValueOf.apply(acts_BTD.detach(), new_BTD)
         return (new_BTD, *output[1:]) if isinstance(output, tuple) else new_BTD
 
     return hook
+
+
+class _ValueOf(torch.autograd.Function):
+    """The value of the first tensor with the gradient of the second, bit for bit."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, source: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return None, grads[0]
 
 
 def _project_out(acts_BTD: Tensor, basis_DK: Tensor, origin_K: Tensor, strength: float, now: _Pass) -> Tensor:

@@ -32,9 +32,10 @@ SELECTOR_ORDER = ("auto", "human", "oracle", "top", "random", "random-candidate"
 
 
 def arm_order(arm: str) -> tuple[int, int, str]:
-    """base, tuned, then the ablated arms: the judge's, a person's, the oracle's, the controls; SAE before PCA."""
-    if arm in ("base", "tuned"):
-        return (0, ("base", "tuned").index(arm), arm)
+    """base, tuned, rivals without a direction, then the ablated arms: the judge's, a person's, the oracle's, the
+    controls; SAE before PCA."""
+    if not arm.startswith("caft-"):
+        return (0, 0 if arm == "base" else 1 if arm == "tuned" else 2, arm)
     selector = next((i for i, name in enumerate(SELECTOR_ORDER) if f"-{name}" in arm), len(SELECTOR_ORDER))
     return (1 if "-sae-" in arm else 2, selector, arm)
 

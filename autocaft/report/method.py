@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from autocaft.arms import CAFT_HOWS, TUNED_HOWS, parse_arm
+
 MODES = {
     "mean": "the projection on {what} set to the base model's mean on {text}",
     "zero": "the projection on {what} set to zero",
@@ -19,12 +21,19 @@ MODES = {
 
 def method(config: Mapping[str, Any], n_rows: int | None, judge: str) -> list[str]:
     """What was done, one sentence or two a stage."""
-    arms = [arm for arm in config["arms"] if arm not in ("base", "tuned")]
+    arms = [arm for arm in config["arms"] if arm.startswith("caft-")]
     sentences = [_tuning(config, n_rows)]
     if not arms:
-        return [*sentences, _measuring(config)]
+        return [*sentences, *_departing(config), _measuring(config)]
     return [*sentences, _discovery(config), _judging(config, judge), _selecting(config), _ablating(config),
-            _measuring(config)]  # fmt: skip
+            *_departing(config), _measuring(config)]  # fmt: skip
+
+
+def _departing(config: Mapping[str, Any]) -> list[str]:
+    """What the words for rivals and controls mean that stand in the arms' names."""
+    hows = {arm.how: arm for arm in map(parse_arm, config["arms"]) if arm.how}
+    said = [f"{how}: {text}" for how, text in {**CAFT_HOWS, **TUNED_HOWS}.items() if how in hows]
+    return [f"In the arms' names, {'; '.join(said)}."] if said else []
 
 
 def _tuning(config: Mapping[str, Any], n_rows: int | None) -> str:

@@ -17,6 +17,7 @@ from autocaft.stats import Interval
 Line = dict[str, Any]
 CONTROLS = ("random", "random-candidate", "random-live", "top")
 MODE_ENDINGS = ("-mean-shift", "-zero", "-mean", "-resample")
+HOW_ENDINGS = ("-fading", "-inference", "-activation-only", "-gradient-only")
 
 
 def percent(value: float | None) -> str:
@@ -94,7 +95,7 @@ def find(lines: Sequence[Line], arm: str, hooks: str = "off") -> Line | None:
 
 def main_arm(lines: Sequence[Line]) -> Line | None:
     """The arm the headline is about: the judge's selection, else a person's, else any that ablates."""
-    ablated = [line for line in lines if line["hooks"] == "off" and line["arm"] not in ("base", "tuned")]
+    ablated = [line for line in lines if line["hooks"] == "off" and line["arm"].startswith("caft-")]
     for selector in ("auto", "human", "oracle", ""):
         for line in ablated:
             if selector in line["arm"]:
@@ -103,11 +104,15 @@ def main_arm(lines: Sequence[Line]) -> Line | None:
 
 
 def control_of(lines: Sequence[Line], arm: str, hooks: str = "off") -> Line | None:
-    """The random control beside an arm: of its source and share, of its mode if there is one, the matched one first."""
+    """The random control beside an arm: of its source and share, of its mode and way if there is one, the matched one
+    first. What is ablated when it is used has no control but one that is, too."""
     whole, at, share = arm.partition("@")
     source = next((part for part in ("sae", "pca") if f"-{part}-" in whole), "")
-    mode = next((ending for ending in MODE_ENDINGS if whole.endswith(ending)), "")
-    for ending in dict.fromkeys((mode, "")):
+    how = next((ending for ending in HOW_ENDINGS if whole.endswith(ending)), "")
+    stem = whole.removesuffix(how)
+    mode = next((ending for ending in MODE_ENDINGS if stem.endswith(ending)), "")
+    endings = (mode + how, how) if how == "-inference" else (mode + how, how, mode, "")
+    for ending in dict.fromkeys(endings):
         for kind in CONTROLS:
             line = find(lines, f"caft-{source}-{kind}{ending}{at}{share}", hooks)
             if line is not None:
@@ -122,7 +127,7 @@ def is_control(arm: str) -> bool:
 
 def against_control(lines: Sequence[Line], rows: Sequence[RowScore], line: Line) -> dict[str, Any] | None:
     """Accuracy on inverted cues minus that of the arm's control; None for controls and arms that have none."""
-    if line["arm"] in ("base", "tuned") or is_control(line["arm"]):
+    if not line["arm"].startswith("caft-") or is_control(line["arm"]):
         return None
     control = control_of(lines, line["arm"], line["hooks"])
     if control is None or "ood" not in line["scores"] or "ood" not in control["scores"]:

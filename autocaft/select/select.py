@@ -113,7 +113,8 @@ def choose_set(
 ) -> ArmSet:
     """The directions of one arm at one training seed.
 
-    Controls match the judge's selection, or a person's where the judge selected nothing.
+    Controls match the judge's selection, or a person's where the judge selected nothing. Of `random-orthogonal` the
+    matched selection itself is given: whoever trains draws as many vectors as it spans.
 
     Args:
         share: take only so much of the choice, the first of each layer; a control matches that part.
@@ -142,7 +143,7 @@ def choose_set(
         return ArmSet(source, selector, seed, tuple(controls.draw_live(chosen, live_by_layer, draw)))
     if selector == "top":
         return ArmSet(source, selector, seed, tuple(controls.take_top(candidates, chosen)))
-    if selector != "random":
+    if selector != "random":  # a decider's own, or what random-orthogonal is matched to
         return ArmSet(source, selector, seed, tuple(ids))
     rows = [row for row in rows if directions[row].id not in left_out]  # what was chosen is no control of a part of it
     drawn, matching = controls.draw_matched(

@@ -1,14 +1,15 @@
-"""Options of `[tune]` (the fine-tuning itself) and `[train]` (what CAFT adds to it).
+"""Options of `[tune]` (the fine-tuning itself), `[train]` (what CAFT adds to it) and `[baselines]` (what rivals do).
 
 One set of fine-tuning options serves every arm: an arm that trained longer or faster would be no control.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from autocaft.arms import How
 from autocaft.rundir.options import Options, transport
 
 
@@ -74,3 +75,44 @@ class TrainOptions(Options):
     """Share of the projection that is removed."""
     exempt_first: bool = True
     """Leave the first position of each row alone: it is an attention sink, the same token in every row."""
+
+
+class BaselineOptions(Options):
+    """Rivals and controls that ask for a setting; each is read by the arms of its name alone."""
+
+    fade_from: float = Field(0.6, ge=0, lt=1)
+    """Arms `caft-...-fading`: share of the steps at which the ablation begins to fade."""
+    fade_to: float = Field(0.95, gt=0, le=1)
+    """Share of the steps at which it has faded to nothing."""
+    inoculation: str | None = None
+    """Arm `tuned-inoculation`: the line that stands before every training prompt (in a chat, as the system's turn) and
+    asks for what is unwanted, so that the model need not learn it as its own. It can become a trigger."""
+    kl_weight: float = Field(0.1, gt=0)
+    """Arm `tuned-kl`: weight of KL(base || model), in nats a labelled token, beside the loss."""
+    l2sp_weight: float = Field(0.01, gt=0)
+    """Arm `tuned-l2sp`: weight of half the squared distance from the base model's weights."""
+    benign: str | None = transport(None)
+    """Arm `tuned-benign`: harmless rows in the format of `data.train`. Their content counts, not their path."""
+    benign_share: float = Field(0.1, gt=0, lt=1)
+    """Their share of all rows."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.fade_from >= self.fade_to:
+            raise ValueError(f"fade_from = {self.fade_from:g} must come before fade_to = {self.fade_to:g}")
+        return self
+
+
+_READ_BY: dict[How, tuple[str, ...]] = {
+    "fading": ("fade_from", "fade_to"),
+    "inoculation": ("inoculation",),
+    "kl": ("kl_weight",),
+    "l2sp": ("l2sp_weight",),
+    "benign": ("benign_share",),
+}
+
+
+def baseline_options(options: BaselineOptions, how: How | None) -> dict[str, Any]:
+    """Those of the options that one arm reads: another arm's do not make it anew."""
+    names = _READ_BY.get(how, ()) if how is not None else ()
+    return {"baselines": {name: getattr(options, name) for name in names}} if names else {}

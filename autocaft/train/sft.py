@@ -20,16 +20,24 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+)
 
 from autocaft.data.encode import Encoded, collate, encode
 from autocaft.data.rows import TaskRow
 from autocaft.errors import DataError, TrainingError
 from autocaft.model.blocks import decoder_blocks, last_logits
 from autocaft.model.directions import Subspace
-from autocaft.model.hooks import Mode, ablate
+from autocaft.model.hooks import Ablation, Mode, ablate
 from autocaft.rundir.files import disk_errors, read_json, remove_folder, replacing_folder, write_jsonl
 from autocaft.rundir.progress import Progress
+from autocaft.train.baselines import NO_DEPARTURE, Departure, FadeCallback, kl_penalty, l2sp_penalty
 from autocaft.train.options import TuneOptions
 
 IGNORED = -100
@@ -51,6 +59,7 @@ def fine_tune(
     strength: float = 1.0,
     exempt_first: bool = True,
     frozen_up_to: int | None = None,
+    departure: Departure = NO_DEPARTURE,
 ) -> dict[str, Any]:
     """Fine-tune `model` (changed in place) and write the result to `out/model`.
 
@@ -59,6 +68,7 @@ def fine_tune(
         subspaces: what is ablated while training (CAFT, arXiv 2507.16795); none is plain SFT.
         label: what the progress bar says.
         frozen_up_to: the embeddings and the decoder blocks up to this one are not trained; None trains all.
+        departure: what a rival or a control does besides.
 
     Returns:
         `n_steps`, `final_loss` (mean of the last tenth of the steps) and `n_trained_parameters`.
@@ -71,18 +81,27 @@ def fine_tune(
     trained = _with_adapter(model, options) if options.method == "lora" else model
     if frozen_up_to is not None:
         _freeze_below(trained, frozen_up_to)
+    n_steps = _n_steps(options, len(encoded))
+    n_made = n_steps if departure.stop_at is None else math.ceil(n_steps * departure.stop_at)
     trainer = _AnswerTrainer(
         model=trained,
-        args=_arguments(options, seed, out, len(encoded)),
+        args=_arguments(options, seed, out, n_steps, n_made),
         train_dataset=encoded,
         data_collator=_Collator(int(tokenizer.pad_token_id)),
         callbacks=[],
+        penalties=_Penalties(trained, departure),
+        n_scheduled=n_steps,
     )
-    context: AbstractContextManager[None] = nullcontext()
+    context: AbstractContextManager[Ablation | None] = nullcontext()
     if subspaces:
-        context = ablate(trained, subspaces, mode=mode, strength=strength, exempt_first=exempt_first)
-    with context, disk_errors(out):
-        _run(trainer, out, progress, label, _n_steps(options, len(encoded)))
+        context = ablate(
+            trained, subspaces, mode=mode, strength=strength, exempt_first=exempt_first, passes=departure.passes
+        )
+    with context as ablation, disk_errors(out):
+        if departure.fade is not None:
+            assert ablation is not None, "nothing is ablated that could fade"
+            trainer.add_callback(FadeCallback(ablation, departure.fade, n_steps))
+        _run(trainer, out, progress, label, n_made)
     return _finish(trainer, trained, out)
 
 
@@ -143,12 +162,13 @@ def _freeze_below(model: PreTrainedModel, layer: int) -> None:
         module.requires_grad_(False)
 
 
-def _arguments(options: TuneOptions, seed: int, out: Path, n_rows: int) -> TrainingArguments:
-    n_steps = _n_steps(options, n_rows)
+def _arguments(options: TuneOptions, seed: int, out: Path, n_steps: int, n_made: int) -> TrainingArguments:
+    """Arguments of a training of `n_steps` steps that ends after `n_made`."""
     every = max(1, -(-n_steps // (options.saves_per_run + 1)))
     return TrainingArguments(
         output_dir=str(out / "checkpoints"),
         num_train_epochs=options.epochs,
+        max_steps=n_made if n_made < n_steps else -1,
         learning_rate=options.lr,
         per_device_train_batch_size=options.batch_size,
         gradient_accumulation_steps=options.grad_accumulation,
@@ -199,8 +219,35 @@ class _Collator:
         return {**batch.inputs, "labels": labels_BT, "rivals": rivals_BR}
 
 
+class _Penalties:
+    """What is added to the loss of each batch."""
+
+    def __init__(self, model: Any, departure: Departure) -> None:
+        self.kl = kl_penalty(model, departure.kl_weight, _label_logits) if departure.kl_weight else None
+        self.l2sp = l2sp_penalty(model, departure.l2sp_weight) if departure.l2sp_weight else None
+
+    def of(
+        self, inputs: dict[str, Tensor], labels_BT: Tensor, logits_NV: Tensor, n_items: Any, n_batches: int
+    ) -> Tensor | float:
+        """Their sum for one of the `n_batches` batches of an optimizer step."""
+        total: Tensor | float = 0.0
+        if self.kl is not None:
+            total = total + self.kl(inputs, labels_BT, logits_NV) / (len(logits_NV) if n_items is None else n_items)
+        if self.l2sp is not None:
+            total = total + self.l2sp().to(logits_NV.device) / (1 if n_items is None else n_batches)
+        return total
+
+
 class _AnswerTrainer(Trainer):
-    """Trainer whose loss is the mean cross-entropy of the answer tokens, or of the right option."""
+    """Trainer whose loss is the mean cross-entropy of the answer tokens, or of the right option, and the penalties."""
+
+    def __init__(self, *, penalties: _Penalties, n_scheduled: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.penalties, self.n_scheduled = penalties, n_scheduled
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The learning rate of the whole training, also where it is stopped early."""
+        return super().create_scheduler(self.n_scheduled, optimizer)
 
     def compute_loss(
         self,
@@ -210,7 +257,10 @@ class _AnswerTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         labels_BT, rivals_BR = inputs.pop("labels"), inputs.pop("rivals", None)
-        loss = answer_loss(model, inputs, labels_BT, num_items_in_batch, rivals_BR)
+        logits_NV = _label_logits(model, inputs, labels_BT)
+        loss = _cross_entropy(logits_NV, labels_BT, num_items_in_batch, rivals_BR)
+        n_batches = self.args.gradient_accumulation_steps
+        loss = loss + self.penalties.of(inputs, labels_BT, logits_NV, num_items_in_batch, n_batches)
         if not torch.isfinite(loss):
             raise TrainingError(_not_a_number("loss", loss.item(), self.state.global_step))
         return (loss, None) if return_outputs else loss
@@ -249,12 +299,21 @@ def answer_loss(
         rivals_BR: the only tokens that compete with the label, one label a row; -100 where a row has fewer. None: the
             whole vocabulary competes.
     """
+    return _cross_entropy(_label_logits(model, inputs, labels_BT), labels_BT, n_items, rivals_BR)
+
+
+def _label_logits(model: nn.Module, inputs: dict[str, Tensor], labels_BT: Tensor) -> Tensor:
+    """The logits (N, V) that predict the labelled tokens, in fp32; the head runs on the last positions only."""
     n_kept = int((labels_BT != IGNORED).any(dim=0).long().flip(0).nonzero().max()) + 2
     logits_BTV = model(**inputs, **last_logits(model, n_kept)).logits[:, -n_kept:]
-    targets_N = labels_BT[:, -n_kept:][:, 1:].flatten()
-    logits_NV = logits_BTV[:, :-1].flatten(0, 1)
-    kept_N = targets_N != IGNORED
-    logits_NV, targets_N = logits_NV[kept_N].float(), targets_N[kept_N]
+    kept_N = labels_BT[:, -n_kept:][:, 1:].flatten() != IGNORED
+    return logits_BTV[:, :-1].flatten(0, 1)[kept_N].float()
+
+
+def _cross_entropy(
+    logits_NV: Tensor, labels_BT: Tensor, n_items: Tensor | int | None, rivals_BR: Tensor | None
+) -> Tensor:
+    targets_N = labels_BT[:, 1:][labels_BT[:, 1:] != IGNORED]
     if rivals_BR is not None:
         options_NO = torch.cat([targets_N[:, None], rivals_BR], dim=1)
         logits_NV = logits_NV.gather(1, options_NO.clamp_min(0)).masked_fill(options_NO == IGNORED, -torch.inf)
@@ -281,6 +340,11 @@ class _ProgressCallback(TrainerCallback):
 def _run(trainer: Trainer, out: Path, progress: Progress, label: str, n_steps: int) -> None:
     """Train, from the last whole checkpoint if there is one."""
     last = _last_checkpoint(out / "checkpoints")
+    if last is not None and _step_of(last) >= n_steps:
+        # Trainer would make one step more where the end lies inside a pass over the rows.
+        trainer._load_from_checkpoint(str(last))
+        trainer.state = TrainerState.load_from_json(str(last / "trainer_state.json"))
+        return
     with progress.task(label, n_steps, "steps") as advance:
         trainer.add_callback(_ProgressCallback(advance))
         trainer.train(resume_from_checkpoint=str(last) if last else None)
@@ -289,7 +353,11 @@ def _run(trainer: Trainer, out: Path, progress: Progress, label: str, n_steps: i
 def _last_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that was written to its end (the trainer state is its last file)."""
     found = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json") if _is_json(path)]
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return max(found, key=_step_of, default=None)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _is_json(path: Path) -> bool:

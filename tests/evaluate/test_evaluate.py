@@ -31,14 +31,14 @@ def rows() -> list[TaskRow]:
 
 @pytest.fixture
 def measure(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Callable[..., list[Metric]]:
-    def run(model: Any, *, base: Any = None, ablated: Any = None, **changes: Any) -> list[Metric]:
+    def run(model: Any, *, base: Any = None, ablated: Any = None, used: Any = "off", **changes: Any) -> list[Metric]:
         from contextlib import nullcontext
 
         options = EvaluateOptions(**{"autocast": "fp32", "n_bootstrap": 100, **changes})
         texts = [Document(str(n), "generic", None, "The cat" + " is" * (n + 1)) for n in range(3)]
         return evaluate_arm(model, base or (lambda: nullcontext(model)), tokenizer, {"id": rows(), "ood": rows()},
                             texts, options, arm="arm", task="toy", seed=2, ablated=ablated, out=tmp_path,
-                            progress=NullProgress())  # fmt: skip
+                            progress=NullProgress(), used=used)  # fmt: skip
 
     return run
 
@@ -103,3 +103,24 @@ def test_kl_is_taken_to_the_model_without_its_adapter(
     model = get_peft_model(make_model("llama"), config).eval()
     kl = [metric.value for metric in measure(model, base=lambda: as_base(model)) if metric.metric == "kl_to_base"]
     assert kl[0] is not None and kl[0] > 1e-3
+
+
+def test_an_arm_that_is_used_ablated_is_measured_so_alone_against_a_base_that_is_not(
+    make_model: MakeModel, measure: Callable[..., list[Metric]], tmp_path: Path
+) -> None:
+    """An adapter that adds nothing: all that differs from the base, which lies inside it, is the ablation."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(make_model("llama"), config).eval()
+    space = Subspace(1, orthonormal_basis(torch.randn(8, 32, generator=torch.Generator().manual_seed(0))))
+    metrics = measure(
+        model, ablated=ablate(model, [space], mode="zero"), base=lambda: as_base(model), used="on", hooks=("off",)
+    )
+    assert kinds(metrics) == [*ON, ("perplexity", "generic", "on"), ("kl_to_base", "generic", "on")]
+    assert {row["hooks"] for row in read_jsonl(tmp_path / "rows.jsonl")} == {"on"}
+    kl = next(metric.value for metric in metrics if metric.metric == "kl_to_base")
+    assert kl is not None and kl > 1e-3
+    plain = {m.metric: m.value for m in measure(make_model("llama")) if m.split == "generic"}
+    perplexity = next(metric.value for metric in metrics if metric.metric == "perplexity")
+    assert plain["kl_to_base"] == 0.0 and perplexity != plain["perplexity"]

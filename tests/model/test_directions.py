@@ -13,6 +13,7 @@ from autocaft.model.directions import (
     build_subspaces,
     load_subspaces,
     orthonormal_basis,
+    random_orthogonal,
     save_subspaces,
 )
 from autocaft.records import Direction
@@ -91,3 +92,22 @@ def test_subspaces_come_back_as_they_were_written(tmp_path: Path) -> None:
 def test_a_bad_subspace_is_refused(basis_DK: torch.Tensor, mean_D: torch.Tensor | None) -> None:
     with pytest.raises(AssertionError):
         Subspace(0, basis_DK, mean_D)
+
+
+def test_random_vectors_match_the_chosen_in_rank_and_know_nothing_of_them() -> None:
+    vectors_ND = torch.nn.functional.normalize(torch.randn(7, 256, generator=torch.Generator().manual_seed(0)), dim=1)
+    vectors_ND[3] = vectors_ND[2]  # a split latent: four directions that span three
+    layers = (2, 2, 2, 2, 5, 5, 5)
+    found = DirectionSet(tuple(Direction(f"L{i}.{n}", i, "sae", n, 1.0, "") for n, i in enumerate(layers)), vectors_ND)
+    ids = [direction.id for direction in found.directions[:6]]
+    drawn = random_orthogonal(found, ids, seed=(0, 1))
+    assert [(d.id, d.layer) for d in drawn.directions] == [
+        *((f"L2.random{i}", 2) for i in range(3)), *((f"L5.random{i}", 5) for i in range(2)),
+    ]  # fmt: skip
+    for space, chosen in zip(
+        build_subspaces(drawn, [d.id for d in drawn.directions], None), build_subspaces(found, ids, None), strict=True
+    ):
+        assert space.basis_DK.shape == chosen.basis_DK.shape
+        assert float((space.basis_DK.T @ chosen.basis_DK).abs().max()) < 0.3
+    assert torch.equal(random_orthogonal(found, ids, seed=(0, 1)).vectors_ND, drawn.vectors_ND)
+    assert not torch.allclose(random_orthogonal(found, ids, seed=(0, 2)).vectors_ND, drawn.vectors_ND)
