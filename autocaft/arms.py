@@ -75,6 +75,11 @@ class Arm:
         return self.source is not None
 
     @property
+    def manner(self) -> str | None:
+        """In what it departs from the recipe's own ablation, as its name says it; None for nothing."""
+        return "-".join(word for word in (self.mode, self.how) if word is not None) or None
+
+    @property
     def is_ablated(self) -> bool:
         """Whether a subspace is ablated while it trains."""
         return self.has_directions and self.how != "inference"

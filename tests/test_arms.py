@@ -20,6 +20,10 @@ from autocaft.rundir.steps import Step, all_needs, declared_by_name
             Arm("caft-sae-random-orthogonal-zero-fading", "sae", "random-orthogonal", "zero", "fading"),
         ),
         ("caft-sae-auto-inference", Arm("caft-sae-auto-inference", "sae", "auto", None, "inference")),
+        (
+            "caft-sae-auto-mean-fading@25%",
+            Arm("caft-sae-auto-mean-fading@25%", "sae", "auto", "mean", "fading", 0.25),
+        ),
         ("tuned-kl", Arm("tuned-kl", how="kl")),
         ("tuned-stop-25", Arm("tuned-stop-25", how="stop", stop_at=0.25)),
     ],

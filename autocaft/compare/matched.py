@@ -39,7 +39,7 @@ TASK_SPLITS = ("neutral", "id")
 
 
 def compare_at_matched_score(rows: Sequence[RowScore], n_by_arm: Mapping[str, int]) -> list[dict[str, Any]]:
-    """One dict for each source and mode in which the judge's choice and another's were trained.
+    """One dict for each source and manner of ablating in which the judge's choice and another's were trained.
 
     Args:
         rows: answered rows with hooks off, of tuned and of all arms.
@@ -49,10 +49,10 @@ def compare_at_matched_score(rows: Sequence[RowScore], n_by_arm: Mapping[str, in
     sweeps: dict[tuple[str, str | None], dict[str, list[Arm]]] = defaultdict(lambda: defaultdict(list))
     for arm in sorted(arms, key=lambda arm: arm.share or 1.0):
         if arm.source is not None and arm.selector is not None:
-            sweeps[arm.source, arm.mode][arm.selector].append(arm)
+            sweeps[arm.source, arm.manner][arm.selector].append(arm)
     return [
-        {"source": source, "mode": mode, **_compare(by_selector, rows, n_by_arm)}
-        for (source, mode), by_selector in sorted(sweeps.items(), key=str)
+        {"source": source, "mode": manner, **_compare(by_selector, rows, n_by_arm)}
+        for (source, manner), by_selector in sorted(sweeps.items(), key=str)
         if "auto" in by_selector and len(by_selector) > 1
     ]
 

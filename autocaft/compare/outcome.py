@@ -28,21 +28,21 @@ Key = tuple[int, int, str, str]
 
 
 def compare_outcomes(run_dir: Path) -> dict[str, Any]:
-    """`outcome`: a row for each source and mode that has both an `auto` and a `human` arm, then for each mode one over
-    all its sources; `matched`: the sweeps. Both empty without report.json."""
+    """`outcome`: a row for each source and manner of ablating that has both an `auto` and a `human` arm, then one for
+    each manner over all its sources; `matched`: the sweeps. Both empty without report.json."""
     path = run_dir / "report.json"
     if not path.is_file():
         return {"outcome": [], "matched": []}
     arms = {line["arm"] for line in read_json(path)["arms"]}
     files = sorted((run_dir / "evaluate").rglob("rows.jsonl")) if len(arms) > 1 else []
     rows = [row for file in files for row in row_scores(file) if row.arm in arms and row.hooks == "off"]
-    pairs_by_mode: dict[str | None, list[tuple[str, str]]] = defaultdict(list)
+    pairs_by_manner: dict[str | None, list[tuple[str, str]]] = defaultdict(list)
     for arm in map(parse_arm, sorted(arms)):
         human = arm.name.replace("-auto", "-human")
         if arm.selector == "auto" and arm.share is None and {human, "tuned"} <= arms:
-            pairs_by_mode[arm.mode].append((arm.name, human))
-    pooled = [pairs for pairs in pairs_by_mode.values() if len(pairs) > 1]
-    single = [[pair] for pairs in pairs_by_mode.values() for pair in pairs]
+            pairs_by_manner[arm.manner].append((arm.name, human))
+    pooled = [pairs for pairs in pairs_by_manner.values() if len(pairs) > 1]
+    single = [[pair] for pairs in pairs_by_manner.values() for pair in pairs]
     return {
         "outcome": [_outcome(pairs, rows) for pairs in [*single, *pooled]],
         "matched": compare_at_matched_score(rows, {arm: n for arm in arms if (n := _n_ablated(run_dir, arm))}),

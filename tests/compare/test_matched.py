@@ -138,3 +138,9 @@ def _found(sweep: dict[str, object]) -> dict[str, object]:
     """A comparison of which the sweep is all there is."""
     empty: dict[str, object] = {key: [] for key in ("raters", "auto_against_human", "human_against_human", "outcome")}
     return empty | {"run": "r", "n_candidates": 1, "no_ceiling": None, "alpha_of_humans": None, "matched": [sweep]}
+
+
+def test_another_manner_of_ablating_is_a_sweep_of_its_own() -> None:
+    rows = _rows({"auto": _linear(0.2, 0.6), "human": _linear(0.2, 0.8)})
+    faded = [row._replace(arm=row.arm.replace("-auto", "-auto-fading")) for row in rows if "-auto" in row.arm]
+    assert compare_at_matched_score([*rows, *faded], {}) == compare_at_matched_score(rows, {})
