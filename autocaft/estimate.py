@@ -57,8 +57,9 @@ def estimate(run: Run, run_dir: Path) -> list[str]:
 
 @dataclass
 class Calls:
-    """Calls to one reader with their tokens, as expected (no repair, one rating) and at most (a repair for each
-    direction, every rating asked again as often as allowed, every reply as long as allowed, a token a byte)."""
+    """Calls to one reader with their tokens, as expected (every description verifies, no repair, no rating near the
+    threshold) and at most (a repair for each direction, every rating asked again as often as allowed, every reply as
+    long as allowed, a token a byte)."""
 
     n_directions: int = 0
     n_calls: int = 0
@@ -125,25 +126,27 @@ def count_calls(cards: Sequence[tuple[Card, int]], options: JudgeOptions, count:
 
 def count_asked(asked: Sequence[tuple[Card, Concept, int]], options: JudgeOptions, count: Count) -> dict[str, Calls]:
     """The same for cards that are asked about several concepts: a request that came before is answered by then."""
-    from autocaft.judge.chat import MAX_RATINGS, planned_requests
+    from autocaft.judge.chat import MAX_RATINGS, READER_BY_CALL, planned_requests
     from autocaft.llm.budget import most_usage
 
     calls: dict[str, Calls] = {}
     seen: set[tuple[str, str, str]] = set()
     for judge in options.chat_judges:
-        reader_by_part = options.readers_of(judge)
+        readers = options.readers_of(judge)
+        reader_by_call = {call: readers[part] for call, part in READER_BY_CALL.items()}
         for card, concept, times in asked:
             planned = planned_requests(card, concept, judge, options)
-            new = [p for p in planned if (reader_by_part[p[0]], p[1].system, p[1].user) not in seen]
-            seen.update((reader_by_part[part], request.system, request.user) for part, request, _ in new)
-            for reader in dict.fromkeys(reader_by_part[part] for part, _, _ in new):
-                own = [(part, r, n_chars) for part, r, n_chars in new if reader_by_part[part] == reader]
+            new = [p for p in planned if (reader_by_call[p[0]], p[1].system, p[1].user) not in seen]
+            seen.update((reader_by_call[call], request.system, request.user) for call, request, _ in new)
+            for reader in dict.fromkeys(reader_by_call[call] for call, _, _ in new):
+                own = [(call, r, n_chars) for call, r, n_chars in new if reader_by_call[call] == reader]
                 expected = [
                     Usage(count(r.system) + count(r.user) + TEMPLATE_TOKENS, round(n_chars / CHARS_PER_TOKEN))
                     for _, r, n_chars in own
                 ]
-                once = [most_usage(request) for _, request, _ in own]
-                again = [u for u, (part, _, _) in zip(once, own, strict=True) if part == "rate"] * (MAX_RATINGS - 1)
+                # a direction that is rated again near the threshold is not rated without its windows too
+                once = [most_usage(request) for call, request, _ in own if call != "rate_words"]
+                again = [most_usage(request) for call, request, _ in own if call == "rate"] * (MAX_RATINGS - 1)
                 repair = max(once, key=lambda usage: usage.input_tokens)
                 calls.setdefault(reader, Calls()).add(expected, [*once, *again, repair], times)
     return calls

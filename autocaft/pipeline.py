@@ -32,13 +32,13 @@ VERSION_BY_STAGE = {
     "decompose": 2,
     "mine": 3,
     "decoys": 1,
-    "judge": 3,
-    "select": 2,
+    "judge": 4,
+    "select": 3,
     "train": 1,
     "evaluate": 1,
     "behind": 1,
     "causes": 1,
-    "report": 3,
+    "report": 4,
 }
 """Counted up when a stage's code changes what it writes: an older run folder is then refused, not mixed."""
 

@@ -101,6 +101,7 @@ class Verdict(Record):
     pole: Pole
     """The pole with the larger relevance: ablation is sign-free, so a PC counts with that one."""
     description: str
+    """Of that pole."""
     confidence: float | None
     pole_relation: str
     """How the two poles relate: `single` (a latent), `opposite`, `unrelated`, `unclear`."""
@@ -123,7 +124,12 @@ class Verdict(Record):
     ratings: tuple[float, ...] = ()
     """The single ratings whose mean is the relevance: asked again near the threshold, or by each judge of a panel."""
     abstains: bool = False
-    """The judge is not sure: a rating lies near the threshold, or a panel disagrees. A person should look first."""
+    """The judge is not sure: a rating lies near the threshold, or two ratings disagree. A person should look first."""
+    doubt: str = ""
+    """Why it abstains, in words."""
+    other_description: str = ""
+    """Of the pole with the smaller relevance; empty where there is one pole."""
+    other_relevance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,9 @@
     python benchmarks/judge.py cost RUN          calls and tokens a direction on the cards of a finished run
     python benchmarks/judge.py planted DIR       the offline judge and a truthful server on the planted directions
     python benchmarks/judge.py injection         templates of injected text, in every place of a window
-    python benchmarks/judge.py drift DIR --run RUN    what the guard against such text does to 300 clean cards: planted
-                                                 directions (DIR is of `autocaft calibrate --split tuning`), a run's
+    python benchmarks/judge.py drift DIR         what the guard against such text does to clean cards, and such text to
+                                                 the offline judge: planted directions (DIR as `planted` leaves it) and,
+                                                 up to 300 cards, those of a run (--run RUN)
 
 `cost` and `planted` ask a server on 127.0.0.1 over the vendors' wire format; nothing leaves the machine. Tokens are
 counted with the tokenizer of SmolLM2 (49,152 entries), which makes a few more of them than those of large models. A
@@ -14,8 +15,10 @@ missed bar (`BARS`) is said at the end, and the status is 1.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +28,17 @@ sys.path[:0] = [str(ROOT / "tests" / folder) for folder in ("llm", "judge", "cal
 from bars import Bars, missed  # noqa: E402
 from drift import drift, read, unguarded  # noqa: E402
 from fake_vendor import FakeVendor, serving  # noqa: E402
-from injection import attacks, outcomes_of, table  # noqa: E402
+from injection import attacks, injected, outcomes_of, table  # noqa: E402
 from truthful import Truthful  # noqa: E402
 
 from autocaft.calibrate.planted import SPLITS, load_concepts  # noqa: E402
 from autocaft.calibrate.run import calibrate, text_of  # noqa: E402
-from autocaft.judge.base import Card, Concept, Judge  # noqa: E402
+from autocaft.judge.base import Concept, Judge  # noqa: E402
 from autocaft.judge.cards import build_cards  # noqa: E402
 from autocaft.judge.options import JudgeOptions  # noqa: E402
 from autocaft.judge.stage import judge_directions, make_judge  # noqa: E402
 from autocaft.llm.client import MemoryStore  # noqa: E402
-from autocaft.records import Direction, Example  # noqa: E402
+from autocaft.records import Direction, Example, Verdict  # noqa: E402
 from autocaft.rundir.files import read_json, read_records, write_json  # noqa: E402
 from autocaft.rundir.progress import Log, make_progress  # noqa: E402
 
@@ -48,6 +51,7 @@ QUOTED = (
 
 
 N_CLEAN = 300
+SIZES = {"n_describe": 10, "n_verify": 20}
 BARS: dict[str, Bars] = {
     "cost": {"calls": ("at most", 4), "input_tokens": ("at most", 6000)},
     "offline": {"f1": ("at least", 0.70), "random_selected": ("at most", 0.05), "brier_skill": ("above", 0)},
@@ -70,8 +74,7 @@ def main() -> int:
     else:
         assert args.folder is not None, f"{args.what} needs a folder"
         if args.what == "drift":
-            assert args.run is not None, "drift needs --run"
-            result = guard_drift(args.folder, args.run)
+            result = all_drift(args.folder, args.run)
         else:
             result = cost(args.folder) if args.what == "cost" else planted(args.folder)
     if args.out:
@@ -157,20 +160,22 @@ def injection() -> dict[str, Any]:
     """What becomes of every template in every place, read by a judge that obeys whatever it reads."""
     found: dict[str, Any] = {}
     for family, what in (("gender", "a direction that is the concept"), ("colour", "a direction that is another")):
-        outcomes = outcomes_of(family, list(attacks()))
-        say(f"{what}; an obedient reader; windows attacked:\n{table(outcomes)}\n")
-        found[family] = {f"{kind}: {outcome}": n for (kind, outcome), n in outcomes.items()}
+        for where, everywhere in (("every shown window", True), ("the strongest window", False)):
+            outcomes = outcomes_of(family, list(attacks()), everywhere=everywhere)
+            say(f"{what}; an obedient reader; the text in {where}:\n{table(outcomes)}\n")
+            found[f"{family}, {where}"] = {f"{kind}: {outcome}": n for (kind, outcome), n in outcomes.items()}
     return found
 
 
-def guard_drift(calibration: Path, run_dir: Path) -> dict[str, Any]:
-    """Share of clean cards with a verdict that the guard changes, by judge; every card is asked about a concept of each
-    planted family."""
+def all_drift(calibration: Path, run_dir: Path | None) -> dict[str, Any]:
+    """Share of clean cards with a verdict that the guard changes, by judge, and of those that injected text changes for
+    the offline judge; every card is asked about a concept of each planted family."""
     from autocaft.judge.offline import OfflineJudge
     from autocaft.model.load import load_model, load_tokenizer
     from autocaft.model.locate import locate
 
-    directions, cards, concepts = clean_cards(calibration, run_dir)
+    directions, examples, concepts = clean_examples(calibration, run_dir)
+    cards = build_cards(directions, examples, **SIZES)
     weights = locate(MODEL)
     model = load_model(weights), load_tokenizer(weights)
     found: dict[str, Any] = {"n_cards": len(cards), "n_concepts": len(concepts)}
@@ -191,21 +196,53 @@ def guard_drift(calibration: Path, run_dir: Path) -> dict[str, Any]:
                 f"(bar: 2 %); {n_high} of {len(cards) * len(concepts)} verdicts at 50 or more"
             )
             found[name] = {"drift": share.value, "low": share.low, "high": share.high}
+            if name == "offline":
+                found |= injected_drift(OfflineJudge(*model), directions, examples, concepts, guarded)
     return found
 
 
-def clean_cards(calibration: Path, run_dir: Path) -> tuple[list[Direction], list[Card], list[Concept]]:
-    """`N_CLEAN` cards, the planted ones first, and one concept of each family."""
-    folder = next(path for path in sorted(calibration.glob("tuning-*")) if (path / "examples.jsonl").is_file())
-    directions = [Direction.from_row(row["direction"]) for row in read_json(folder / "directions.json")]
-    real = read_records(run_dir / "decompose" / "directions.jsonl", Direction)
-    step = max(1, len(real) // max(1, N_CLEAN - len(directions)))
-    directions = (directions + real[::step])[:N_CLEAN]
-    examples = [e for path in (folder, run_dir / "mine") for e in read_records(path / "examples.jsonl", Example)]
-    cards = build_cards(directions, examples, n_describe=10, n_verify=20)
+def injected_drift(
+    judge: Judge,
+    directions: Sequence[Direction],
+    examples: Sequence[Example],
+    concepts: Sequence[Concept],
+    clean: Sequence[Sequence[Verdict]],
+) -> dict[str, Any]:
+    """Share of the cards whose verdict a text in their windows changes: one template and place after the other."""
+    own = {direction.id: [e for e in examples if e.direction_id == direction.id] for direction in directions}
+    turns = list(attacks())
+    found: dict[str, Any] = {}
+    for where, everywhere in (("every shown window", True), ("the strongest window", False)):
+        poisoned = [
+            e
+            for number, direction in enumerate(directions)
+            for e in injected(own[direction.id], turns[number % len(turns)], everywhere=everywhere)
+        ]
+        share = drift(directions, read(judge, build_cards(directions, poisoned, **SIZES), concepts), clean)
+        say(f"offline, injected text in {where}: {share.value:.1%} [{share.low:.1%}, {share.high:.1%}] change")
+        found[f"offline, injected text in {where}"] = {"changed": share.value, "low": share.low, "high": share.high}
+    return found
+
+
+def clean_examples(calibration: Path, run_dir: Path | None) -> tuple[list[Direction], list[Example], list[Concept]]:
+    """Directions, the planted ones first and at most `N_CLEAN`, their windows, and one concept of each family."""
+    directions: list[Direction] = []
+    examples: list[Example] = []
+    for split in SPLITS:
+        folder = next(path for path in sorted(calibration.glob(f"{split}-*")) if (path / "examples.jsonl").is_file())
+        rows = [Direction.from_row(row["direction"]) for row in read_json(folder / "directions.json")]
+        # both splits count their directions from 0
+        directions += [dataclasses.replace(row, id=f"{split}.{row.id}") for row in rows]
+        own = read_records(folder / "examples.jsonl", Example)
+        examples += [dataclasses.replace(e, direction_id=f"{split}.{e.direction_id}") for e in own]
+    if run_dir is not None:
+        real = read_records(run_dir / "decompose" / "directions.jsonl", Direction)
+        step = max(1, len(real) // max(1, N_CLEAN - len(directions)))
+        directions = (directions + real[::step])[:N_CLEAN]
+        examples += read_records(run_dir / "mine" / "examples.jsonl", Example)
     first_of_family = {concept.family: concept for concept in reversed(load_concepts("tuning"))}
     concepts = [Concept(concept.text, "grammatical case") for concept in first_of_family.values()]
-    return directions, cards, concepts
+    return directions, examples, concepts
 
 
 def say(text: str) -> None:

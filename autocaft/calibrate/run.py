@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,11 @@ from autocaft.calibrate.questions import Question, make_questions
 from autocaft.calibrate.score import Rated, figures, tuned
 from autocaft.errors import ConfigError, JudgeError
 from autocaft.estimate import count_asked, tokens_by
-from autocaft.judge.base import Card, Judge, JudgeUsage
+from autocaft.judge.base import Card, Judge, JudgeUsage, may_pass
 from autocaft.judge.cards import build_cards
 from autocaft.judge.files import FilesJudge
 from autocaft.judge.options import JudgeOptions
-from autocaft.judge.stage import is_worth_asking_again, make_judge, neighbour_encoder, price_of, with_abstention
+from autocaft.judge.stage import make_judge, neighbour_encoder, price_of, with_abstention
 from autocaft.model.load import load_model, load_tokenizer
 from autocaft.model.locate import locate
 from autocaft.records import Direction, Example, Verdict
@@ -160,7 +160,7 @@ def _judge_all(
         for question in material.questions:
             own = [card for card in material.cards if judge.reads_together or card.direction_id in question.truth]
             key = digest([asked_by, asdict(question.concept), [card.hash for card in own]])
-            if key not in kept or _is_worth_asking_again(kept[key]):
+            if key not in kept or any(may_pass(row["verdict"]["unscored_reason"]) for row in kept[key]["verdicts"]):
                 try:
                     kept[key] = _ask(_asked_apart(judge, question), question, own, key)
                 except JudgeError as error:
@@ -186,10 +186,6 @@ def _asked_by(judge: Judge, options: JudgeOptions) -> dict[str, Any]:
     return {"judge": judge.name, "prompt_hash": judge.prompt_hash} | {
         key: value for key, value in settings.items() if key not in ("undesired", "wanted")
     }
-
-
-def _is_worth_asking_again(row: Mapping[str, Any]) -> bool:
-    return any(is_worth_asking_again(Verdict.from_row(one["verdict"])) for one in row["verdicts"])
 
 
 def _asked_apart(judge: Judge, question: Question) -> Judge:

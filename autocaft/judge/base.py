@@ -208,12 +208,18 @@ def marked_line(tokens: Sequence[str], marked: Sequence[bool]) -> str:
     return "".join(parts) + (MARK_CLOSE if is_open else "")
 
 
-def unscored(card: Card, judge: Judge, reason: str, *, description: str = "", rationale: str = "") -> Verdict:
+def may_pass(reason: str | None) -> bool:
+    """Whether what kept a judge from an answer may be over when it is asked again: no money, no line, a busy server."""
+    reason = reason or ""
+    return reason in ("budget", "timeout", "connection", "bad_body", "http_429") or reason.startswith("http_5")
+
+
+def unscored(card: Card, judge: Judge, reason: str, *, rationale: str = "") -> Verdict:
     """A verdict without scores: the reason is kept, nothing is made up."""
     return Verdict(
         direction_id=card.direction_id,
         pole="top",
-        description=description,
+        description="",
         confidence=None,
         pole_relation="unclear" if len(card.poles) > 1 else "single",
         detection=None,

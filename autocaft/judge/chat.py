@@ -1,22 +1,26 @@
-"""A judge that asks language models: describe (blind), verify, rate. Three calls for both poles of a direction.
-
-A repair comes on top, and near the threshold up to two further ratings on other windows.
+"""A judge that asks language models: describe (blind), verify, rate. Three or four calls for both poles of a direction.
 
 In: cards and the concept. Out: verdicts. Each call is a fresh context: the describer never sees the concept, the
 verifier sees only the descriptions and unmarked held-out windows, the rater both concepts. The three may be three
-models. The decision a reader would question: one repair per direction, not per call. A model that breaks two replies
-about the same direction is not reading it, and the direction is worth more as `unscored` than as the third try.
+models. Near the threshold up to two further ratings on other windows come on top; elsewhere a description that verifies
+is rated once more without any window. The windows are an attacker's channel, and a rater may obey what they say; where
+it says something else without them, the verdict abstains. That second rating never changes the relevance.
+
+The decision a reader would question: one repair per direction, not per call. A model that breaks two replies about the
+same direction is not reading it, and the direction is worth more as `unscored` than as the third try.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
-from autocaft.judge.base import MARK_CLOSE, MARK_OPEN, Card, Concept, JudgeUsage, UsageBook, unscored
+from autocaft.judge.base import MARK_CLOSE, MARK_OPEN, Card, Concept, JudgeUsage, UsageBook, may_pass, unscored
+from autocaft.judge.detection import CHANCE
 from autocaft.judge.odds import weigh
 from autocaft.judge.options import JudgeOptions
 from autocaft.judge.prompts import combined_hash, fence_of, fenced, load_prompt
@@ -28,10 +32,11 @@ from autocaft.judge.schema import (
     check_verify,
     describe_schema,
     rate_schema,
+    rate_words_schema,
     verbatim_quotes,
     verify_schema,
 )
-from autocaft.judge.verdicts import numbers, strongest_pole, verdict_of
+from autocaft.judge.verdicts import detection_of, numbers, strongest_pole, verdict_of
 from autocaft.llm.client import LanguageClient
 from autocaft.llm.outcomes import ChatRequest, Outcome
 from autocaft.records import Verdict
@@ -39,7 +44,11 @@ from autocaft.rundir.progress import Progress
 
 MAX_RATINGS = 3
 """Of one direction: the second and third only near the threshold, each on other windows than the first."""
+MAX_APART = 20.0
+"""Points between the rating with and without windows above which they disagree."""
 PARTS = ("describe", "verify", "rate")
+READER_BY_CALL = dict(zip(PARTS, PARTS, strict=True)) | {"rate_words": "rate"}
+"""Which of the three readers each call goes to."""
 Check = Callable[[Mapping[str, Any], Card], Problem | None]
 
 
@@ -63,18 +72,20 @@ class ChatJudge:
         reader_by_part: Mapping[str, Reader],
         *,
         band: tuple[float, float],
+        checks_words: bool = True,
         max_output_tokens: int = 4000,
         concurrency: int = 8,
     ) -> None:
-        """`band`: a relevance inside is asked for again."""
+        """`band`: a relevance inside is asked for again; `checks_words`: one outside is checked without the windows."""
         self.reader_by_part = reader_by_part
         self.readers: Mapping[str, str] = {part: reader_by_part[part].name for part in PARTS}
         one = len(set(self.readers.values())) == 1
         self.name = self.readers["rate"] if one else ", ".join(f"{part} {who}" for part, who in self.readers.items())
         self.usage = UsageBook()
         self.band = band
+        self.checks_words = checks_words
         self.max_output_tokens = max_output_tokens
-        self.prompts = {part: load_prompt(part) for part in (*PARTS, "choice", "repair")}
+        self.prompts = {name: load_prompt(name) for name in (*READER_BY_CALL, "choice", "repair")}
         self.prompt_hash = combined_hash(list(self.prompts.values()))
         self._concurrency = concurrency
 
@@ -131,14 +142,50 @@ class _Session:
         while problem is None and len(self.ratings) < MAX_RATINGS and self._is_near_threshold():
             if self._rate(concept) is not None:
                 break  # the ratings that came stand
+        doubt = ""
+        if problem is None and self._is_worth_checking():
+            problem, doubt = self._check_words(concept)
         verdict, n_dropped = verdict_of(self.card, self.judge, self.replies, self.ratings, problem)
         self.usage += JudgeUsage(n_quotes_dropped=n_dropped)
-        return verdict
+        return dataclasses.replace(verdict, abstains=True, doubt=doubt) if doubt else verdict
+
+    def _relevance(self) -> float | None:
+        """Mean relevance of the pole that counts, so far."""
+        relevance = numbers(self.ratings, strongest_pole(self.card, self.ratings), "relevance")
+        return sum(relevance) / len(relevance) if relevance else None
 
     def _is_near_threshold(self) -> bool:
-        relevance = numbers(self.ratings, strongest_pole(self.card, self.ratings), "relevance")
+        relevance, (low, high) = self._relevance(), self.judge.band
+        return relevance is not None and low <= relevance <= high
+
+    def _is_worth_checking(self) -> bool:
+        """Not where the verdict abstains anyway, nor where no description can be selected by its words."""
+        is_verified = any(
+            found is not None and found.value > CHANCE
+            for found in (detection_of(self.card, self.replies["verify"], pole) for pole in self.card.poles)
+        )
+        return self.judge.checks_words and len(self.ratings) == 1 and self._relevance() is not None and is_verified
+
+    def _check_words(self, concept: Concept) -> tuple[Problem | None, str]:
+        """Why the verdict is in doubt: rated without its windows, the direction is another. Empty if it is not."""
+        schema, values = rate_words_schema(self.card.poles), self._rate_words_values(concept)
+        problem = self._ask("rate_words", schema, values, lambda value, card: None)
+        if problem is not None:
+            # what may pass is asked again later; without the check nobody may be sure
+            doubt = f"the rating without windows failed ({problem.reason})"
+            return (problem, "") if may_pass(problem.reason) else (None, doubt)
+        by_words = [n for pole in self.card.poles for n in numbers([self.replies["rate_words"]], pole, "relevance")]
+        seen = self._relevance()
+        if not by_words or seen is None:
+            return None, "the rating without windows gave no number"
+        return None, self._disagreement(seen, max(by_words))
+
+    def _disagreement(self, seen: float, by_words: float) -> str:
         low, high = self.judge.band
-        return bool(relevance) and low <= sum(relevance) / len(relevance) <= high
+        is_same_side = min(seen, by_words) > high or max(seen, by_words) < low
+        if is_same_side and abs(seen - by_words) <= MAX_APART:
+            return ""
+        return f"rated {seen:.0f} with its windows and {by_words:.0f} by the description alone"
 
     def _rate(self, concept: Concept) -> Problem | None:
         """One more rating, on other windows than the one before."""
@@ -164,18 +211,20 @@ class _Session:
             problem = None  # one pole without a quote need not end it: the other may be the one that counts
         if problem is None:
             assert outcome.value is not None, outcome
-            self.replies[part] = weigh(outcome.value, outcome.token_odds) if part == "rate" else outcome.value
+            is_rating = READER_BY_CALL[part] == "rate"
+            self.replies[part] = weigh(outcome.value, outcome.token_odds) if is_rating else outcome.value
         return problem
 
     def _call(self, part: str, system: str, user: str, schema: Schema) -> Outcome:
-        outcome = self.judge.reader_by_part[part].client.ask(self._request(part, system, user, schema))
+        outcome = self.judge.reader_by_part[READER_BY_CALL[part]].client.ask(self._request(part, system, user, schema))
         tokens = outcome.usage
         self.usage += JudgeUsage(n_calls=1, input_tokens=tokens.input_tokens, output_tokens=tokens.output_tokens)
         return outcome
 
     def _request(self, part: str, system: str, user: str, schema: Schema) -> ChatRequest:
-        model, n_most = self.judge.reader_by_part[part].model, self.judge.max_output_tokens
-        return ChatRequest(model, system, user, schema, n_most, logprobs=part == "rate")
+        reader = READER_BY_CALL[part]
+        model, n_most = self.judge.reader_by_part[reader].model, self.judge.max_output_tokens
+        return ChatRequest(model, system, user, schema, n_most, logprobs=reader == "rate")
 
     def _problem(self, outcome: Outcome, check: Check) -> Problem | None:
         if outcome.value is None:
@@ -216,6 +265,13 @@ class _Session:
             "windows": self._fenced("rate", lines),
         }
 
+    def _rate_words_values(self, concept: Concept) -> dict[str, str]:
+        """Nothing of the windows, and nothing of the wanted concept: one question."""
+        return self._common("rate_words") | {
+            "undesired": concept.undesired,
+            "descriptions": self._descriptions("rate_words"),
+        }
+
     def _common(self, part: str) -> dict[str, str]:
         names = " and ".join(f"`{pole}`" for pole in self.card.poles)
         return {"poles": names, "fence": fence_of(self.card.hash, part)}
@@ -237,7 +293,8 @@ STAND_IN = {"description": " ".join(["word"] * 30), "quotes": ["a few words of a
 def planned_requests(
     card: Card, concept: Concept, judge_name: str, options: JudgeOptions
 ) -> list[tuple[str, ChatRequest, int]]:
-    """Part, request and expected length of the reply in characters, without a repair and a second rating.
+    """Call, request and expected length of the reply in characters, for a description that verifies; without a repair
+    and a rating near the threshold.
 
     The descriptions that the later parts quote are stand-ins: for an estimate before anything is bought.
     """
@@ -252,12 +309,15 @@ def planned_requests(
     rating: dict[str, Any] = {pole: {"relevance": 50, "wanted_relevance": 50} for pole in card.poles}
     rating["rationale"] = " ".join(["word"] * 40)
     verify = verify_schema(card.poles, has_choices=bool(card.choices))
-    parts: list[tuple[str, Schema, dict[str, str], Any]] = [
+    calls: list[tuple[str, Schema, dict[str, str], Any]] = [
         ("describe", describe_schema(card.poles), session._describe_values(), session.replies["describe"]),
         ("verify", verify, session._verify_values(), {"answers": answers}),
         ("rate", rate_schema(card.poles), session._rate_values(concept, 0), rating),
     ]
+    if options.check_words:
+        by_words = {pole: {"relevance": 50} for pole in card.poles}
+        calls.append(("rate_words", rate_words_schema(card.poles), session._rate_words_values(concept), by_words))
     return [
         (part, session._request(part, *judge.prompts[part].fill(values), schema), len(json.dumps(reply)))
-        for part, schema, values, reply in parts
+        for part, schema, values, reply in calls
     ]

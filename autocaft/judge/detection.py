@@ -12,6 +12,9 @@ from collections.abc import Mapping
 
 from autocaft.stats import Interval, wilson
 
+CHANCE = 0.5
+"""Balanced accuracy of a description that says nothing."""
+
 
 def detection(said_yes: Mapping[str, bool], truth: Mapping[str, bool | None]) -> Interval | None:
     """Balanced accuracy over the items whose truth is known; None without an item on each side."""

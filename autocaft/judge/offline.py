@@ -130,10 +130,13 @@ class _Run:
         if not readings:
             return unscored(card, self.judge, next(iter(problems.values()), "no_windows"))
         best = max(readings, key=lambda reading: (reading.relevance, reading.fit.both))
+        other = next((reading for reading in readings if reading is not best), None)
         return replace(
             unscored(card, self.judge, "no_verify_windows"),
             pole=best.pole,
             description=best.description,
+            other_description=other.description if other else "",
+            other_relevance=other.relevance if other else None,
             confidence=best.confidence,
             pole_relation=self._relation(card, readings),
             detection=best.detection.value if best.detection else None,
@@ -144,7 +147,7 @@ class _Run:
             wanted_relevance=best.wanted_relevance,
             quotes=best.quotes,
             unscored_reason=None if best.detection else "no_verify_windows",
-            rationale=self._rationale(best, readings),
+            rationale=self._rationale(best, other),
         )
 
     def _read(self, card: Card, pole: str) -> PoleReading:
@@ -203,7 +206,7 @@ class _Run:
             return "opposite"
         return "unrelated" if similarity < UNRELATED else "unclear"
 
-    def _rationale(self, best: PoleReading, readings: Sequence[PoleReading]) -> str:
+    def _rationale(self, best: PoleReading, other: PoleReading | None) -> str:
         fit, wanted = best.fit, best.wanted_fit
         lm = "" if fit.language_model is None else f", likelihood under the language model {fit.language_model:+.1f}"
         parts = [
@@ -214,8 +217,8 @@ class _Run:
         ]
         if wanted.both - self.wanted.pivot > fit.both - self.undesired.pivot:
             parts.append("They fit the wanted concept better, and the difference was taken off.")
-        if other := [reading for reading in readings if reading is not best]:
-            parts.append(f"The other pole ({other[0].pole}) has {other[0].relevance:.0f}: {other[0].description}")
+        if other is not None:
+            parts.append(f"The other pole ({other.pole}) has {other.relevance:.0f}: {other.description}")
         return " ".join(parts)
 
 

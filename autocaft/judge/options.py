@@ -37,6 +37,9 @@ class JudgeOptions(Options):
     abstain: tuple[float, float] = (40.0, 60.0)
     """A relevance in this band is asked for again, at most twice and on other windows. A verdict whose ratings do not
     all lie on one side of the band abstains: a person should look at it first."""
+    check_words: bool = True
+    """Rate a description that verifies once more without its windows: what a window says cannot steer who does not
+    read it. Where the two ratings differ the verdict abstains. One short call a direction, of a chat judge alone."""
     hard_negatives: bool | None = None
     """Check descriptions also on windows that read like those of the pole (sentence encoder, some 40 windows a second).
     None: for every judge but the offline one, which reads words with that same encoder in a fraction of the time. All
@@ -59,7 +62,7 @@ class JudgeOptions(Options):
     """TOML file of prices that win over the list prices: a table `["openai:MODEL"]` with `input` and `output`, in
     dollars per million tokens."""
     batch: bool = transport(False)
-    """Hand the questions over in batches of the vendor's: half the price, up to a day a round, three rounds or four."""
+    """Hand the questions over in batches of the vendor's: half the price, up to a day a round, four rounds or five."""
     concurrency: int = transport(8)
     """Directions asked about at the same time."""
     timeout_s: float = transport(120.0)
@@ -146,6 +149,17 @@ class JudgeOptions(Options):
     def readers_of(self, judge: str) -> dict[str, str]:
         """Who describes, verifies and rates for this member of the panel (or the judge itself)."""
         return {"describe": judge, "verify": self.verifier or judge, "rate": self.rater or judge}
+
+    @property
+    def self_checked(self) -> dict[str, list[str]]:
+        """Judge -> which of `verify` and `rate` the model that describes for it does as well: it checks itself there.
+        A report says so."""
+        found: dict[str, list[str]] = {}
+        for judge in self.chat_judges:
+            readers = self.readers_of(judge)
+            own = [part for part in ("verify", "rate") if readers[part] == readers["describe"]]
+            found |= {judge: own} if own else {}
+        return found
 
     @property
     def chat_readers(self) -> tuple[str, ...]:

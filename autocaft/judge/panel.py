@@ -49,7 +49,8 @@ class PanelJudge:
 
 
 def combined(verdicts: Sequence[Verdict]) -> Verdict:
-    """The verdict nearest to the median relevance, with that median; it abstains if only one member has a score.
+    """The verdict nearest to the median relevance, with that median; it abstains if only one member has a score, or if
+    one of them abstains.
 
     If none has, the first stands, with its reason.
     """
@@ -59,7 +60,11 @@ def combined(verdicts: Sequence[Verdict]) -> Verdict:
     ratings = tuple(verdict.relevance for verdict in scored if verdict.relevance is not None)
     median = statistics.median(ratings)
     nearest = min(scored, key=lambda verdict: abs((verdict.relevance or 0.0) - median))
-    return dataclasses.replace(nearest, relevance=median, ratings=ratings, abstains=len(scored) < 2)
+    doubts = [f"{verdict.judge}: {verdict.doubt}" for verdict in scored if verdict.abstains]
+    doubts += ["only one judge of the panel has a score"] if len(scored) < 2 else []
+    return dataclasses.replace(
+        nearest, relevance=median, ratings=ratings, abstains=bool(doubts), doubt="; ".join(doubts)
+    )
 
 
 def agreement(verdicts: Sequence[Verdict]) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""The closed JSON schemas of the three replies, and the checks a schema cannot make.
+"""The closed JSON schemas of the replies, and the checks a schema cannot make.
 
 In: which poles a card has. Out: schemas (no property may be added, all are required) and check functions that return
 None or a `Problem`. The decision a reader would question: a quote must be a verbatim part of a shown window of its own
@@ -57,6 +57,11 @@ def rate_schema(poles: Sequence[str]) -> Schema:
     quotes: Schema = {"type": "array", "items": {"type": "string"}}
     pole = closed({"relevance": SCORE, "wanted_relevance": SCORE, "quotes": quotes})
     return closed(dict.fromkeys(poles, pole) | {"rationale": {"type": "string"}})
+
+
+def rate_words_schema(poles: Sequence[str]) -> Schema:
+    """Per pole one number, of its description alone."""
+    return closed(dict.fromkeys(poles, closed({"relevance": SCORE})))
 
 
 def reply_schema(poles: Sequence[str], *, has_choices: bool) -> Schema:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autocaft.judge.base import Card, Concept, Judge, JudgeUsage
+from autocaft.judge.base import Card, Concept, Judge, JudgeUsage, may_pass
 from autocaft.judge.cards import build_cards
 from autocaft.judge.options import JudgeOptions
 from autocaft.judge.panel import PanelJudge, agreement
@@ -70,6 +70,7 @@ def _make_member(name: str, options: JudgeOptions, store: RunStore, local_model:
     return ChatJudge(
         {part: readers[reader] for part, reader in names.items()},
         band=options.abstain,
+        checks_words=options.check_words,
         max_output_tokens=options.max_output_tokens,
         concurrency=BATCH_CONCURRENCY if options.batch else options.concurrency,
     )
@@ -126,7 +127,7 @@ def judge_directions(
     if left:
         _judge_rest(judge, left, concept, progress, out / PARTIAL, done)
     verdicts = [with_abstention(done[card.direction_id][0], options.abstain) for card in cards]
-    summary = summarise(judge, concept, verdicts, [done[card.direction_id][1] for card in cards])
+    summary = summarise(judge, options, verdicts, [done[card.direction_id][1] for card in cards])
     write_records(out / VERDICTS, verdicts)
     write_json(out / SUMMARY, summary)
     (out / PARTIAL).unlink(missing_ok=True)
@@ -146,11 +147,13 @@ def neighbour_encoder(options: JudgeOptions) -> Encoder | None:
 
 
 def with_abstention(verdict: Verdict, band: tuple[float, float]) -> Verdict:
-    """The verdict with `abstains` set unless all of its ratings lie on one side of the band."""
+    """The verdict, which abstains unless all of its ratings lie on one side of the band; with the reason in words."""
     low, high = band
     ratings = verdict.ratings or (() if verdict.relevance is None else (verdict.relevance,))
-    is_unsure = bool(ratings) and min(ratings) <= high and max(ratings) >= low
-    return dataclasses.replace(verdict, abstains=verdict.abstains or is_unsure)
+    if verdict.abstains or not ratings or min(ratings) > high or max(ratings) < low:
+        return verdict
+    said = ", ".join(f"{rating:.0f}" for rating in ratings)
+    return dataclasses.replace(verdict, abstains=True, doubt=f"rated {said}: not clear of {low:g} to {high:g}")
 
 
 Done = dict[str, tuple[Verdict, JudgeUsage]]
@@ -194,17 +197,11 @@ def _read_partial(path: Path, cards: Sequence[Card], judge: Judge) -> Done:
         is_current = hash_by_id.get(verdict.direction_id) == row["card"]
         if is_current and (verdict.judge, verdict.prompt_hash) == (judge.name, judge.prompt_hash):
             done[verdict.direction_id] = verdict, JudgeUsage(**row["usage"])
-    return {key: value for key, value in done.items() if not is_worth_asking_again(value[0])}
-
-
-def is_worth_asking_again(verdict: Verdict) -> bool:
-    """Whether what kept the judge from scoring may have passed: no money, no line, a busy server."""
-    reason = verdict.unscored_reason or ""
-    return reason in ("budget", "timeout", "connection", "bad_body", "http_429") or reason.startswith("http_5")
+    return {key: value for key, value in done.items() if not may_pass(value[0].unscored_reason)}
 
 
 def summarise(
-    judge: Judge, concept: Concept, verdicts: Sequence[Verdict], usages: Sequence[JudgeUsage]
+    judge: Judge, options: JudgeOptions, verdicts: Sequence[Verdict], usages: Sequence[JudgeUsage]
 ) -> dict[str, Any]:
     """What a report needs to know of the stage. Counts rest on the verdicts, whether their answers were bought now or
     before."""
@@ -214,10 +211,10 @@ def summarise(
     return {
         "judge": judge.name,
         "readers": dict(judge.readers),
-        "one_reader": len(set(judge.readers.values())) == 1,
+        "self_checked": options.self_checked,
         "prompt_hash": judge.prompt_hash,
-        "undesired": concept.undesired,
-        "wanted": concept.wanted,
+        "undesired": options.undesired,
+        "wanted": options.wanted,
         "n_directions": len(verdicts),
         "n_scored": len(verdicts) - sum(reasons.values()),
         "n_abstain": sum(verdict.abstains for verdict in verdicts),

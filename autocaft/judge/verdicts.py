@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from autocaft.judge.base import Card, Judge, unscored
+from autocaft.judge.cards import SIGN_BY_POLE
 from autocaft.judge.detection import detection
 from autocaft.judge.schema import Problem, verbatim_quotes
 from autocaft.records import Verdict
+from autocaft.stats import Interval
 
 Reply = Mapping[str, Any]
 
@@ -40,15 +42,20 @@ def verdict_of(
         for pole in card.poles
     )
     if problem is not None:
-        description = describe["top"]["description"] if "top" in describe else ""
-        return unscored(card, judge, problem.reason, description=description, rationale=problem.detail), n_dropped
+        own, other = _descriptions(describe, "top")
+        nothing = unscored(card, judge, problem.reason, rationale=problem.detail)
+        return dataclasses.replace(nothing, description=own, other_description=other), n_dropped
     pole = strongest_pole(card, ratings)
+    own, other = _descriptions(describe, pole)
+    other_relevance = [_mean(numbers(ratings, other, "relevance")) for other in card.poles if other != pole]
     relevance, wanted = (numbers(ratings, pole, name) for name in ("relevance", "wanted_relevance"))
     verify = replies["verify"]
-    said_yes = {answer["id"]: answer[pole] for answer in verify["answers"]}
-    found = detection(said_yes, {item: truth[pole] for item, truth in card.answer_key.items()})
+    found = detection_of(card, verify, pole)
     verdict = dataclasses.replace(
-        unscored(card, judge, "no_quote", description=describe[pole]["description"], rationale=ratings[0]["rationale"]),
+        unscored(card, judge, "no_quote", rationale=ratings[0]["rationale"]),
+        description=own,
+        other_description=other,
+        other_relevance=next(iter(other_relevance), None),
         pole=pole,
         pole_relation=describe.get("pole_relation", "single"),
         confidence=float(describe[pole]["confidence"]),
@@ -72,6 +79,12 @@ def verdict_of(
     return scored, n_dropped
 
 
+def detection_of(card: Card, verify: Reply, pole: str) -> Interval | None:
+    """How well the description of a pole told the card's held-out windows apart."""
+    said_yes = {answer["id"]: answer[pole] for answer in verify["answers"]}
+    return detection(said_yes, {item: truth[pole] for item, truth in card.answer_key.items()})
+
+
 def strongest_pole(card: Card, ratings: Sequence[Reply]) -> Literal["top", "bottom"]:
     """The pole with the larger mean relevance; the top of two equal ones."""
     means = {pole: _mean(numbers(ratings, pole, "relevance")) for pole in card.poles}
@@ -82,6 +95,12 @@ def strongest_pole(card: Card, ratings: Sequence[Reply]) -> Literal["top", "bott
 def numbers(ratings: Sequence[Reply], pole: str, name: str) -> list[float]:
     """One number of each rating that has one."""
     return [float(rating[pole][name]) for rating in ratings if rating[pole][name] is not None]
+
+
+def _descriptions(describe: Reply, pole: str) -> tuple[str, str]:
+    """Of the pole that counts and of the other one; empty as far as they did not come."""
+    texts = {name: part["description"] for name, part in describe.items() if name in SIGN_BY_POLE}
+    return texts.pop(pole, ""), next(iter(texts.values()), "")
 
 
 def _quotes(card: Card, pole: str, ratings: Sequence[Reply]) -> tuple[str, ...]:

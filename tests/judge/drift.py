@@ -1,8 +1,8 @@
 """Does the guard against injected text change verdicts of clean cards?
 
-The guard: sentences in the prompts that say that the data is data, and the check that a quote is a verbatim part of a
-window with a marked token. `unguarded()` takes both away; what then comes out otherwise is the drift. The fence lines
-stay, because a reader needs some line between question and data.
+The guard: sentences in the prompts that say that the data is data, the check that a quote is a verbatim part of a
+window with a marked token, and the rating without windows. `unguarded()` takes all away; what then comes out otherwise
+is the drift. The fence lines stay, because a reader needs some line between question and data.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def unguarded() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(patch.object(chat, "load_prompt", without_warnings))
         stack.enter_context(patch.object(Prompt, "fill", fill))
+        stack.enter_context(patch.object(chat._Session, "_is_worth_checking", lambda session: False))
         for module in QUOTE_CHECKS:
             stack.enter_context(patch(f"autocaft.judge.{module}.verbatim_quotes", all_quotes))
         yield
@@ -67,13 +68,15 @@ def read(judge: Judge, cards: Sequence[Card], concepts: Sequence[Concept]) -> li
 def drift(
     directions: Sequence[Direction], guarded: Sequence[Sequence[Verdict]], bare: Sequence[Sequence[Verdict]]
 ) -> Interval:
-    """Share of the cards with a verdict that the guard changes: its selection, whether it has a score, or its score."""
+    """Share of the cards with a verdict that the guard changes: its selection, its score, whether it has one, whether
+    it abstains."""
     changed: set[str] = set()
     options = SelectOptions(per_layer_cap=len(directions))
     for with_guard, without in zip(guarded, bare, strict=True):
         picks = [[d.ablate for d in decide(directions, verdicts, options, "")] for verdicts in (with_guard, without)]
         for a, b, *picked in zip(with_guard, without, *picks, strict=True):
-            if picked[0] != picked[1] or a.unscored_reason != b.unscored_reason or _shift(a, b) > MAX_SHIFT:
+            is_same = picked[0] == picked[1] and a.unscored_reason == b.unscored_reason and a.abstains == b.abstains
+            if not is_same or _shift(a, b) > MAX_SHIFT:
                 changed.add(a.direction_id)
     return wilson(len(changed), len(directions))
 

@@ -72,7 +72,7 @@ def one_latent() -> Planted:
 
 
 @pytest.mark.parametrize("vendor", VENDORS)
-def test_planted_concepts_are_found_in_three_calls_a_direction(
+def test_planted_concepts_are_found_in_four_calls_a_direction(
     vendor: str, two_directions: Planted, tmp_path: Path
 ) -> None:
     with serving(truthful) as server:
@@ -81,7 +81,9 @@ def test_planted_concepts_are_found_in_three_calls_a_direction(
     assert (pc.pole, pc.relevance, pc.detection, pc.pole_relation) == ("bottom", 95.0, 1.0, "unrelated")
     assert latent.detection_low is not None and 0.5 < latent.detection_low < 1.0 == latent.detection_high
     assert latent.quotes and latent.unscored_reason is None and latent.judge == f"{vendor}:m"
-    assert len(server.asked) == 6 and summary["n_calls"] == 6 and summary["n_scored"] == 2
+    assert len(server.asked) == 8 and summary["n_calls"] == 8 and summary["n_scored"] == 2
+    assert (pc.description, pc.other_description, pc.other_relevance) == ("words of gender", "words of number", 3.0)
+    assert (latent.other_description, latent.other_relevance, latent.doubt) == ("", None, "")
     assert summary["input_tokens"] > 0 and "describe:" in summary["prompt_hash"]
 
 
@@ -90,13 +92,13 @@ def test_the_describer_never_sees_the_concept_and_each_call_is_a_fresh_context(t
         run(one_latent(), server, tmp_path)
     for asked in server.asked:
         assert len(asked.body["messages"]) == 2 and "tools" not in asked.body
-        if asked.part != "rate":
+        if asked.part not in ("rate", "rate_words"):
             assert CONCEPT["undesired"] not in asked.system + asked.user
         if asked.part == "verify":
             assert "\u27e6" not in asked.user, "a held-out window is marked"
 
 
-def test_three_calls_stay_under_six_thousand_tokens_at_full_size(tmp_path: Path) -> None:
+def test_four_calls_stay_under_six_thousand_tokens_at_full_size(tmp_path: Path) -> None:
     """Ten windows of 32 tokens a pole; four characters a token is what the fake server counts."""
     data = (
         [direction("L14.pc0", "pca")],
@@ -116,7 +118,7 @@ def test_truncated_json_is_repaired_once(part: str, tmp_path: Path) -> None:
     with serving(broken) as server:
         (verdict,), summary = run(one_latent(), server, tmp_path)
     assert verdict.relevance == 95.0 and verdict.unscored_reason is None
-    assert summary["n_calls"] == len(server.asked) == 4 and summary["n_repairs"] == 1
+    assert summary["n_calls"] == len(server.asked) == 5 and summary["n_repairs"] == 1
     assert any("could not be used" in asked.outside() for asked in server.asked)
 
 
@@ -187,9 +189,11 @@ def test_a_reader_with_one_answer_for_everything_scores_at_chance_and_is_never_s
 
 
 def rating(*scores: float) -> Callable[[Asked], Answer]:
-    """Truthful, but the relevance of successive ratings is given."""
+    """Truthful, but the relevance of successive ratings is given; without windows the first is given again."""
     left = list(scores)
-    return tampered("rate", lambda reply: reply["top"].update(relevance=left.pop(0)))
+    by_windows = tampered("rate", lambda reply: reply["top"].update(relevance=left.pop(0)))
+    by_words = tampered("rate_words", lambda reply: reply["top"].update(relevance=scores[0]))
+    return lambda asked: (by_words if asked.part == "rate_words" else by_windows)(asked)
 
 
 def test_a_rating_near_the_threshold_is_asked_again_on_other_windows_at_most_twice(tmp_path: Path) -> None:
@@ -204,12 +208,57 @@ def test_a_rating_near_the_threshold_is_asked_again_on_other_windows_at_most_twi
 @pytest.mark.parametrize(
     ("scores", "relevance", "abstains"), [([95], 95, False), ([3], 3, False), ([50, 90], 70, True)]
 )
-def test_a_rating_away_from_the_threshold_ends_it(
+def test_a_rating_away_from_the_threshold_is_checked_once_without_windows(
     scores: list[float], relevance: float, abstains: bool, tmp_path: Path
 ) -> None:
     with serving(rating(*scores)) as server:
         (verdict,), _ = run(one_latent(), server, tmp_path)
-    assert (verdict.relevance, verdict.abstains, len(server.asked)) == (relevance, abstains, 2 + len(scores))
+    assert (verdict.relevance, verdict.abstains, len(server.asked)) == (relevance, abstains, 4)
+    assert ("rate_words" in [asked.part for asked in server.asked]) == (len(scores) == 1)
+    assert verdict.doubt == ("rated 50, 90: not clear of 40 to 60" if abstains else "")
+
+
+@pytest.mark.parametrize("by_words", [3.0, 55.0, 70.0])
+def test_a_rating_that_the_words_alone_do_not_bear_out_abstains_and_keeps_its_relevance(
+    by_words: float, tmp_path: Path
+) -> None:
+    """On the other side, in the band, and on the same side but far away."""
+    with serving(tampered("rate_words", lambda reply: reply["top"].update(relevance=by_words))) as server:
+        (verdict,), summary = run(one_latent(), server, tmp_path)
+        asked = next(asked for asked in server.asked if asked.part == "rate_words")
+    assert (verdict.relevance, verdict.abstains, summary["n_abstain"]) == (95.0, True, 1)
+    assert verdict.doubt == f"rated 95 with its windows and {by_words:.0f} by the description alone"
+    assert asked.lines() == [{"top": "words of gender"}], "a window was shown"
+    decision = decide(one_latent()[0], [verdict], SelectOptions(threshold=96), "")[0]
+    assert not decision.ablate and "look at it (rated 95 with" in decision.reason
+
+
+def test_without_the_check_nothing_is_rated_by_words_alone(tmp_path: Path) -> None:
+    with serving(tampered("rate_words", lambda reply: reply["top"].update(relevance=3))) as server:
+        (verdict,), summary = run(one_latent(), server, tmp_path, check_words=False)
+    assert (verdict.abstains, summary["n_calls"]) == (False, 3)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"), [(Answer("No.", stop="refusal"), "refusal"), (Answer("perhaps"), "parse_failure")]
+)
+def test_a_check_that_fails_for_good_leaves_the_score_and_a_doubt(answer: Answer, reason: str, tmp_path: Path) -> None:
+    with serving(tampered("rate_words", lambda reply: answer)) as server:
+        (verdict,), _ = run(one_latent(), server, tmp_path)
+    assert (verdict.relevance, verdict.unscored_reason, verdict.abstains) == (95.0, None, True)
+    assert verdict.doubt == f"the rating without windows failed ({reason})"
+
+
+def test_a_check_that_may_pass_later_is_asked_again(tmp_path: Path) -> None:
+    """Three answers fit under the cap, the fourth question could pass it."""
+    with serving(truthful) as server:
+        store = MemoryStore()
+        run(one_latent(), server, tmp_path / "three", store=store, check_words=False)
+        spent = sum(row.input_tokens + row.output_tokens for row in store.answers())
+        (verdict,), _ = run(one_latent(), server, tmp_path, store=store, max_total_tokens=spent + 10)
+        assert (verdict.unscored_reason, len(server.asked)) == ("budget", 3)
+        (verdict,), _ = run(one_latent(), server, tmp_path, store=store)
+        assert (verdict.relevance, verdict.abstains, len(server.asked)) == (95.0, False, 4)
 
 
 def test_a_second_rating_that_breaks_leaves_the_first(tmp_path: Path) -> None:
@@ -227,9 +276,10 @@ def test_a_second_rating_that_breaks_leaves_the_first(tmp_path: Path) -> None:
 def test_describer_verifier_and_rater_may_be_three_models(tmp_path: Path) -> None:
     with serving(truthful) as server:
         (verdict,), summary = run(one_latent(), server, tmp_path, verifier="openai:v", rater="openai:r")
-    assert {asked.part: asked.body["model"] for asked in server.asked} == {"describe": "m", "verify": "v", "rate": "r"}
+    models = {asked.part: asked.body["model"] for asked in server.asked}
+    assert models == {"describe": "m", "verify": "v", "rate": "r", "rate_words": "r"}
     assert verdict.judge == "describe openai:m, verify openai:v, rate openai:r"
-    assert summary["one_reader"] is False and summary["readers"]["rate"] == "openai:r"
+    assert summary["self_checked"] == {} and summary["readers"]["rate"] == "openai:r"
 
 
 def four_directions() -> Planted:
@@ -244,7 +294,7 @@ def four_directions() -> Planted:
 def test_a_description_is_also_asked_to_pick_its_own_of_four_texts(tmp_path: Path) -> None:
     with serving(truthful) as server:
         verdicts, summary = run(four_directions(), server, tmp_path)
-    assert summary["n_calls"] == 12, "the question costs no call of its own"
+    assert summary["n_calls"] == 16, "the question costs no call of its own"
     assert [verdict.discrimination for verdict in verdicts[1:3]] == [1.0, 1.0]
     asked = next(asked for asked in server.asked if asked.part == "verify")
     assert sum("-c" in name for name in asked.lines()[1]) == 4
@@ -298,7 +348,7 @@ def test_text_in_a_window_cannot_leave_its_fence(tmp_path: Path) -> None:
         (verdict,), _ = run((data[0], injected), server, tmp_path)
     assert verdict.relevance == 95.0
     for asked in server.asked:
-        assert "ignore all this" in asked.user.lower() or asked.part == "verify"
+        assert ("ignore all this" in asked.user.lower()) == (asked.part != "rate_words")
         assert len(set(re.findall(r"<data ([0-9a-f]{16})>", asked.user))) == 1
         assert asked.user.rstrip().endswith("Reply with JSON only.")
 
@@ -328,7 +378,7 @@ def test_a_second_run_buys_nothing_and_says_the_same(vendor: str, two_directions
         for name in ("first", "second"):
             with RunStore(tmp_path / "run.sqlite") as store:
                 results.append(run(two_directions, server, tmp_path / name, vendor, store))
-        assert len(server.asked) == 6
+        assert len(server.asked) == 8
     assert results[0] == results[1]
     files = ("cards.jsonl", "verdicts.jsonl", "summary.json")
     assert all((tmp_path / "first" / f).read_bytes() == (tmp_path / "second" / f).read_bytes() for f in files)
@@ -346,8 +396,8 @@ def test_a_run_that_is_stopped_goes_on_and_pays_only_for_the_rest(two_directions
         n_answered, is_valid = 4, True
         n_before = len(server.asked)
         verdicts, summary = run(two_directions, server, tmp_path, store=store, concurrency=1)
-        assert len(server.asked) - n_before == 6 - n_answered
-    assert [verdict.relevance for verdict in verdicts] == [95.0, 95.0] and summary["n_calls"] == 6
+        assert len(server.asked) - n_before == 8 - n_answered
+    assert [verdict.relevance for verdict in verdicts] == [95.0, 95.0] and summary["n_calls"] == 8
 
 
 KILLED_RUN = """
@@ -380,7 +430,7 @@ def test_after_kill_9_only_the_answer_on_its_way_is_bought_again(tmp_path: Path)
         assert process[0].wait(timeout=60) == -9
         subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
         questions = Counter(asked.user for asked in server.asked)
-    assert len(questions) == 6 and sorted(questions.values()) == [1, 1, 1, 1, 1, 2]
+    assert len(questions) == 8 and sorted(questions.values()) == [1, 1, 1, 1, 1, 1, 1, 2]
     assert [v.relevance for v in read_records(tmp_path / "verdicts.jsonl", Verdict)] == [95.0, 3.0]
 
 
@@ -420,5 +470,5 @@ def test_batches_give_the_same_verdicts_in_one_batch_a_round(
     with serving(truthful) as server:
         one_by_one, _ = run(two_directions, server, tmp_path / "one by one", vendor)
         in_batches, _ = run(two_directions, server, tmp_path / "batches", vendor, batch=True)
-        assert [len(made["rows"]) for made in server.batches.made.values()] == [2, 2, 2]
+        assert [len(made["rows"]) for made in server.batches.made.values()] == [2, 2, 2, 2]
     assert in_batches == one_by_one

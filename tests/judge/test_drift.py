@@ -58,7 +58,7 @@ def test_the_offline_judge_says_the_same_with_and_without_the_guard(clean: tuple
 def test_a_reader_that_the_warnings_scare_off_is_seen(clean: tuple[list[Direction], list[Card]]) -> None:
     def timid(asked: Asked) -> Answer:
         reply = truthful_reply(asked)
-        if asked.part == "rate" and "instruction" in asked.system and "words of gender" in asked.user:
+        if asked.part.startswith("rate") and "instruction" in asked.system and "words of gender" in asked.user:
             reply["top"]["relevance"] = 10
         return Answer(json.dumps(reply))
 
@@ -75,8 +75,18 @@ def test_good_readers_whose_quotes_are_refused_are_seen(clean: tuple[list[Direct
     assert drift_of(loose, clean) == pytest.approx(1 / 3)
 
 
+def test_cards_that_the_check_by_words_makes_abstain_are_seen(clean: tuple[list[Direction], list[Card]]) -> None:
+    def vague(asked: Asked) -> Answer:
+        reply = truthful_reply(asked)
+        if asked.part == "rate_words" and "words of gender" in asked.user:
+            reply["top"]["relevance"] = 30
+        return Answer(json.dumps(reply))
+
+    assert drift_of(vague, clean) == pytest.approx(1 / 3)
+
+
 def test_the_warnings_are_really_in_the_prompts() -> None:
-    for name in ("describe", "verify", "rate"):
+    for name in ("describe", "verify", "rate", "rate_words"):
         plain, bare = load_prompt(name), without_warnings(name)
         assert "instruction" in plain.system and "instruction" in plain.user
         assert "instruction" not in bare.system + bare.user

@@ -60,6 +60,7 @@ def test_judges_that_agree_are_sure(two_directions: Planted, tmp_path: Path) -> 
 def test_judges_that_disagree_abstain_and_keep_the_median(two_directions: Planted, tmp_path: Path) -> None:
     verdicts, summary = run(two_directions, tmp_path, 90.0, 5.0, 80.0)
     assert [(v.relevance, v.abstains) for v in verdicts] == [(80.0, True)] * 2 and summary["n_abstain"] == 2
+    assert verdicts[0].doubt == "rated 90, 5, 80: not clear of 40 to 60"
 
 
 def test_a_member_without_a_score_does_not_count_but_one_alone_is_not_sure(
@@ -70,7 +71,15 @@ def test_a_member_without_a_score_does_not_count_but_one_alone_is_not_sure(
     none, _ = run(two_directions, tmp_path / "none", None, None)
     assert (two[0].ratings, two[0].abstains) == ((90.0, 80.0), False)
     assert (one[0].relevance, one[0].abstains) == (90.0, True)
+    assert one[0].doubt == "only one judge of the panel has a score"
     assert (none[0].relevance, none[0].unscored_reason) == (None, "refusal")
+
+
+def test_a_doubt_of_one_member_is_the_panels(two_directions: Planted, tmp_path: Path) -> None:
+    sure = run(two_directions, tmp_path, 90.0, 95.0)[0][0]
+    unsure = dataclasses.replace(sure, judge="j1", abstains=True, doubt="rated otherwise without windows")
+    found = combined([sure, unsure])
+    assert (found.abstains, found.doubt) == (True, "j1: rated otherwise without windows")
 
 
 def test_alpha_is_one_for_equal_ratings_and_near_zero_for_random_ones() -> None:

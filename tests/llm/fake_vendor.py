@@ -50,6 +50,8 @@ class Asked:
     def part(self) -> str:
         if "short texts" in self.system:
             return "verify"
+        if "in words alone" in self.system:
+            return "rate_words"
         return "rate" if "Concept U" in self.user else "describe"
 
     @property

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_vendor import serving
-from planted import direction, planted, truthful
+from fake_vendor import Answer, Asked, serving
+from planted import direction, planted, truthful_reply
 
 from autocaft.config import find_config, load_config
 from autocaft.estimate import count_calls, judge_lines, tokens_by
@@ -34,10 +34,19 @@ def plan(*arguments: str, cwd: Path) -> Result:
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
 
 
+def wordy(asked: Asked) -> Answer:
+    """Truthful, in descriptions of the usual length."""
+    reply = truthful_reply(asked)
+    for pole in reply if asked.part == "describe" else ():
+        if isinstance(reply[pole], dict):
+            reply[pole]["description"] += ", wherever they stand in a sentence and whatever else is said in it" * 2
+    return Answer(json.dumps(reply))
+
+
 def test_a_judge_makes_the_calls_that_were_planned_and_uses_about_the_tokens(tmp_path: Path) -> None:
     directions = [direction("L14.latent1"), direction("L14.pc0", "pca")]
     windows = planted("L14.latent1", "gender") + planted("L14.pc0", "number", "gender")
-    with serving(truthful) as server:
+    with serving(wordy) as server:
         options = JudgeOptions(undesired="gender", wanted="case", judge="openai:m", base_url=f"{server.url}/v1")
         cards = build_cards(directions, windows, n_describe=options.n_describe, n_verify=options.n_verify)
         calls = count_calls([(card, 1) for card in cards], options, tokens_by(None))["openai:m"]
@@ -66,14 +75,14 @@ def test_dollars_are_those_of_the_tokens() -> None:
     price = find_price(options.judge, base_url=None, file=None)
     assert price is not None
     usd = sum(price.nano_usd(usage) for usage in one.expected) / 1e9
-    assert many.n_calls == 100 * one.n_calls == 300
+    assert many.n_calls == 100 * one.n_calls == 400
     assert f"about ${100 * usd:,.2f}" in "\n".join(many.lines(options.judge, price))
 
 
 def test_plan_says_calls_tokens_dollars_and_the_cap(tmp_path: Path) -> None:
     result = plan("--set", "judge.judge=openai:gpt-5-mini", "--max-usd", "5", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    for part in ("openai:gpt-5-mini: 600 directions, 1,800 calls, at most 3,600", "tokens: about", "dollars: about $"):
+    for part in ("openai:gpt-5-mini: 600 directions, 2,400 calls, at most 3,600", "tokens: about", "dollars: about $"):
         assert part in result.stdout
     assert "cap: $5.00" in result.stdout and "genai-prices" in result.stdout
     assert not any(tmp_path.iterdir()), "plan changed something"
@@ -102,7 +111,7 @@ def test_an_unknown_price_is_said_and_the_users_own_is_taken(tmp_path: Path) -> 
 def test_each_reader_has_its_own_calls_and_price(tmp_path: Path) -> None:
     text = lines_of(tmp_path, "judge.judge=openai:mine", "judge.rater=openai:gpt-5-mini")
     assert "openai:mine: 600 directions, 1,200 calls" in text and "the price of openai:mine is not known" in text
-    assert "openai:gpt-5-mini: 600 directions, 600 calls, at most 2,400" in text and "dollars: about $" in text
+    assert "openai:gpt-5-mini: 600 directions, 1,200 calls, at most 2,400" in text and "dollars: about $" in text
 
 
 def test_an_unknown_price_with_a_cap_is_refused_before_anything_runs(tmp_path: Path) -> None:
