@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from autocaft.judge.options import JudgeOptions
     from autocaft.run import Run
 
+COMPARISON_FORMAT = 2
+"""Counted up when compare.json gets another shape: an older one is left out of the report until it is made anew."""
 PACKAGES = ("autocaft", "torch", "transformers", "peft", "accelerate", "sae-lens", "tokenizers", "numpy")
 
 
@@ -69,11 +71,14 @@ def decision_hashes(run_dir: Path) -> dict[str, str]:
 
 
 def load_comparison(run_dir: Path) -> dict[str, Any] | None:
-    """What `autocaft compare` left in the run folder, and whether somebody has decided something since."""
+    """What `autocaft compare` left in the run folder, and whether somebody has decided something since.
+
+    None if there is none, or one of an older shape.
+    """
     path = run_dir / "compare.json"
-    if not path.is_file():
+    found: dict[str, Any] = read_json(path) if path.is_file() else {}
+    if found.get("format") != COMPARISON_FORMAT:
         return None
-    found: dict[str, Any] = read_json(path)
     return found | {"is_stale": found.get("made_from") != decision_hashes(run_dir)}
 
 

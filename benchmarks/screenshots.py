@@ -1,8 +1,8 @@
 """Pictures of the report and of the review page of a run, to look at: desk, phone, night and paper.
 
-In: a finished run folder. Out: PNG files in screenshots/ (not committed), and how long the report takes until its
-document is ready, at the run's size, at 200 and at 2,000 directions. The run folder stays as it is: the review page is
-opened on a copy without models.
+In: a finished run folder. Out: PNG files and the printed report (PDF) in screenshots/ (not committed), and how long the
+report takes until its document is ready, at the run's size, at 200 and at 2,000 directions. The run folder stays as it
+is: the review page is opened on a copy without models.
 
     python benchmarks/screenshots.py runs/quickstart
 """
@@ -24,7 +24,11 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from autocaft.report.html import render_html
 
-SECTIONS = ("top", "arms", "directions", "cards", "comparison", "method", "cost", "reproduce")
+SECTIONS = (
+    "top", "arms", "directions", "cards", "behind", "causes", "comparison", "ceiling", "matched", "method", "limits",
+    "cost", "reproduce",
+)  # fmt: skip
+"""Places of the page; those that this run's report does not have are left out."""
 LOOKS: dict[str, dict[str, Any]] = {
     "desk": {"viewport": {"width": 1280, "height": 1000}},
     "phone": {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2},
@@ -44,9 +48,13 @@ def picture_report(browser: Browser, page_path: Path, out: Path) -> None:
         if look == "paper":
             page.emulate_media(media="print")
         for number, section in enumerate(SECTIONS):
-            page.evaluate(f"(document.getElementById('{section}') ?? document.body).scrollIntoView()")
-            page.wait_for_timeout(150)
-            page.screenshot(path=out / f"report-{look}-{number}-{section}.png")
+            place = page.locator("body" if section == "top" else f"#{section}")
+            if place.count():
+                place.evaluate("element => element.scrollIntoView()")
+                page.wait_for_timeout(150)
+                page.screenshot(path=out / f"report-{look}-{number:02}-{section}.png")
+        if look == "paper":
+            page.pdf(path=out / "report.pdf", format="A4")
         context.close()
 
 

@@ -10,13 +10,14 @@ def main() -> None:
     """Entry point: run the app, and turn errors a user can mend into a message and an exit code."""
     from autocaft.cli.app import app
     from autocaft.errors import AutocaftError
+    from autocaft.report.plain import visible
     from autocaft.rundir.progress import redact
 
     sys.excepthook = _print_without_keys
     try:
         app()
     except AutocaftError as error:
-        sys.stderr.write(redact(f"autocaft: {error}\n"))
+        sys.stderr.write(redact(f"autocaft: {visible(str(error))}\n"))
         sys.exit(error.exit_code)
     except KeyboardInterrupt as stop:
         sys.stderr.write(f"autocaft: {stop or 'stopped; the same command continues'}\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -198,7 +197,9 @@ def compare_choices(
             write_json(first / "compare.json", found)
             add_comparison(found, first)
     if as_json:
-        _print(json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False))
+        from autocaft.report.plain import json_text
+
+        _print(json_text(found))
     else:
         _print(run_table(found) if second is None else selections_table(found))
 

@@ -60,7 +60,10 @@ def alpha_of_all(raters: Sequence[Rater], directions: Sequence[Direction]) -> di
 def disagreements(
     human: Rater, auto: Rater, directions: Sequence[Direction], verdicts: Mapping[str, Verdict]
 ) -> list[dict[str, Any]]:
-    """Each direction on which the two differ, with both reasons: what the judge missed first, then what it added."""
+    """Each direction on which the two differ, with both reasons: what the judge missed first, then what it added.
+
+    The person's is the note, the judge's the rule's reason and the verdict behind it: rationale and quotes.
+    """
     rows = []
     for direction in directions:
         if direction.id not in human.ablates or direction.id not in auto.ablates:
@@ -76,6 +79,8 @@ def disagreements(
                 "human_reason": human.reason_by_id.get(direction.id, "not in the person's list"),
                 "auto_reason": auto.reason_by_id.get(direction.id, ""),
                 "description": "" if verdict is None else verdict.description,
+                "rationale": "" if verdict is None else verdict.rationale,
+                "quotes": [] if verdict is None else list(verdict.quotes),
                 "relevance": None if verdict is None else verdict.relevance,
             }
         )

@@ -6,7 +6,7 @@ here and nothing is decided.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,13 @@ from autocaft.compare.agreement import (
     threshold_curve,
 )
 from autocaft.compare.ceiling import ceiling
-from autocaft.compare.hybrid import SimulatedReviewer, hybrid_curve
+from autocaft.compare.hybrid import N_SIMULATED, SimulatedReviewer, hybrid_curve
 from autocaft.compare.outcome import compare_outcomes
 from autocaft.compare.raters import Rater, load_raters
 from autocaft.compare.subspaces import subspace_overlap
 from autocaft.config import RunConfig, load_config
 from autocaft.errors import DataError
-from autocaft.outcome import decision_hashes
+from autocaft.outcome import COMPARISON_FORMAT, decision_hashes
 from autocaft.records import Direction, Verdict
 from autocaft.review.deck import decoys_of
 from autocaft.rundir.files import read_records
@@ -51,21 +51,37 @@ def compare_run(run_dir: Path, reviewer: SimulatedReviewer) -> dict[str, Any]:
             f"{run_dir}: no person has decided anything. Read the directions with `autocaft review {run_dir}`, or "
             "give a person's choice in select.file."
         )
+    outcomes = compare_outcomes(run_dir)
+    pairs = [
+        _pair(human, rule, candidates, verdicts, run_dir, config, reviewer)
+        for human in humans
+        if human.ablates
+        for rule in rules
+    ]
+    for pair in pairs:
+        if pair["human"] == f"human:{config.select.person}":
+            pair["hybrid"]["gain"] = _gain_at_the_ends(outcomes["outcome"])
     return {
+        "format": COMPARISON_FORMAT,
         "run": run_dir.name,
         "n_candidates": len(candidates),
         "raters": [_rater_row(rater, decoys) for rater in raters],
-        "auto_against_human": [
-            _pair(human, rule, candidates, verdicts, run_dir, config, reviewer)
-            for human in humans
-            if human.ablates
-            for rule in rules
-        ],
+        "auto_against_human": pairs,
         **ceiling(humans, rules, candidates),
-        **compare_outcomes(run_dir),
+        **outcomes,
         "made_from": decision_hashes(run_dir),
         "is_stale": False,
     }
+
+
+def _gain_at_the_ends(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What the models gained over tuned where nobody reads (the judge's choice) and where the person reads all; of what
+    lies between nothing was trained. Pooled over sources if there are several; None without a human arm."""
+    whole = [row for row in rows if "gain_auto" in row]
+    if not whole:
+        return None
+    row = next((row for row in whole if row["pooled"]), whole[0])
+    return {"nobody_reads": row["gain_auto"], "person_reads_all": row["gain_human"], "split": row["split"]}
 
 
 def _rater_row(rater: Rater, decoys: Collection[str]) -> dict[str, Any]:
@@ -108,8 +124,17 @@ def _pair(
         "thresholds": threshold_curve(human, candidates, verdicts, config.select),
         "hybrid": {
             "simulated": True,
+            "n_simulated": N_SIMULATED,
             "reviewer_error": reviewer.error,
             "reviewer_seconds": reviewer.seconds,
-            "points": hybrid_curve(rated, auto.ablates, relevance, config.select.threshold, reviewer),
+            "points": hybrid_curve(
+                rated,
+                auto.ablates,
+                relevance,
+                config.select.threshold,
+                reviewer,
+                abstained={verdict.direction_id for verdict in verdicts if verdict.abstains},
+            ),
+            "gain": None,
         },
     }

@@ -1,20 +1,28 @@
 """How good is the judge with some help? The judge reads all, a person only what the judge is least sure of.
 
 In: a person's decisions as the truth, the judge's relevance, a threshold, and a SIMULATED reviewer: an error rate and a
-speed that are stated, not measured. Out: F1 against the person's choice by minutes of human time. The decision a reader
-would question: "least sure" is the distance of the relevance to the threshold, and an unscored direction is the least
-sure of all; the last point, everything read, is the simulated person alone.
+speed that are stated, not measured. Out: F1 and kappa against the person's choice by minutes of human time. The
+decision a reader would question: "least sure" is what has no score, then what the judge abstains on, then the distance
+of the relevance to the threshold. The point where all of the first two are read is marked; the last point, everything
+read, is the simulated person alone.
 
 Key: R simulated reviews, N directions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autocaft.errors import ConfigError
+from autocaft.stats.agreement import cell_measures
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
 
 N_SIMULATED = 400
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
@@ -43,37 +51,51 @@ def hybrid_curve(
     relevance: Mapping[str, float | None],
     threshold: float,
     reviewer: SimulatedReviewer,
+    abstained: Collection[str] = (),
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """One point a share of the directions that the reviewer reads: minutes, and mean F1 with the middle 95 %."""
+    """One point a share of the directions that the reviewer reads: minutes, mean F1 and kappa with the middle 95 %.
+
+    Args:
+        abstained: directions on which the judge was not sure.
+    """
     import numpy as np
 
-    ids = sorted(
-        (i for i in truth if i in auto), key=lambda i: (_distance(relevance.get(i), threshold), i)
-    )  # the least sure first
+    def doubt(direction_id: str) -> tuple[int, float, str]:
+        score = relevance.get(direction_id)
+        if score is None:
+            return 0, 0.0, direction_id
+        return (1 if direction_id in abstained else 2), abs(score - threshold), direction_id
+
+    ids = sorted((i for i in truth if i in auto), key=doubt)  # the least sure first
     if not ids:
         return []
+    n_in_doubt = sum(doubt(i)[0] < 2 for i in ids)
     truth_N = np.array([truth[i] for i in ids])
     auto_N = np.array([auto[i] for i in ids])
     wrong_RN = np.random.default_rng(seed).random((N_SIMULATED, len(ids))) < reviewer.error
     said_RN = truth_N ^ wrong_RN
     points = []
-    for n_read in _sizes(len(ids)):
+    for n_read in sorted({n_in_doubt, *(round(share * len(ids)) for share in SHARES)}):
         chosen_RN = np.where(np.arange(len(ids)) < n_read, said_RN, auto_N)
-        both_R = (chosen_RN & truth_N).sum(axis=1)
-        named_R = chosen_RN.sum(axis=1) + truth_N.sum()
-        f1_R = 2 * both_R[named_R > 0] / named_R[named_R > 0]
-        point: dict[str, Any] = {"n_read": n_read, "minutes": n_read * reviewer.seconds / 60, "f1": None}
-        if len(f1_R):
-            low, high = (float(bound) for bound in np.quantile(f1_R, [0.025, 0.975]))
-            point["f1"] = {"value": float(f1_R.mean()), "low": low, "high": high}
-        points.append(point)
+        measures = cell_measures(truth_N, chosen_RN)
+        points.append(
+            {
+                "n_read": n_read,
+                "minutes": n_read * reviewer.seconds / 60,
+                "is_all_in_doubt": n_read == n_in_doubt > 0,
+                **{name: _middle(measures[name]) for name in ("f1", "kappa")},
+            }
+        )
     return points
 
 
-def _distance(relevance: float | None, threshold: float) -> float:
-    return -1.0 if relevance is None else abs(relevance - threshold)
+def _middle(values_R: Array) -> dict[str, float] | None:
+    """Mean and middle 95 % of the reviews in which the measure exists."""
+    import numpy as np
 
-
-def _sizes(n: int) -> Sequence[int]:
-    return sorted({round(share * n) for share in SHARES})
+    known = values_R[~np.isnan(values_R)]
+    if len(known) == 0:
+        return None
+    low, high = (float(bound) for bound in np.quantile(known, [0.025, 0.975]))
+    return {"value": float(known.mean()), "low": low, "high": high}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autocaft.report.plain import visible
+from autocaft.report.plain import one_line, visible
 
 MEASURES = ("precision", "recall", "f1", "kappa", "alpha")
 N_CURVE, N_DISAGREEMENTS, WIDTH = 12, 20, 56
@@ -80,18 +80,28 @@ def _pair_parts(pair: Mapping[str, Any]) -> list[str]:
             rows.append([f"{point['threshold']:.1f}", str(point["n_selected"]), *figures])
         parts.append(f"at other thresholds\n{_aligned(rows)}")
     hybrid = pair["hybrid"]
-    rows = [["read", "minutes", "f1"]]
-    rows += [[str(p["n_read"]), f"{p['minutes']:.1f}", _with_interval(p["f1"])] for p in hybrid["points"]]
+    rows = [["read", "minutes", "f1", "kappa", ""]]
+    for p in hybrid["points"]:
+        mark = "all that is unscored or abstained on" if p["is_all_in_doubt"] else ""
+        rows.append(
+            [str(p["n_read"]), f"{p['minutes']:.1f}", _with_interval(p["f1"]), _with_interval(p["kappa"]), mark]
+        )
     parts.append(
         f"SIMULATED reviewer of what the judge is least sure of (wrong in {hybrid['reviewer_error']:.0%}, "
         f"{hybrid['reviewer_seconds']:g} s each)\n{_aligned(rows)}"
     )
+    if hybrid["gain"]:
+        ends = [_with_interval(hybrid["gain"][key]) for key in ("nobody_reads", "person_reads_all")]
+        parts.append(
+            f"gain over tuned on {hybrid['gain']['split']}: {ends[0]} where nobody reads, {ends[1]} where the person "
+            "reads all; of what lies between nothing was trained"
+        )
     return [*parts, _disagreements(pair["disagreements"])]
 
 
 def _ceiling(pair: Mapping[str, Any]) -> str:
     """Two people, and the judge against each of them on the same directions."""
-    title = f"{pair['second']} against {pair['first']} (the ceiling: two people who read {pair['n_read_both']} both)"
+    title = f"{pair['second']} against {pair['first']} (the ceiling: two people, who both read {pair['n_read_both']})"
     rows = [["on these", "n", "shared", *MEASURES]]
     rows += [
         [f"{row['auto']} against {row['human']}", str(row["n"]), str(row["n_shared"]), *_measures(row)]
@@ -139,8 +149,9 @@ def _disagreements(rows: Sequence[Mapping[str, Any]]) -> str:
         indent = " " * len(row["direction_id"])
         lines.append(f"  {row['direction_id']}  human: {row['human']:<6}  {_short(row['human_reason'])}".rstrip())
         lines.append(f"  {indent}  auto:  {row['auto']:<6}  {_short(row['auto_reason'])}")
-        if row["description"]:
-            lines.append(f"  {indent}  {_short(row['description'])}")
+        quotes = "; ".join(f'"{quote}"' for quote in row["quotes"])
+        for name, text in (("is:", row["description"]), ("why:", row["rationale"]), ("reads:", quotes)):
+            lines += [f"  {indent}  {name:<7}{_short(text)}"] if text else []
     if len(rows) > N_DISAGREEMENTS:
         lines.append(f"  and {len(rows) - N_DISAGREEMENTS} more: --json has all")
     return "\n".join(lines)
@@ -177,12 +188,12 @@ def _matched(sweep: Mapping[str, Any]) -> str:
             for s in steps
         ]
     others = [selector for selector in sweep["steps"] if selector != "auto"]
-    levels = [["of tuned's task score", "unwanted: auto", *(f"{o}  auto minus {o}" for o in others)]]
+    levels = [["of tuned's task score", "auto", *(head for o in others for head in (o, f"auto minus {o}"))]]
     for level in sweep["levels"]:
         cells = [f"{level['level']:.0%} ({level['task_score']:.2f})", _rate(level, "auto")]
         for other in others:
             gap = level["against"][other]["difference"]
-            cells.append(f"{_rate(level, other)}  {'not comparable' if gap is None else _with_interval(gap)}")
+            cells += [_rate(level, other), "not comparable" if gap is None else _with_interval(gap)]
         levels.append(cells)
     seeds = ", ".join(map(str, sweep["seeds"]))
     return f"at matched task score ({name}, seeds {seeds})\n{_aligned(rows)}\n{_aligned(levels)}"
@@ -203,7 +214,7 @@ def _thinned(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 def _short(text: str) -> str:
     """One line of text from a judge or a person, cut; nothing in it can move the cursor."""
-    line = "".join(char if char.isprintable() else " " for char in text)
+    line = one_line(text)
     return line if len(line) <= WIDTH else line[: WIDTH - 1] + "…"
 
 

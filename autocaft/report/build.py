@@ -24,7 +24,7 @@ from autocaft.report.words import against_control, interval_text, limits, percen
 from autocaft.rundir.files import read_json, write_text
 
 Report = dict[str, Any]
-FORMAT = 2
+FORMAT = 3
 """Counted up when report.json gets another shape: an older one is made anew, not misread."""
 
 

@@ -40,7 +40,7 @@ def draw_dots(lines: Sequence[dict[str, Any]], sheet: Sheet = WIDE_SHEET, ident:
     if not splits or not names:
         return ""
     f = sheet.font
-    left = 24 + 0.6 * f * max(len(name) for name in names)
+    left = 32 + 0.6 * f * max(len(name) for name in names)
     side = (sheet.width - left - 12 - GAP * (len(splits) - 1)) / len(splits)
     starts = {split: left + i * (side + GAP) for i, split in enumerate(splits)}
     by_arm = {name: [line for line in lines if line["arm"] == name] for name in names}

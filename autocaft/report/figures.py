@@ -12,7 +12,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from autocaft.report.curve import agreement_by_threshold, draw_curves, selected_by_threshold
+from autocaft.report.curve import agreement_by_threshold, draw_curves, draw_hybrid, selected_by_threshold
 from autocaft.report.dots import NARROW_SHEET, WIDE_SHEET, draw_dots
 from autocaft.report.figure import NARROW, WIDE, draw_figure
 
@@ -25,10 +25,12 @@ SIZE = re.compile(r'<svg viewBox="0 0 (\d+) (\d+)"')
 def figures_of(report: Mapping[str, Any], *, narrow: bool = False) -> dict[str, str]:
     """SVG by name, without those that have nothing to show; `narrow` is for a phone.
 
-    Names: `id_ood` (the arms as points), `arms` (one line each), `thresholds`, and `agreement` with a person.
+    Names: `id_ood` (the arms as points), `arms` (one line each), `thresholds`; with a person `agreement` by threshold
+    and `hybrid` by minutes of a simulated reader.
     """
     lines, judge = report["arms"], report["judge"]
-    size = {"threshold": judge.get("threshold"), "width": 368 if narrow else 640}
+    width, threshold = 368 if narrow else 640, judge.get("threshold")
+    mark = None if threshold is None else (threshold, f"this run: {threshold:g}")
     end = "-narrow" if narrow else ""
     selected = selected_by_threshold(report["cards"])
     n_scored = max((value for _, value in selected.points), default=0.0)
@@ -36,15 +38,22 @@ def figures_of(report: Mapping[str, Any], *, narrow: bool = False) -> dict[str, 
         "id_ood": draw_figure(lines, NARROW if narrow else WIDE, f"id-ood{end}"),
         "arms": draw_dots(lines, NARROW_SHEET if narrow else WIDE_SHEET, f"dots{end}"),
         "thresholds": draw_curves(
-            [selected], up="directions that reach it", top=max(n_scored, 2.0), ident=f"thresholds{end}", **size
+            [selected],
+            up="directions that reach it",
+            top=max(n_scored, 2.0),
+            ident=f"thresholds{end}",
+            width=width,
+            mark=mark,
         ),
     }
     if narrow and len({line["arm"] for line in lines}) > MAX_NARROW:
         del found["id_ood"]
     comparison = report["comparison"]
     if comparison and comparison["auto_against_human"]:
-        curves = agreement_by_threshold(comparison["auto_against_human"][0])
-        found["agreement"] = draw_curves(curves, up="against the person", top=1.0, ident=f"agreement{end}", **size)
+        pair = comparison["auto_against_human"][0]
+        curves, ident = agreement_by_threshold(pair), f"agreement{end}"
+        found["agreement"] = draw_curves(curves, up="against the person", top=1.0, ident=ident, width=width, mark=mark)
+        found["hybrid"] = draw_hybrid(pair["hybrid"], width=width, ident=f"hybrid{end}")
     return {name: svg for name, svg in found.items() if svg}
 
 

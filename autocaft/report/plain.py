@@ -7,6 +7,7 @@ HTML is escaped by the template.
 
 from __future__ import annotations
 
+import json
 import re
 
 SIGNS = "=+-@＝＋－＠"  # the last four are the full-width forms
@@ -25,6 +26,17 @@ def visible(text: str) -> str:
     return UNSEEN.sub(_sign, text)
 
 
+def one_line(text: str) -> str:
+    """Text in one line: each run of white space is one space, control characters are signs of themselves."""
+    return " ".join(visible(text).split())
+
+
+def json_text(value: object) -> str:
+    """JSON for people, safe to print: what would move a terminal is escaped, which a reader of JSON undoes."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    return UNSEEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
 def for_template(value: object) -> object:
     """Jinja's `finalize`: every text that a template writes is `visible`, markup of our own stays."""
     return visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
@@ -38,13 +50,13 @@ def readable(token: str) -> str:
 
 def markdown(text: str) -> str:
     """Text as text in Markdown: nothing in it becomes emphasis, HTML, an image or a link."""
-    escaped = MARKDOWN.sub(r"\\\1", " ".join(visible(text).split()))
+    escaped = MARKDOWN.sub(r"\\\1", one_line(text))
     return escaped.replace("://", ":\\//").replace("www.", "www\\.").replace("@", "@\u2060")
 
 
 def code_span(text: str) -> str:
     """Text in backticks, also in a cell of a table: nothing in it is linked, mentioned or rendered."""
-    line = " ".join(visible(text).split()).replace("|", "\\|")
+    line = one_line(text).replace("|", "\\|")
     longest = max((len(run) for run in re.findall("`+", line)), default=0)
     fence = "`" * (longest + 1)
     pad = " " if line.startswith("`") or line.endswith("`") else ""

@@ -87,6 +87,15 @@
     });
     sort();
   }
+  // on paper everything is open but the directions, of which there are hundreds
+  let opened = [];
+  addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("details.fold:not([open])")];
+    for (const one of opened) one.open = true;
+  });
+  addEventListener("afterprint", () => {
+    for (const one of opened) one.open = false;
+  });
   addEventListener("hashchange", follow);
   follow();
 })();

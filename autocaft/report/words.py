@@ -12,6 +12,7 @@ from typing import Any
 
 from autocaft.records import Evidence
 from autocaft.report.arms import RowScore, difference
+from autocaft.report.plain import readable
 from autocaft.stats import Interval
 
 Line = dict[str, Any]
@@ -67,12 +68,6 @@ def fires_text(by_part: Mapping[str, Sequence[float]]) -> str:
 def tokens_text(tokens: Sequence[str]) -> str:
     """Tokens side by side, each in quotes, so that a leading space shows."""
     return " ".join(f"\u201c{readable(token)}\u201d" for token in tokens)
-
-
-def readable(token: str) -> str:
-    """A token as text: tokenizer marks for a space become one, line ends become visible."""
-    text = token.replace("\u0120", " ").replace("\u2581", " ").replace("\u010a", "\n")
-    return text.replace("\r", "").replace("\n", "\u21b5").replace("\t", "\u21e5")
 
 
 def _signed(nats: float) -> str:
@@ -285,8 +280,8 @@ def limits(lines: Sequence[Line], judge: str, provenance: str | None, n_unscored
     found = []
     if judge.partition(":")[0] == "offline":
         found.append(
-            "No large language model and no person read these directions. The offline judge names a pole by the words "
-            "that set its windows apart, and rates it with a small encoder and the model's own likelihoods."
+            "No large language model and no person had a say in what the offline judge chose. It names a pole by the "
+            "words that set its windows apart, and rates it with a small encoder and the model's own likelihoods."
         )
     else:
         found.append(f"The descriptions and ratings are those of {judge}; another judge may choose otherwise.")

@@ -6,7 +6,9 @@ chance.
 
 The decision a reader would question: kappa and alpha are written out here though statsmodels and nltk have them. A
 bootstrap needs each some thousand times a table, at 2 ms a call there; here all resamples are one array. The tests
-hold both equal to those libraries.
+hold both equal to those libraries. Where no unit divides the raters, every resample is the same and would say that they
+always agree. There the lower bound is the measure at the largest share of divided units that none of n leaves open
+(Wilson's, near the rule of three).
 
 Key: P patterns (units that were rated alike are counted, not listed), R resamples.
 """
@@ -16,7 +18,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autocaft.stats.intervals import Interval, wilson
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 N_RESAMPLES = 2000
+TWO_RATERS = ((2, 2), (1, 2), (1, 2), (0, 2))
+"""The four cells as patterns (number of yes, number of ratings)."""
 Measure = Callable[["Array"], "Array"]
 """Counts RP to values R; NaN where the measure does not exist."""
 
@@ -75,9 +79,11 @@ def pair_agreement(cells: Cells, *, n: int = N_RESAMPLES, seed: int = 0) -> Pair
         cells,
         precision=_bounded(_bootstrap(counts, _precision, n, seed), cells.both, chosen_by_other),
         recall=_bounded(_bootstrap(counts, _recall, n, seed), cells.both, chosen_by_truth),
-        f1=_bootstrap(counts, _f1, n, seed),
-        kappa=_bootstrap(counts, _kappa, n, seed),
-        alpha=_bootstrap(counts, _alpha_of([(2, 2), (1, 2), (1, 2), (0, 2)]), n, seed),
+        f1=_f1_bounded(_bootstrap(counts, _f1, n, seed), cells),
+        kappa=_perfect_bounded(_bootstrap(counts, _kappa, n, seed), cells.n, _kappa_at(cells)),
+        alpha=_perfect_bounded(
+            _bootstrap(counts, _alpha_of(TWO_RATERS), n, seed), cells.n, _alpha_at(counts, TWO_RATERS)
+        ),
     )
 
 
@@ -92,7 +98,20 @@ def krippendorff_alpha(
     patterns = Counter((sum(unit), len(unit)) for unit in said if len(unit) > 1)
     if not patterns:
         return None
-    return _bootstrap(list(patterns.values()), _alpha_of(list(patterns)), n, seed)
+    counts, kinds = list(patterns.values()), list(patterns)
+    found = _bootstrap(counts, _alpha_of(kinds), n, seed)
+    return _perfect_bounded(found, sum(counts), _alpha_at(counts, kinds))
+
+
+def cell_measures(truth_N: Any, other_RN: Any) -> dict[str, Array]:
+    """F1 and kappa (R,) of R choices among N units against one; NaN where a measure does not exist."""
+    import numpy as np
+
+    both_R, other_R = (other_RN & truth_N).sum(axis=1), other_RN.sum(axis=1)
+    truth_only_R, other_only_R = truth_N.sum() - both_R, other_R - both_R
+    neither_R = len(truth_N) - both_R - truth_only_R - other_only_R
+    counts_RP = np.stack([both_R, truth_only_R, other_only_R, neither_R], axis=1).astype(np.float64)
+    return {"f1": _f1(counts_RP), "kappa": _kappa(counts_RP)}
 
 
 def _bootstrap(counts: Sequence[int], measure: Measure, n: int, seed: int) -> Interval | None:
@@ -118,6 +137,38 @@ def _bootstrap(counts: Sequence[int], measure: Measure, n: int, seed: int) -> In
 def _bounded(interval: Interval | None, k: int, n: int) -> Interval | None:
     """A share whose every resample is the same gets Wilson's interval on the units it is a share of."""
     return wilson(k, n) if interval is not None and interval.method == "none" else interval
+
+
+def _f1_bounded(interval: Interval | None, cells: Cells) -> Interval | None:
+    """F1 of two choices that are the same, or share nothing: by Wilson's bounds on the share that both chose."""
+    n_named = cells.n - cells.neither
+    if interval is None or interval.method != "none" or n_named == 0 or cells.both not in (0, n_named):
+        return interval
+    shared = wilson(cells.both, n_named)
+    assert shared.low is not None and shared.high is not None
+    low, high = (2 * share / (1 + share) for share in (shared.low, shared.high))
+    return Interval(interval.value, low, high, "wilson", cells.n)
+
+
+def _perfect_bounded(interval: Interval | None, n: int, at_divided: Callable[[float], float]) -> Interval | None:
+    """A measure of perfect agreement on n units: down to what it is if Wilson's bound of them divide the raters."""
+    if interval is None or interval.method != "none" or interval.value < 1:
+        return interval
+    return Interval(interval.value, max(-1.0, at_divided(wilson(0, n).high or 1.0)), 1.0, "wilson", n)
+
+
+def _kappa_at(cells: Cells) -> Callable[[float], float]:
+    """Kappa for a share of divided units, both raters' rates as they are."""
+    chosen = (cells.both + cells.truth_only) / max(cells.n, 1), (cells.both + cells.other_only) / max(cells.n, 1)
+    by_chance = chosen[0] * chosen[1] + (1 - chosen[0]) * (1 - chosen[1])
+    return lambda divided: 1 - divided / (1 - by_chance)
+
+
+def _alpha_at(counts: Sequence[int], patterns: Sequence[tuple[int, int]]) -> Callable[[float], float]:
+    """Alpha for a share of units with one dissenter each, the rate of yes as it is."""
+    n_yes = sum(count * yes for count, (yes, _) in zip(counts, patterns, strict=True))
+    n_ratings = sum(count * ratings for count, (_, ratings) in zip(counts, patterns, strict=True))
+    return lambda divided: 1 - (n_ratings - 1) * divided * sum(counts) / (n_yes * (n_ratings - n_yes))
 
 
 def _divide(top: Array, bottom: Array) -> Array:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from statsmodels.stats.inter_rater import cohens_kappa
 
+from autocaft.cli.actions import compare_choices
 from autocaft.compare.compare import compare_run
 from autocaft.compare.hybrid import SimulatedReviewer, hybrid_curve
 from autocaft.compare.raters import load_raters
@@ -19,7 +21,7 @@ from autocaft.records import Decision, Direction
 from autocaft.review.acts import Act, ActLog, log_path
 from autocaft.review.deck import load_deck
 from autocaft.review.files import export_answers, import_answers
-from autocaft.rundir.files import read_json, read_records
+from autocaft.rundir.files import read_json, read_jsonl, read_records, write_jsonl
 from tests.planted_run import AT, add_outcome, add_person, concept_ids, make_run, selected_ids
 
 N_CANDIDATES = 2 * 23
@@ -64,11 +66,25 @@ def test_agreement_on_the_planted_pair_equals_the_hand_computation(run_dir: Path
     assert "auto:threshold against human:ada" in run_table(found)
 
 
-def test_a_name_cannot_write_to_the_terminal(run_dir: Path) -> None:
-    add_person(run_dir, "ada", concept_ids())
-    found = compare_run(run_dir, SimulatedReviewer())
-    found["run"] = "x\x1b[2J\u202e"
-    assert not {"\x1b", "\u202e"} & set(run_table(found))
+@pytest.mark.parametrize("as_json", [True, False])
+def test_nobody_s_text_writes_to_the_terminal(as_json: bool, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names, notes, reasons, quotes: escapes and rich markup are shown as the text that they are."""
+    evil = "\x1b[2J\x1b]0;owned\x07\u202e\x9b[bold]x[/bold]"
+    add_person(run_dir, f"ada{evil}", concept_ids())
+    for name, texts in (("judge/verdicts", ("description", "rationale")), ("select/decisions", ("reason",))):
+        rows = read_jsonl(run_dir / f"{name}.jsonl")
+        changed = [row | dict.fromkeys(texts, evil) | ({"quotes": [evil]} if "quotes" in row else {}) for row in rows]
+        write_jsonl(run_dir / f"{name}.jsonl", changed)
+    compare_choices(
+        run_dir, None, candidates=None, as_json=as_json, out=False, reviewer_error=0.1, reviewer_seconds=20.0
+    )
+    printed = capsys.readouterr().out
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", printed)
+    assert printed.count("[bold]x[/bold]") > 5
+    if as_json:
+        assert json.loads(printed)["auto_against_human"][0]["human"] == f"human:ada{evil}"
+    else:
+        assert "human:ada␛[2J␛]0;owned␇\\u202e\\u009b[bold]x[/bold]" in printed
 
 
 def test_a_list_of_what_to_ablate_keeps_the_rest_of_its_kind_only(run_dir: Path) -> None:
@@ -275,8 +291,32 @@ def test_a_faultless_simulated_reviewer_mends_the_judge_and_says_it_is_simulated
     first, last = hybrid["points"][0], hybrid["points"][-1]
     assert (first["n_read"], first["minutes"]) == (0, 0) and first["f1"]["value"] == pytest.approx(0.8)
     assert last["minutes"] == pytest.approx(N_CANDIDATES * 0.5) and last["f1"]["value"] == 1
-    scores = [point["f1"]["value"] for point in hybrid["points"]]
-    assert scores == sorted(scores)
+    for measure in ("f1", "kappa"):
+        scores = [point[measure]["value"] for point in hybrid["points"]]
+        assert scores == sorted(scores)
+    (in_doubt,) = [point for point in hybrid["points"] if point["is_all_in_doubt"]]
+    assert in_doubt["n_read"] == 2 and hybrid["gain"] is None, "the two unscored; no arm was trained"
+
+
+def test_what_the_judge_abstains_on_is_read_before_what_lies_near_the_threshold() -> None:
+    truth = {f"d{i}": i < 5 for i in range(40)}
+    auto = truth | {"d7": True, "d8": True}
+    relevance: dict[str, float | None] = {i: 90.0 if auto[i] else 10.0 for i in truth} | {"d9": 51.0}
+    points = hybrid_curve(truth, auto, relevance, 50, SimulatedReviewer(error=0.0), abstained={"d7", "d8"})
+    (in_doubt,) = [point for point in points if point["is_all_in_doubt"]]
+    assert (in_doubt["n_read"], in_doubt["f1"]["value"], in_doubt["kappa"]["value"]) == (2, 1, 1)
+
+
+def test_gain_is_told_where_nobody_reads_and_where_the_person_reads_all(run_dir: Path) -> None:
+    add_person(run_dir, "person", concept_ids())
+    add_person(run_dir, "bob", concept_ids())
+    add_outcome(run_dir, {"tuned": 0.1, "caft-sae-auto": 0.7, "caft-sae-human": 0.9})
+    found = compare_run(run_dir, SimulatedReviewer())
+    gain = {pair["human"]: pair["hybrid"]["gain"] for pair in found["auto_against_human"]}
+    assert gain["human:bob"] is None, "the human arm is of the choice in select.file, which is another's"
+    ends = (gain["human:person"]["nobody_reads"]["value"], gain["human:person"]["person_reads_all"]["value"])
+    assert ends == (pytest.approx(0.6), pytest.approx(0.8))
+    assert "of what lies between nothing was trained" in run_table(found)
 
 
 def test_the_least_sure_are_read_first_and_a_reviewer_who_guesses_does_harm() -> None:
@@ -302,8 +342,6 @@ def test_a_run_without_a_person_says_what_to_do(run_dir: Path, tmp_path: Path) -
 
 
 def test_compare_json_is_written_only_when_asked(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from autocaft.cli.actions import compare_choices
-
     add_person(run_dir, "ada", concept_ids())
     options = {"candidates": None, "reviewer_error": 0.1, "reviewer_seconds": 20.0}
     compare_choices(run_dir, None, as_json=True, out=False, **options)  # type: ignore[arg-type]

@@ -40,6 +40,12 @@ def test_compare_puts_its_figures_into_the_report(run_dir: Path) -> None:
     assert html == render_html(report)
     assert "both ablate 8, the person alone 2, the judge alone 2, neither 34" in html
     assert "Precision, recall and F1" in html and "decided something since" not in html
+    for words in (
+        "<th>alpha</th>", "0° to ", "The ceiling: how far two people agree", "nobody read the cards blind",
+        "<b>Simulated.</b>", "reader SIMULATED", "minutes of reading", "ada thinks so",
+        "judge&#39;s reasons on L8.latent4", "<q>he would call</q>", "Who decided",
+    ):  # fmt: skip
+        assert words in html, words
     assert "| `auto:threshold` against `human:ada` | 46 | 8 | 0.80 [0.50, 1.00] |" in text
 
 
@@ -51,6 +57,13 @@ def test_a_comparison_is_old_once_somebody_has_decided_since(run_dir: Path, make
     assert found is not None and found["is_stale"]
     html = render_html(build_report(**make_inputs(comparison=found)))
     assert "Somebody has decided something since" in html
+
+
+def test_a_comparison_of_an_older_shape_is_left_out_until_it_is_made_anew(run_dir: Path) -> None:
+    path = run_dir / "compare.json"
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in found.items() if key != "format"}))
+    assert load_comparison(run_dir) is None
 
 
 def test_a_run_without_a_person_says_how_to_get_one(make_inputs: Make, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from autocaft.report.curve import selected_by_threshold
 from autocaft.report.export import check_forms, export_figures, export_report
 from autocaft.report.figures import figures_of, standalone
 from autocaft.report.markdown import render_markdown
-from autocaft.report.plain import code_span, markdown, visible
+from autocaft.report.plain import code_span, json_text, markdown, visible
 
 Make = Callable[..., dict[str, Any]]
 READER = MarkdownIt("gfm-like", {"html": True, "linkify": False})
@@ -147,6 +147,18 @@ def test_nothing_reaches_a_terminal_that_moves_it(text: str) -> None:
     shown = visible(text)
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", shown)
     assert visible(shown) == shown
+
+
+@given(
+    st.recursive(
+        st.text() | st.floats(allow_nan=False, allow_infinity=False),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_printed_json_is_the_same_to_a_reader_and_moves_no_terminal(value: Any) -> None:
+    text = json_text(value)
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", text)
+    assert json.loads(text) == value
 
 
 def test_a_terminal_escape_in_a_name_is_shown_as_a_sign(report: dict[str, Any]) -> None:

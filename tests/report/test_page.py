@@ -15,8 +15,12 @@ from autocaft.compare.hybrid import SimulatedReviewer
 from autocaft.report.build import build_report
 from autocaft.report.html import render_html
 from autocaft.report.plain import visible
+from autocaft.review.acts import ActLog, log_path
+from autocaft.review.deck import load_deck
+from autocaft.review.session import Review, Said
 from tests.hostile import payloads
-from tests.planted_run import add_person, concept_ids, make_run
+from tests.planted_run import add_outcome, add_person, concept_ids, make_run, selected_ids
+from tests.report.test_behind import CAUSES, MOVED, probes
 
 Make = Callable[..., dict[str, Any]]
 
@@ -26,8 +30,16 @@ def report(make_inputs: Make, tmp_path_factory: pytest.TempPathFactory) -> dict[
     """Three seeds, hooks on and off, and a person's decisions."""
     run_dir = make_run(tmp_path_factory.mktemp("run") / "planted")
     add_person(run_dir, "ada", concept_ids())
+    for name, chosen in (("bob", concept_ids()), ("cy", selected_ids())):
+        deck = load_deck(run_dir)
+        with ActLog(log_path(run_dir, name)) as log:
+            said = [Said(i, "ablate" if i in chosen else "keep", f"{name} says so") for i in deck.cards]
+            Review(deck, log, name).take_in(said)
+    sweeps = {f"caft-sae-{s}{end}": 0.5 for s in ("auto", "human") for end in ("", "@25%", "@50%", "@75%")}
+    add_outcome(run_dir, {"tuned": 0.1, **sweeps, "caft-pca-auto": 0.5, "caft-pca-human": 0.7})
     found = compare_run(run_dir, SimulatedReviewer())
-    return build_report(**make_inputs(seeds=(0, 1, 2), comparison=found))
+    behind = {"probes": probes(), "moved": [MOVED], "causes": CAUSES}
+    return build_report(**make_inputs(seeds=(0, 1, 2), comparison=found, behind=behind))
 
 
 @pytest.fixture
@@ -122,13 +134,23 @@ def test_without_script_and_on_paper_nothing_is_hidden(path: Path, browser: Brow
     page.goto(path.as_uri())
     assert all(row.is_visible() for row in page.locator("tr.seed").all())
     assert all(card.is_visible() for card in page.locator(".card").all()) and not page.is_visible("#filters")
+    page.emulate_media(media="print")
+    assert page.locator(".fold dd").first.is_visible(), "what is folded prints open"
     context.close()
     context = browser.new_context()
     page = context.new_page()
     page.goto(path.as_uri())
+    folds = page.locator("details.fold").count()
+    assert folds > 3 and page.locator("details.fold[open]").count() == 0 and not page.is_visible(".on-paper")
     page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert all(row.is_visible() for row in page.locator("tr.seed").all())
+    assert page.locator("details.fold[open]").count() == folds and page.locator("details.card[open]").count() == 0
+    n_folded = page.locator("details.card").count()
+    assert page.inner_text(".on-paper").startswith(f"{n_folded} directions in one line each")
     assert not page.is_visible("#filters") and not page.is_visible("nav")
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator("details.fold[open]").count() == 0
     context.close()
 
 
@@ -167,12 +189,12 @@ def test_many_directions_stay_small_and_searchable(
 
 
 def poisoned(value: Any, texts: Iterator[str], key: str = "") -> Any:
-    """The value with the next payload in every string, but for words that the template decides by."""
+    """The value with the next payload in every string, names of raters too, but for words the template decides by."""
     if isinstance(value, dict):
         return {k: poisoned(v, texts, k) for k, v in value.items()}
     if isinstance(value, list):
         return [poisoned(item, texts, key) for item in value]
-    return next(texts) if isinstance(value, str) and key not in ("state", "hooks", "human", "auto") else value
+    return next(texts) if isinstance(value, str) and key not in ("state", "hooks") else value
 
 
 def cycle() -> Iterator[str]:

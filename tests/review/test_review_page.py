@@ -238,6 +238,11 @@ def poison(run_dir: Path) -> dict[str, str]:
         run_dir / "select" / "decisions.jsonl",
         [d | {"reason": text_by_id[d["direction_id"]], "ablate": False} for d in decisions],
     )
+    evidence = read_jsonl(run_dir / "mine" / "evidence.jsonl")
+    for row in evidence:
+        text = text_by_id[row["direction_id"]]
+        row |= {"promotes": [text], "suppresses": [text], "fires": {"top": {text: [0.1, 0.2]}}}
+    write_jsonl(run_dir / "mine" / "evidence.jsonl", evidence)
     documents = read_jsonl(run_dir / "collect" / "documents.jsonl.gz")
     write_jsonl(run_dir / "collect" / "documents.jsonl.gz", [d | {"kind": texts[i]} for i, d in enumerate(documents)])
     summary = json.loads((run_dir / "judge" / "summary.json").read_text())
@@ -263,7 +268,10 @@ def test_100_hostile_texts_are_shown_as_they_are_and_do_nothing(
     while page.locator("#answer button[data-key=a]").count():
         assert visible(payloads()[0]) in (page.text_content(".concepts") or "")
         windows = page.locator(".windows").first.text_content() or ""
-        shown |= {text for text in text_by_id.values() if visible(text) in windows}
+        here = {text for text in text_by_id.values() if visible(text) in windows}
+        known = page.locator(".evidence dl").text_content() or ""
+        assert any(known.count(visible(text)) >= 3 for text in here), "fires in, writes, against"
+        shown |= here
         page.fill("#note", payloads()[len(shown) - 1])
         page.keyboard.press("Escape")
         press(page, "a")  # the rule keeps all, so the judge is shown on all at the end

@@ -7,7 +7,7 @@ import pytest
 from nltk.metrics.agreement import AnnotationTask
 from statsmodels.stats.inter_rater import cohens_kappa
 
-from autocaft.stats import Cells, Interval, krippendorff_alpha, pair_agreement, seed_cluster_ratio
+from autocaft.stats import Cells, Interval, krippendorff_alpha, pair_agreement, seed_cluster_ratio, wilson
 
 
 def _value(interval: Interval | None) -> float:
@@ -70,6 +70,27 @@ def test_a_perfect_small_selection_is_not_certain() -> None:
     found = pair_agreement(Cells(both=3, truth_only=0, other_only=0, neither=40))
     assert found.precision is not None and found.precision.low is not None
     assert found.precision.value == 1 and found.precision.low == pytest.approx(0.438, abs=0.01)
+
+
+def test_perfect_agreement_has_a_lower_bound_that_shrinks_with_n_and_is_near_the_rule_of_three() -> None:
+    lows = []
+    for n in (20, 200, 2000):
+        found = pair_agreement(Cells(both=n // 10, truth_only=0, other_only=0, neither=n - n // 10))
+        assert found.kappa is not None and found.alpha is not None and found.f1 is not None
+        assert found.kappa.value == found.alpha.value == found.f1.value == found.kappa.high == 1
+        assert found.kappa.low is not None and found.alpha.low is not None and found.f1.low is not None
+        divided = wilson(0, n).high or 0
+        assert found.kappa.low == pytest.approx(1 - divided / (2 * 0.1 * 0.9)), "that share of units, over chance"
+        assert found.alpha.low == pytest.approx(found.kappa.low, abs=3 / n)
+        assert 3 / n < divided < 4 / n + 0.01
+        both = krippendorff_alpha([[True, True]] * (n // 10) + [[False, False]] * (n - n // 10))
+        assert both == found.alpha
+        lows.append(found.kappa.low)
+    assert lows == sorted(lows) and lows[-1] > 0.98
+    three = krippendorff_alpha([[True] * 3] * 20 + [[False] * 3] * 180)
+    assert three is not None and three.low is not None and 0.9 < three.low < 1
+    nothing_shared = pair_agreement(Cells(both=0, truth_only=5, other_only=5, neither=30)).f1
+    assert nothing_shared is not None and nothing_shared.low == 0 and 0.3 < (nothing_shared.high or 0) < 0.6
 
 
 def test_intervals_over_directions_cover_the_truth() -> None:
