@@ -195,7 +195,11 @@ def compare_choices(
             from autocaft.report.build import add_comparison
 
             write_json(first / "compare.json", found)
-            add_comparison(found, first)
+            if not add_comparison(found, first):
+                sys.stderr.write(
+                    f"{first} has no report of this version, so the figures are in compare.json alone. "
+                    f"`autocaft report {first} --redo` makes one that shows them.\n"
+                )
     if as_json:
         from autocaft.report.plain import json_text
 

@@ -118,12 +118,14 @@ def write_report(report: Report, out: Path) -> None:
     write_text(out / "report.json", dump_report(report))
 
 
-def add_comparison(comparison: Mapping[str, Any], run_dir: Path) -> None:
-    """Put what `autocaft compare` found into the report of a run, if it has one."""
+def add_comparison(comparison: Mapping[str, Any], run_dir: Path) -> bool:
+    """Put what `autocaft compare` found into the report of a run; False if it has none of today's shape."""
     path = run_dir / "report.json"
     report = read_json(path) if path.is_file() else {}
-    if report.get("format") == FORMAT:
-        write_report({**report, "comparison": _rounded(comparison)}, run_dir)
+    if report.get("format") != FORMAT:
+        return False
+    write_report({**report, "comparison": _rounded(comparison)}, run_dir)
+    return True
 
 
 def dump_report(report: Report) -> str:

@@ -79,6 +79,7 @@ def export_figures(report: Mapping[str, Any], form: str, folder: Path) -> list[P
 
 
 def _as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Opens with a byte order mark, which spreadsheets want for UTF-8."""
     file = io.StringIO()
     writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
@@ -86,7 +87,7 @@ def _as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
         writer.writerow(
             {key: guard_cell(visible(value)) if isinstance(value, str) else value for key, value in row.items()}
         )
-    return file.getvalue()
+    return "\ufeff" + file.getvalue()
 
 
 def _write_parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -19,7 +19,7 @@ from autocaft.report.arms import split_order
 from autocaft.report.figure import arm_style, marker
 from autocaft.report.figures import figures_of, resource
 from autocaft.report.plain import for_template, readable
-from autocaft.report.words import interval_text, percent, points_text
+from autocaft.report.words import costs, duration, interval_text, percent, points_text
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -57,7 +57,7 @@ def render_html(report: Mapping[str, Any]) -> str:
         sources=sorted({card["source"] for card in cards}),
         layers=sorted({card["layer"] for card in cards}),
         matching=_matching(report["matching"]),
-        costs=_costs(report["cost"]),
+        costs=costs(report["cost"]),
         makers=_makers(report["model"], report["judge"]),
         rows_a_split=_rows_a_split,
         shaded=shade,
@@ -106,16 +106,6 @@ def shade(window: Mapping[str, Any], scale: float) -> list[tuple[str, str, str]]
     return pieces
 
 
-def duration(seconds: float) -> str:
-    """`42 s`, `3 min 20 s`, `1 h 05 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
 def _matching(matching: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Variance removed by each matched control beside its chosen set, summed over layers, one line an arm and seed."""
     found = []
@@ -149,17 +139,6 @@ def _rows_a_split(line: Mapping[str, Any]) -> str:
     """`240`, or `240, 120` where the splits differ."""
     sizes = [score["n"] // len(score["by_seed"]) for score in line["scores"].values()]
     return ", ".join(str(size) for size in dict.fromkeys(sizes)) or "\N{EN DASH}"
-
-
-def _costs(cost: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What the judge took, in words; prices that are not known are left out."""
-    labels = {"n_calls": "calls", "input_tokens": "tokens in", "output_tokens": "tokens out"}
-    found = [(label, f"{cost[key]:,}") for key, label in labels.items() if cost.get(key) is not None]
-    if cost.get("usd") is not None:
-        found.append(("dollars", f"{cost['usd']:,.2f}"))
-    if cost.get("usd_held"):
-        found.append(("dollars, at most, for answers that never came", f"{cost['usd_held']:,.2f}"))
-    return found
 
 
 def _makers(model: Mapping[str, Any], judge: Mapping[str, Any]) -> list[tuple[str, str]]:

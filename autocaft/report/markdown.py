@@ -11,9 +11,10 @@ from typing import Any
 
 from autocaft.report.arms import split_order
 from autocaft.report.plain import code_span, markdown, visible
-from autocaft.report.words import interval_text, percent, points_text
+from autocaft.report.words import costs, duration, interval_text, percent, points_text
 
 N_DIRECTIONS = 20
+MEASURES = {"precision": "precision", "recall": "recall", "f1": "F1", "kappa": "kappa", "alpha": "alpha"}
 
 
 def render_markdown(report: Mapping[str, Any]) -> str:
@@ -29,11 +30,16 @@ def render_markdown(report: Mapping[str, Any]) -> str:
         "## Directions",
         _funnel(report),
         *_directions(report["cards"]),
+        *_calibration(report["calibration"]),
+        *_behind(report["behind"]),
+        *_causes(report["behind"].get("causes")),
         *_comparison(report["comparison"]),
         "## Method",
         _listed(report["method"]),
         "## What this does not show",
         _listed(report["limits"]),
+        "## Cost",
+        _cost(report),
         "## Reproduce",
         _reproduce(report),
     ]
@@ -97,13 +103,93 @@ def _directions(cards: Sequence[Mapping[str, Any]]) -> list[str]:
 def _comparison(found: Mapping[str, Any] | None) -> list[str]:
     if found is None:
         return []
-    rows = [["judge against person", "n", "shared", "precision", "recall", "F1", "kappa"]]
+    rows = [["who against whom", "n", "shared", *MEASURES.values()]]
     for pair in found["auto_against_human"]:
-        whole = pair["agreement"][0]
-        name = f"{code_span(pair['auto'])} against {code_span(pair['human'])}"
-        figures = [_interval(whole[key]) for key in ("precision", "recall", "f1", "kappa")]
-        rows.append([name, str(whole["n"]), str(whole["n_shared"]), *figures])
-    return ["## Comparison with a person", table(rows)]
+        rows.append(_agreement(pair["auto"], pair["human"], pair["agreement"][0]))
+    for pair in found["human_against_human"]:
+        rows.append(_agreement(pair["second"], pair["first"], pair["agreement"][0]))
+        rows += [_agreement(row["auto"], row["human"], row) for row in pair["auto_on_the_same"]]
+    ceiling = (
+        f"No ceiling of two people: {markdown(found['no_ceiling'])}."
+        if found["no_ceiling"]
+        else "Where two people stand against each other, both read the cards blind: the ceiling. The judge on the very "
+        "directions that both decided on stands below them."
+    )
+    return ["## Comparison with a person", table(rows), ceiling, *map(_outcome, found["outcome"])]
+
+
+def _agreement(who: str, whom: str, row: Mapping[str, Any]) -> list[str]:
+    figures = [_interval(row[key]) for key in MEASURES]
+    return [f"{code_span(who)} against {code_span(whom)}", str(row["n"]), str(row["n_shared"]), *figures]
+
+
+def _outcome(row: Mapping[str, Any]) -> str:
+    name = f"{code_span(row['auto'])} against {code_span(row['human'])}, gain over tuned on {markdown(row['split'])}"
+    seeds = ", ".join(map(str, row["seeds"]))
+    if row["share"] is None:
+        return f"{name}: {markdown(row['why'])}."
+    return f"{name}, seeds {seeds}: the judge's choice recovers {_interval(row['share'])} of what the person's gains."
+
+
+def _calibration(card: Mapping[str, Any] | None) -> list[str]:
+    """How the judge did on planted concepts, or that nobody knows."""
+    if card is None:
+        return []
+    parts = ["## How far the judge can be trusted", markdown(card["note"])]
+    parts += [f"    {visible(command)}" for command in card["commands"]]
+    figures = [
+        ["on planted concepts", "figure"],
+        *([markdown(what), markdown(value)] for what, value in card["figures"]),
+    ]
+    return [*parts, table(figures)] if card["figures"] else parts
+
+
+def _behind(look: Mapping[str, Any]) -> list[str]:
+    """The probe at the prompt's last token, arm by arm."""
+    if "probes" not in look:
+        return []
+    rows = [["arm", "layer", "hooks off", "hooks on, before the hook", "hooks on, behind it", "permuted"]]
+    for line in look["probes"]:
+        if line["position"] == "last":
+            cells = [
+                "–" if cell is None else f"{percent(cell['value'])} {interval_text(cell)}" for cell in line["cells"]
+            ]
+            last = [cell for cell in line["cells"] if cell is not None][-1]
+            rows.append([code_span(line["arm"]), str(line["layer"]), *cells, percent(last["permuted"])])
+    note = "Accuracy of a linear probe for the cue at the prompt's last token, and of the same with permuted labels."
+    told = [markdown(arm["sentence"]) for arm in look["moved"] if arm["sentence"]]
+    return ["## Behind the hook", markdown(look["sentence"] or ""), note, table(rows), *told]
+
+
+def _causes(causes: Mapping[str, Any] | None) -> list[str]:
+    """The judge's relevance against what each candidate does alone."""
+    if causes is None:
+        return []
+    rows = [["candidates", "scored", "causes", "average precision of relevance", "by chance", "rank correlation"]]
+    for line in causes["sources"]:
+        figures = [
+            _interval({"value": line[key], "low": line[f"{key}_low"], "high": line[f"{key}_high"]})
+            if line[key] is not None
+            else "–"
+            for key in ("ap", "spearman")
+        ]
+        scored = f"{line['n'] - line['n_unscored']} of {line['n']}"
+        chance = _number(line["chance"], 2)
+        rows.append([code_span(line["source"]), scored, str(line["n_causes"]), figures[0], chance, figures[1]])
+    note = (
+        f"Validation only: this knows the cue. Each candidate ablated alone in the tuned model, {causes['n_rows']} "
+        f"rows on {causes['n_templates']} templates."
+    )
+    return ["## The judge against causes", note, table(rows)]
+
+
+def _cost(report: Mapping[str, Any]) -> str:
+    """Time by stage, and what the judge took."""
+    rows = [["stage", "time"], *([markdown(stage), duration(s)] for stage, s in report["timing"].items())]
+    rows.append(["all", duration(sum(report["timing"].values()))])
+    asked = costs(report["cost"])
+    said = "; ".join(f"{label} {value}" for label, value in asked) if asked else "nothing was asked"
+    return f"{table(rows)}\n\nJudge: {said}."
 
 
 def _reproduce(report: Mapping[str, Any]) -> str:

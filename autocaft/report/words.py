@@ -38,6 +38,27 @@ def interval_text(score: Mapping[str, Any] | None) -> str:
     return f"[{100 * score['ci_low']:.0f}, {100 * score['ci_high']:.0f}]"
 
 
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 20 s`, `1 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def costs(cost: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the judge took, in words; prices that are not known are left out."""
+    labels = {"n_calls": "calls", "input_tokens": "tokens in", "output_tokens": "tokens out"}
+    found = [(label, f"{cost[key]:,}") for key, label in labels.items() if cost.get(key) is not None]
+    if cost.get("usd") is not None:
+        found.append(("dollars", f"{cost['usd']:,.2f}"))
+    if cost.get("usd_held"):
+        found.append(("dollars, at most, for answers that never came", f"{cost['usd_held']:,.2f}"))
+    return found
+
+
 def evidence_lines(evidence: Evidence | None, n_loss_rows: int) -> list[tuple[str, str]]:
     """What is known of a direction without a judge, as (label, text)."""
     if evidence is None:

@@ -18,8 +18,8 @@ from urllib.parse import parse_qs
 
 from autocaft.errors import ConfigError
 from autocaft.report.figures import resource
-from autocaft.report.html import duration
 from autocaft.report.plain import for_template
+from autocaft.report.words import duration
 from autocaft.review.acts import CHOICES, ActLog, first_answers, log_path
 from autocaft.review.deck import ShownCard, load_deck, signed
 from autocaft.review.guard import MAX_BODY, START, Guard, loopback

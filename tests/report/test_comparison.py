@@ -59,6 +59,14 @@ def test_a_comparison_is_old_once_somebody_has_decided_since(run_dir: Path, make
     assert "Somebody has decided something since" in html
 
 
+def test_a_run_without_a_report_is_told_that_the_figures_are_in_a_file_alone(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "planted")
+    add_person(folder, "ada", concept_ids())
+    result = CliRunner().invoke(app, ["compare", str(folder), "--out", "--json"])
+    assert "no report of this version" in result.stderr and json.loads(result.stdout)["run"] == "planted"
+    assert (folder / "compare.json").is_file() and not (folder / "report.json").exists()
+
+
 def test_a_comparison_of_an_older_shape_is_left_out_until_it_is_made_anew(run_dir: Path) -> None:
     path = run_dir / "compare.json"
     found = json.loads(path.read_text())

@@ -19,13 +19,19 @@ from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
 from autocaft.cli.app import app
+from autocaft.compare.compare import compare_run
+from autocaft.compare.hybrid import SimulatedReviewer
 from autocaft.errors import ConfigError
 from autocaft.report.build import build_report, summary_table, write_report
+from autocaft.report.calibration import calibration_card
 from autocaft.report.curve import selected_by_threshold
 from autocaft.report.export import check_forms, export_figures, export_report
 from autocaft.report.figures import figures_of, standalone
 from autocaft.report.markdown import render_markdown
 from autocaft.report.plain import code_span, json_text, markdown, visible
+from tests.planted_run import add_outcome, add_person, concept_ids, make_run
+from tests.report.test_behind import CAUSES, MOVED, probes
+from tests.report.test_calibration import MINE
 
 Make = Callable[..., dict[str, Any]]
 READER = MarkdownIt("gfm-like", {"html": True, "linkify": False})
@@ -53,7 +59,27 @@ def test_markdown_has_the_figures_the_method_and_the_command(report: dict[str, A
     ):
         assert words in text
     tables = [t for t in READER.parse(text) if t.type == "table_open"]
-    assert len(tables) == 3, "arms, selected directions and data are tables to a reader of Markdown"
+    assert len(tables) == 4, "arms, selected directions, cost and data are tables to a reader of Markdown"
+    assert "## Cost" in text and "| train | 3 min 08 s |" in text and "dollars 0.00" in text
+
+
+def test_markdown_tells_the_look_behind_the_calibration_and_the_comparison(make_inputs: Make, tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "planted")
+    add_person(run_dir, "ada", concept_ids())
+    add_outcome(run_dir, {"tuned": 0.1, "caft-sae-auto": 0.7, "caft-sae-human": 0.9})
+    behind = {"probes": probes(), "moved": [MOVED], "causes": CAUSES}
+    card = calibration_card(MINE, threshold=60.0, commands=[])
+    comparison = compare_run(run_dir, SimulatedReviewer())
+    text = render_markdown(build_report(**make_inputs(behind=behind, calibration=card, comparison=comparison)))
+    for words in (
+        "| `caft-sae-auto` | 8 | 85% [79, 89] | 75% [69, 79] | 55% [49, 59] | 50% |",
+        "| `sae` | 32 of 34 | 9 | 0.61 [0.40, 0.80] | 0.28 | 0.33 [0.05, 0.60] |",
+        "Validation only: this knows the cue",
+        "| F1 of the selection | 0.50 [0.40, 0.60] |",
+        "No ceiling of two people: nobody read the cards blind",
+        "seeds 0, 1, 2: the judge's choice recovers 0.75 [",
+    ):
+        assert words in text, words
 
 
 def test_csv_and_parquet_hold_every_arm_seed_and_direction(report: dict[str, Any], tmp_path: Path) -> None:
@@ -66,11 +92,13 @@ def test_csv_and_parquet_hold_every_arm_seed_and_direction(report: dict[str, Any
     assert whole.seed.isna().sum() == 1 and sorted(whole.seed.dropna()) == [0, 1, 2]
     auto = next(a for a in report["arms"] if (a["arm"], a["hooks"]) == ("caft-sae-auto", "off"))
     assert whole[whole.seed.isna()].value.item() == auto["scores"]["ood"]["value"]
-    with paths["directions.csv"].open(newline="") as file:
+    with paths["directions.csv"].open(newline="", encoding="utf-8-sig") as file:
         directions = list(csv.DictReader(file))
     assert [row["id"] for row in directions] == [card["id"] for card in report["cards"]]
     assert sum(row["ablated_by"] == "auto:threshold" for row in directions) == 8
     assert len(pandas.read_parquet(paths["directions.parquet"])) == len(directions) == 40
+    assert paths["arms.csv"].read_bytes().startswith(b"\xef\xbb\xbfarm,"), "a spreadsheet takes it for UTF-8"
+    assert list(pandas.read_csv(paths["arms.csv"]).columns) == list(arms.columns)
 
 
 def test_a_formula_in_a_description_is_text_in_a_spreadsheet(make_inputs: Make, tmp_path: Path) -> None:
@@ -80,7 +108,7 @@ def test_a_formula_in_a_description_is_text_in_a_spreadsheet(make_inputs: Make, 
         dataclasses.replace(v, description='=HYPERLINK("//evil.example")') for v in values["verdicts"]
     ]
     path = export_report(build_report(**values), "csv", tmp_path)[1]
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         assert all(row["description"].startswith("'=") for row in csv.DictReader(file))
 
 

@@ -16,9 +16,9 @@ import pytest
 from autocaft.records import Evidence, Example
 from autocaft.report.build import build_report, dump_report, summary_table, write_report
 from autocaft.report.figure import NARROW, WIDE, draw_figure, spread
-from autocaft.report.html import MAX_CARDS, content_policy, duration, render_html, shade
+from autocaft.report.html import MAX_CARDS, content_policy, render_html, shade
 from autocaft.report.plain import readable
-from autocaft.report.words import percent
+from autocaft.report.words import duration, percent
 
 Make = Callable[..., dict[str, Any]]
 HOSTILE = '<script>alert("x")</script>'
