@@ -21,8 +21,7 @@ from torch import Tensor
 
 from autocaft.data.rows import TaskRow, chosen_rows
 from autocaft.discover.decompose import linear_extents, live_latents, open_dictionary
-from autocaft.discover.evidence import gather_evidence
-from autocaft.discover.mine import MiningTexts, mine_directions, token_text
+from autocaft.discover.mine import MiningTexts, mine_directions, write_mined
 from autocaft.discover.options import DecomposeOptions, DecoyOptions, MineOptions
 from autocaft.discover.pair import ModelPair
 from autocaft.discover.sae import Dictionary, rows_at_once
@@ -59,19 +58,8 @@ def mine_decoys(
         write_records(out / "evidence.jsonl", [])
         return found
     mined = mine_directions(found, low_N, high_N, texts, open_at, mine_options, progress)
-    write_records(out / "examples.jsonl", mined.examples)
-    evidence = gather_evidence(
-        found,
-        mined.fires,
-        models,
-        tokenizer,
-        texts.stats.generic_mean,
-        chosen_rows(loss_rows, mine_options.n_loss_rows),
-        read=functools.cache(functools.partial(token_text, tokenizer)),
-        tokens_per_batch=mine_options.tokens_per_chunk,
-        progress=progress,
-    )
-    write_records(out / "evidence.jsonl", evidence)
+    loss_rows = chosen_rows(loss_rows, mine_options.n_loss_rows)
+    write_mined(found, mined, texts, mine_options, models, loss_rows, out, progress)
     return found
 
 

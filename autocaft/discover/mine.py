@@ -83,23 +83,9 @@ def mine(
     texts = MiningTexts.of(tokenizer, collected, rows)
     open_at = functools.partial(open_dictionary, decomposed, decompose_options, width=texts.reader.d_model)
     mined = mine_directions(found, low_N, high_N, texts, open_at, options, progress)
-    write_records(out / "examples.jsonl", mined.examples)
-    save_cross(out, mined.cross_ND)
     drawn = chosen_rows(loss_rows, options.n_loss_rows)
-    write_records(
-        out / "evidence.jsonl",
-        gather_evidence(
-            found,
-            mined.fires,
-            models,
-            tokenizer,
-            texts.stats.generic_mean,
-            drawn,
-            read=functools.cache(functools.partial(token_text, tokenizer)),
-            tokens_per_batch=options.tokens_per_chunk,
-            progress=progress,
-        ),
-    )
+    write_mined(found, mined, texts, options, models, drawn, out, progress)
+    save_cross(out, mined.cross_ND)
     counts = Counter((example.pole, example.split) for example in mined.examples)
     summary = {
         "n_directions": len(found),
@@ -135,6 +121,32 @@ class Mined(NamedTuple):
     examples: list[Example]
     fires: dict[str, Fires]
     cross_ND: Tensor
+
+
+def write_mined(
+    found: DirectionSet,
+    mined: Mined,
+    texts: MiningTexts,
+    options: MineOptions,
+    models: ModelPair | None,
+    loss_rows: Sequence[TaskRow],
+    out: Path,
+    progress: Progress,
+) -> None:
+    """`examples.jsonl` and `evidence.jsonl` of some directions; what the models say of them is asked here."""
+    write_records(out / "examples.jsonl", mined.examples)
+    evidence = gather_evidence(
+        found,
+        mined.fires,
+        models,
+        texts.tokenizer,
+        texts.stats.generic_mean,
+        loss_rows,
+        read=functools.cache(functools.partial(token_text, texts.tokenizer)),
+        tokens_per_batch=options.tokens_per_chunk,
+        progress=progress,
+    )
+    write_records(out / "evidence.jsonl", evidence)
 
 
 @torch.no_grad()
