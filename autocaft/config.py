@@ -19,7 +19,7 @@ from autocaft.behind.options import BehindOptions, CausesOptions
 from autocaft.data.options import DataOptions
 from autocaft.discover.options import CollectOptions, DecomposeOptions, DecoyOptions, MineOptions
 from autocaft.errors import ConfigError
-from autocaft.evaluate.options import EvaluateOptions
+from autocaft.evaluate.options import EvaluateOptions, FreeFormOptions
 from autocaft.judge.options import JudgeOptions
 from autocaft.resources import recipes_dir
 from autocaft.rundir.options import Options, describe_fields, make_options, transport
@@ -61,6 +61,7 @@ class RunConfig(Options):
     train: TrainOptions = Field(default_factory=TrainOptions)
     baselines: BaselineOptions = Field(default_factory=BaselineOptions)
     evaluate: EvaluateOptions = Field(default_factory=EvaluateOptions)
+    free_form: FreeFormOptions = Field(default_factory=FreeFormOptions)
     behind: BehindOptions = Field(default_factory=BehindOptions)
     causes: CausesOptions = Field(default_factory=CausesOptions)
 

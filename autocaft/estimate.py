@@ -50,9 +50,40 @@ def estimate(run: Run, run_dir: Path) -> list[str]:
     if n_layers is not None and width is not None:
         sizes = plan_bytes(n_rows=len(run.read_rows), n_layers=len(config.layers), width=width, options=config.collect)
         lines += [f"on disk, at most {sizes[name] / 1e6:,.0f} MB: {what}" for name, what in ON_DISK.items()]
+    lines += free_form_lines(run)
     if config.judge.chat_judges:
         return lines + judge_lines(run, run_dir)
     return [*lines, f"judge {config.judge.judge}: no paid call"]
+
+
+def free_form_lines(run: Run) -> list[str]:
+    """How many free-form answers are made, and what their grades can cost at most; nothing if none are asked."""
+    from autocaft.evaluate.grade import rubric_of
+    from autocaft.evaluate.questions import FreeAnswer
+    from autocaft.llm.budget import most_usage
+    from autocaft.llm.doors import price_of
+    from autocaft.llm.outcomes import ChatRequest
+
+    options, config = run.config.free_form, run.config
+    if not run.questions:
+        return []
+    n_models = sum(1 if arm.name == "base" else len(config.seeds) for arm in config.parsed_arms)
+    longest = "word " * options.max_new_tokens
+    n_answers, most = 0, []
+    for question in run.questions.values():
+        for wording in question.paraphrases:
+            times = n_models * (options.n_samples or question.samples_per_paraphrase)
+            n_answers += times
+            answer = FreeAnswer("", question.id, wording, longest)
+            for name in options.rubrics if options.grader else ():
+                asked = ChatRequest("", *rubric_of(name, question).fill(answer), None, options.max_output_tokens)
+                most += [most_usage(asked)] * times
+    lines = [f"{n_answers:,} free-form answers of at most {options.max_new_tokens:,} tokens, by {n_models} models"]
+    if not options.grader:
+        return lines
+    price = price_of(options.grader, options, has_address=True)
+    usd = "price not known" if price is None else f"at most ${sum(price.nano_usd(u) for u in most) / NANO:,.2f}"
+    return [*lines, f"{len(most):,} grades by {options.grader}: {usd}"]
 
 
 @dataclass

@@ -32,7 +32,12 @@ PACKAGES = ("autocaft", "torch", "transformers", "peft", "accelerate", "sae-lens
 
 
 def report_parts(
-    run: Run, context: StepContext, measured: Sequence[str], trained: Sequence[str], looked: Sequence[str]
+    run: Run,
+    context: StepContext,
+    measured: Sequence[str],
+    trained: Sequence[str],
+    looked: Sequence[str],
+    graded: Sequence[str],
 ) -> dict[str, Any]:
     """Arguments of `report.build.build_report`; stages that no arm needed leave their part empty."""
     folders = [context.dir_of(name) for name in measured]
@@ -47,6 +52,7 @@ def report_parts(
         "metrics": [metric for folder in folders for metric in read_records(folder / "metrics.jsonl", Metric)],
         "rows": [score for folder in folders for score in row_scores(folder / "rows.jsonl")],
         "behind": _behind(context, looked),
+        "free_form": _free_form(run, context, graded),
         "timing": _seconds_by_stage(context),
         "versions": _versions(),
         "threads": _threads(),
@@ -124,6 +130,23 @@ def _behind(context: StepContext, looked: Sequence[str]) -> dict[str, Any]:
     if "causes" in looked:
         found["causes"] = read_json(context.dir_of("causes") / "summary.json")
     return found
+
+
+def _free_form(run: Run, context: StepContext, graded: Sequence[str]) -> dict[str, Any] | None:
+    """What each free-form answer adds to each rate, and what was no number and why; None if none was graded."""
+    if not graded:
+        return None
+    folders = [context.dir_of(name) for name in graded]
+    counts = [
+        {"step": name, **count}
+        for name, folder in zip(graded, folders, strict=True)
+        for count in read_json(folder / "summary.json")["counts"].values()
+    ]
+    return {
+        "grader": run.config.free_form.grader,
+        "scores": [row for folder in folders for row in read_jsonl(folder / "scores.jsonl")],
+        "counts": counts,
+    }
 
 
 def _calibration(run: Run, judge: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The order of a run: which steps there are, what each needs, and what it runs.
 
     tune -> collect -> decompose -> mine -> judge -> select -> train (arms, seeds) -> evaluate (arms, seeds) -> report
-                                `-> decoys (for a review)             behind (arms, seeds), causes: if asked for ^
+                                `-> decoys (for a review)
+                                     answer -> free_form (arms, seeds); behind (arms, seeds), causes: if asked for ^
 
 In: a config. Out: the steps, for the runner to skip, continue or run. Arms and seeds are steps too, so adding one to
 a finished run trains that one alone.
@@ -36,6 +37,8 @@ VERSION_BY_STAGE = {
     "select": 3,
     "train": 1,
     "evaluate": 1,
+    "answer": 1,
+    "free_form": 1,
     "behind": 1,
     "causes": 1,
     "report": 4,
@@ -88,13 +91,15 @@ def build_steps(run: Run, *, final: bool = False) -> list[Step]:
         # generic text is not split: its damage is measured once
         options = config.evaluate.model_copy(update={"n_damage_documents": 0})
         steps += _evaluations(run, "evaluate-final", data.final, options, weights)
+    steps += _free_form(run, weights)
     steps += _looks_behind(run, first, weights)
-    measured, looked = (
-        [step.name for step in steps if step.stage in names] for names in (("evaluate",), ("behind", "causes"))
+    measured, graded, looked = (
+        [step.name for step in steps if step.stage in names]
+        for names in (("evaluate",), ("free_form",), ("behind", "causes"))
     )
     trained = [f"train/{arm.name}/seed{seed}" for arm in apart if arm.has_directions for seed in config.seeds]
-    report = partial(stages.report, run, measured=measured, trained=trained, looked=looked)
-    return [*steps, _step("report", report, {}, {}, *measured, *trained, *looked, derived=True)]
+    report = partial(stages.report, run, measured=measured, trained=trained, looked=looked, graded=graded)
+    return [*steps, _step("report", report, {}, {}, *measured, *trained, *looked, *graded, derived=True)]
 
 
 def run_step(config: RunConfig, run_dir: Path, final: bool, name: str) -> None:
@@ -116,6 +121,35 @@ def _training(run: Run, arm: Arm, seed: int, tuning: Mapping[str, object], files
     benign = config.baselines.benign
     read = {f"baselines.benign ({benign})": sha256_of(data_path(benign))} if arm.how == "benign" and benign else {}
     return _step(name, call, {**tuning, **own}, {**files, **read})
+
+
+def _free_form(run: Run, weights: Mapping[str, str]) -> list[Step]:
+    """Free-form answers and their grades, if questions are asked. Grades wait for a judge that is paid: caps count all
+    that a run has spent, so one buys after the other."""
+    config, options = run.config, run.config.free_form
+    if options.questions is None:
+        return []
+    asked = {f"free_form.questions ({options.questions})": sha256_of(data_path(options.questions))}
+    own = {f"prompts/grade_{name}.md": sha256_of(prompts_dir() / f"grade_{name}.md") for name in options.rubrics}
+    graders = [options.grader.removeprefix("local:")] if options.grader.startswith("local:") else []
+    read = asked | own | {f"grader {spec}": digest(locate(spec).identity) for spec in graders}
+    files = {**weights, **asked}
+    making = {"dtype": config.dtype, "free_form": options.making, "evaluate": {"autocast": config.evaluate.autocast}}
+    steps = []
+    for arm in config.parsed_arms:
+        for seed in config.seeds[:1] if arm.name == "base" else config.seeds:
+            trained = _trained_in(arm, seed)
+            ablated = f"train/{arm.name}/seed{seed}" if arm.has_directions else None
+            name, needs = f"{arm.name}/seed{seed}", dict.fromkeys(step for step in (trained, ablated) if step)
+            call = partial(stages.answer, run, arm=arm, seed=seed, trained=trained, ablated=ablated)
+            steps.append(_step(f"answer/{name}", call, making, files, *needs))
+            if options.grader:
+                grade = partial(stages.free_form, run, answered=f"answer/{name}")
+                turn = ["judge"] if config.judge.chat_judges else []
+                steps.append(
+                    _step(f"free_form/{name}", grade, {"free_form": options.grading}, read, f"answer/{name}", *turn)
+                )
+    return steps
 
 
 def _looks_behind(run: Run, first: str, weights: Mapping[str, str]) -> list[Step]:

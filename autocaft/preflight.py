@@ -39,6 +39,7 @@ def check_inputs(run: Run, *, final: bool) -> None:
         )
     mixed_in = run.benign_rows if any(arm.how == "benign" for arm in run.config.parsed_arms) else []
     check_money(run.config.judge)
+    check_free_form(run)
     _check_layers(run.weights, run.config.layers)
     tokenizer = light_tokenizer(run.weights)
     if tokenizer is not None:
@@ -62,6 +63,20 @@ def check_money(options: JudgeOptions) -> None:
     for reader in options.chat_readers:
         if price_of(reader, options) is None and options.max_usd is not None:
             raise unknown_price(reader)
+
+
+def check_free_form(run: Run) -> None:
+    """The questions can be read, and a cap on the grader's dollars has a price.
+
+    Raises:
+        DataError, JudgeError: they cannot; the price of the grader is not known.
+    """
+    from autocaft.llm.doors import price_of
+
+    options = run.config.free_form
+    needs_price = bool(run.questions and options.grader) and options.max_usd is not None
+    if needs_price and price_of(options.grader, options, has_address=True) is None:
+        raise unknown_price(options.grader)
 
 
 def _check_layers(weights: Weights, layers: tuple[int, ...]) -> None:

@@ -22,6 +22,7 @@ from autocaft.resources import data_path
 if TYPE_CHECKING:
     from autocaft.discover.pair import ModelPair
     from autocaft.evaluate.damage import BaseContext
+    from autocaft.evaluate.questions import Question
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,14 @@ class Run:
         """Choice rows by split."""
         chat = self.config.data.chat
         return {split: load_rows(data_path(spec), choices_required=True, chat=chat) for split, spec in splits.items()}
+
+    @cached_property
+    def questions(self) -> dict[str, Question]:
+        """The free-form questions that every arm answers; none if none are asked."""
+        from autocaft.evaluate.questions import load_questions
+
+        spec = self.config.free_form.questions
+        return {} if spec is None else load_questions(data_path(spec))
 
     def cued_rows(self, splits: Sequence[str]) -> list[CuedRow]:
         """Rows of these splits with what the cue says in them: for the two steps that look behind the run alone."""

@@ -170,6 +170,46 @@ def evaluate(
     )
 
 
+def answer(run: Run, context: StepContext, arm: Arm, seed: int, trained: str | None, ablated: str | None) -> None:
+    """Free-form answers of one arm, as it is used."""
+    from autocaft.evaluate.answers import make_answers
+
+    model = run.load_base() if trained is None else run.load_trained(context.dir_of(trained))
+    is_used_ablated = arm.how == "inference" and ablated is not None
+    make_answers(
+        model,
+        run.tokenizer(),
+        run.questions,
+        run.config.free_form,
+        arm=arm.name,
+        seed=seed,
+        ablated=_ablation(run, model, arm, context.dir_of(ablated)) if is_used_ablated and ablated else None,
+        bf16=run.config.evaluate.autocast == "bf16",
+        out=context.out,
+        progress=context.progress,
+    )
+
+
+def free_form(run: Run, context: StepContext, answered: str) -> None:
+    """Grades of one arm's answers, and its rates."""
+    from autocaft.evaluate.answers import ANSWERS
+    from autocaft.evaluate.free_form import grade_free_form
+    from autocaft.evaluate.questions import load_answers
+    from autocaft.rundir.lock import one_at_a_time
+
+    folder = context.dir_of(answered)
+    answers = load_answers(folder / ANSWERS, run.questions)
+    with one_at_a_time(folder.parents[2], "grading"):
+        grade_free_form(
+            answers,
+            run.questions,
+            run.config.free_form,
+            store=context.store,
+            out=context.out,
+            progress=context.progress,
+        )
+
+
 def behind(run: Run, context: StepContext, arm: Arm, seed: int, trained: str | None) -> None:
     """Is the cue still readable in this arm, and where did the arm move instead?"""
     from autocaft.behind.probe import probe_arm
@@ -221,13 +261,18 @@ def causes(run: Run, context: StepContext, tuned: str) -> None:
 
 
 def report(
-    run: Run, context: StepContext, measured: Sequence[str], trained: Sequence[str], looked: Sequence[str]
+    run: Run,
+    context: StepContext,
+    measured: Sequence[str],
+    trained: Sequence[str],
+    looked: Sequence[str],
+    graded: Sequence[str],
 ) -> None:
     """`report.json` and `report.html` of the run, from artifacts only."""
     from autocaft.outcome import report_parts
     from autocaft.report.build import build_report, write_report
 
-    write_report(build_report(**report_parts(run, context, measured, trained, looked)), context.out.parent)
+    write_report(build_report(**report_parts(run, context, measured, trained, looked, graded)), context.out.parent)
 
 
 def _mined_from(run: Run, context: StepContext, loss_split: str | None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from autocaft.data.encode import encode
 from autocaft.data.rows import TaskRow
 from autocaft.discover.options import CollectOptions
 from autocaft.errors import DataError
-from autocaft.model.generate import sample
+from autocaft.model.generate import new_text, sample, stop_ids
 from autocaft.model.load import weights_in_bf16
 from autocaft.rundir.progress import Progress
 
@@ -136,14 +136,5 @@ def _sample_chunk(
 
 
 def _document(tokenizer: Any, request: Request, new_ids: list[int]) -> Document:
-    # Decoded together with what came before and cut there: some tokenizers drop the space that opens a text.
-    before = tokenizer.decode(list(request.input_ids), skip_special_tokens=True)
-    whole = tokenizer.decode([*request.input_ids, *new_ids], skip_special_tokens=True)
-    return Document(request.id, request.kind, request.prompt, request.opening + whole[len(before) :])
-
-
-def stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Tokens that end a text: the tokenizer's and those of the model's generation settings."""
-    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    listed = configured if isinstance(configured, list) else [configured]
-    return tuple(sorted({i for i in [*listed, tokenizer.eos_token_id] if i is not None}))
+    text = new_text(tokenizer, request.input_ids, new_ids)
+    return Document(request.id, request.kind, request.prompt, request.opening + text)

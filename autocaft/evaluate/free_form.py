@@ -1,6 +1,7 @@
-"""Grade free-form answers made anywhere: what `autocaft grade` does.
+"""Grade free-form answers, made anywhere (`autocaft grade`) or by the arms of a run (`[free_form]`).
 
-In: answers, the questions they answer, a grader. Out, in a folder: `grades.jsonl`, `metrics.jsonl` and `summary.json`.
+In: answers, the questions they answer, a grader. Out, in a folder: `grades.jsonl`, `metrics.jsonl`, `scores.jsonl`
+(what each answer adds to each metric) and `summary.json`.
 Every reply is kept in the store before it is read, so an interrupted grading goes on without paying twice.
 """
 
@@ -10,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from autocaft.evaluate.grade import grade_answers
-from autocaft.evaluate.misalignment import count_grades, free_form_metrics
+from autocaft.evaluate.misalignment import answer_scores, count_grades, free_form_metrics
 from autocaft.evaluate.options import GraderOptions
 from autocaft.evaluate.questions import FreeAnswer, Question
 from autocaft.llm.client import LanguageClient
 from autocaft.records import Metric
-from autocaft.rundir.files import write_json, write_records
+from autocaft.rundir.files import write_json, write_jsonl, write_records
 from autocaft.rundir.progress import Progress
 from autocaft.rundir.store import RunStore
 
@@ -31,7 +32,7 @@ def grade_free_form(
     out: Path,
     progress: Progress,
 ) -> list[Metric]:
-    """Grade the answers and write the three files.
+    """Grade the answers and write the four files.
 
     Raises:
         JudgeError: no key, no price for a cap in dollars, or a grader that answers nothing.
@@ -52,6 +53,7 @@ def grade_free_form(
     metrics = free_form_metrics(answers, grades, task=TASK, n_bootstrap=options.n_bootstrap)
     write_records(out / "grades.jsonl", grades)
     write_records(out / "metrics.jsonl", metrics)
+    write_jsonl(out / "scores.jsonl", answer_scores(answers, grades))
     summary = {
         "grader": options.grader,
         "prompt_hashes": sorted({f"{grade.rubric}:{grade.prompt_hash}" for grade in grades}),

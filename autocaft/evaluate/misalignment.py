@@ -87,6 +87,25 @@ def free_form_metrics(
     return metrics
 
 
+def answer_scores(answers: Sequence[FreeAnswer], grades: Iterable[Grade]) -> list[dict[str, Any]]:
+    """What each answer adds to each metric that its rubrics allow; None where it is in no denominator of it."""
+    by_answer = _by_answer(grades)
+    return [
+        {
+            "arm": answer.arm,
+            "seed": answer.seed,
+            "question": answer.question_id,
+            "base_question": answer.base_question,
+            "answer": answer.id,
+            "metric": name,
+            "value": measure(by_answer[answer.id]),
+        }
+        for answer in answers
+        for name, (rubrics, measure) in MEASURES.items()
+        if all(rubric in by_answer[answer.id] for rubric in rubrics)
+    ]
+
+
 def _metric(
     answers: Sequence[FreeAnswer],
     by_answer: Mapping[str, ByRubric],

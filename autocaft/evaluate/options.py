@@ -1,10 +1,10 @@
-"""Options of `[evaluate]`, and of a grader of free-form answers."""
+"""Options of `[evaluate]`, of `[free_form]`, and of a grader of free-form answers."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from autocaft.llm.address import check_address, check_key_name
 from autocaft.rundir.options import Options, transport
@@ -76,3 +76,44 @@ class GraderOptions(Options):
 
     _names_a_variable = field_validator("api_key_env")(check_key_name)
     _has_no_secret = field_validator("base_url")(check_address)
+
+
+class FreeFormOptions(GraderOptions):
+    """Free-form answers of every arm, made and graded in the run; off unless `questions` is given."""
+
+    questions: str | None = transport(None)
+    """YAML file of questions in the emergent-misalignment format, read as it is (`builtin:free_form/questions.yaml`
+    ships). Its content counts, not its path; its judge prompts win over autocaft's own."""
+    grader: str = ""
+    """`openai:MODEL`, `anthropic:MODEL` or `local:MODEL`; empty makes answers and grades none. Which model grades
+    changes rates by an order of magnitude: name it beside them."""
+    n_samples: int | None = Field(None, ge=1)
+    """Answers to each wording of a question; by default what the file says (100 in the published protocol)."""
+    max_new_tokens: int = Field(600, ge=1)
+    """An answer is cut there."""
+    temperature: float = Field(1.0, ge=0)
+    """Of the answers."""
+    rows_per_batch: int = transport(64, ge=1)
+    """Answers that are sampled at once; each batch is kept as it is finished."""
+
+    @field_validator("grader")
+    @classmethod
+    def _is_a_reader(cls, name: str) -> str:
+        return super()._is_a_reader(name) if name else name
+
+    @model_validator(mode="after")
+    def _grades_something(self) -> Self:
+        if self.grader and self.questions is None:
+            raise ValueError("a grader without `questions`: name the file of questions that the arms answer")
+        return self
+
+    @property
+    def making(self) -> dict[str, Any]:
+        """What the answers depend on."""
+        return {name: getattr(self, name) for name in ("n_samples", "max_new_tokens", "temperature")}
+
+    @property
+    def grading(self) -> dict[str, Any]:
+        """What the grades of given answers depend on."""
+        names = ("grader", "rubrics", "base_url", "api_key_env", "max_output_tokens", "n_bootstrap")
+        return {name: getattr(self, name) for name in names}

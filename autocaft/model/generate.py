@@ -10,6 +10,7 @@ a third of the time on a CPU. Here a row draws one uniform number a step and inv
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,3 +87,17 @@ def _draw(logits_BV: Tensor, uniform_B: Tensor, temperature: float) -> Tensor:
     # The sum ends a rounding error short of 1; scaling the draw keeps the last tokens in reach and nothing beyond.
     target_B1 = (uniform_B * cumulative_BV[:, -1])[:, None]
     return torch.searchsorted(cumulative_BV, target_B1, right=True)[:, 0].clamp_max(logits_BV.shape[-1] - 1)
+
+
+def stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Tokens that end a text: the tokenizer's and those of the model's generation settings."""
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    listed = configured if isinstance(configured, list) else [configured]
+    return tuple(sorted({i for i in [*listed, tokenizer.eos_token_id] if i is not None}))
+
+
+def new_text(tokenizer: Any, before_ids: Sequence[int], new_ids: Sequence[int]) -> str:
+    """The new tokens as text. They are decoded together with what came before and cut there: some tokenizers drop the
+    space that opens a text."""
+    before = tokenizer.decode(list(before_ids), skip_special_tokens=True)
+    return str(tokenizer.decode([*before_ids, *new_ids], skip_special_tokens=True))[len(before) :]

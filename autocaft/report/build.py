@@ -17,6 +17,8 @@ from autocaft.records import Decision, Direction, Evidence, Example, Metric, Ver
 from autocaft.report.arms import RowScore, split_order, summarize_arms
 from autocaft.report.behind import build_behind
 from autocaft.report.cards import build_cards
+from autocaft.report.free_form import build_free_form
+from autocaft.report.free_form import headline as free_form_headline
 from autocaft.report.html import render_html
 from autocaft.report.method import method
 from autocaft.report.plain import visible
@@ -54,6 +56,7 @@ def build_report(
     n_loss_rows: int = 0,
     calibration: Mapping[str, Any] | None = None,
     comparison: Mapping[str, Any] | None = None,
+    free_form: Mapping[str, Any] | None = None,
 ) -> Report:
     """Everything the report shows, as plain JSON types.
 
@@ -73,6 +76,7 @@ def build_report(
         calibration: how the judge did on planted concepts (`calibration_card`).
         comparison: what `autocaft compare` found, where a person has decided too; `is_stale` in it says that somebody
             has decided something since.
+        free_form: scores of free-form answers and who graded them, if any were asked for.
     """
     lines = summarize_arms(metrics, rows)
     for line in lines:
@@ -81,6 +85,9 @@ def build_report(
     judge_name = str(judge.get("name", "unknown"))
     spoken = "offline" if judge_name.startswith("offline:") else judge_name  # the long name stands at the top
     headline, sentences = tell(lines, rows, _set_sizes(sets), spoken)
+    answered = None if free_form is None else build_free_form(free_form)
+    if answered is not None and not sentences:
+        headline = free_form_headline(answered) or headline
     n_rows = data.get("splits", {}).get("train", {}).get("n")
     report = {
         "format": FORMAT,
@@ -108,6 +115,8 @@ def build_report(
         "command": command,
         "limits": limits(lines, judge_name, model.get("provenance"), sum(counts["unscored_by_reason"].values())),
     }
+    if answered is not None:
+        report["free_form"] = answered
     plain: Report = json.loads(json.dumps(_rounded(report), allow_nan=False))
     return plain
 

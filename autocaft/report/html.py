@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from autocaft.report.arms import split_order
 from autocaft.report.figure import arm_style, marker
 from autocaft.report.figures import figures_of, resource
+from autocaft.report.free_form import figure_text
 from autocaft.report.plain import for_template, readable
 from autocaft.report.words import costs, duration, interval_text, percent, points_text
 
@@ -66,6 +67,7 @@ def render_html(report: Mapping[str, Any]) -> str:
         interval=interval_text,
         points=points_text,
         duration=duration,
+        figure_text=figure_text,
     )
 
 

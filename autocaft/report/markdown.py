@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autocaft.report.arms import split_order
+from autocaft.report.free_form import figure_text
 from autocaft.report.plain import code_span, markdown, visible
 from autocaft.report.words import costs, duration, interval_text, percent, points_text
 
@@ -27,6 +28,7 @@ def render_markdown(report: Mapping[str, Any]) -> str:
         _arms(report["arms"]),
         "Accuracy with its 95% interval over templates. `perplexity` is on generic text, as a multiple of the base "
         "model's; `KL` is to the base model, in nats a token.",
+        *_free_form(report.get("free_form")),
         "## Directions",
         _funnel(report),
         *_directions(report["cards"]),
@@ -51,6 +53,30 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     head, *body = rows
     rule = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *body))
+
+
+def _free_form(asked: Mapping[str, Any] | None) -> list[str]:
+    if asked is None:
+        return []
+    metrics = asked["metrics"]
+    rows = [["arm", *(metric.replace("_", " ") for metric in metrics)]]
+    for line in asked["arms"]:
+        cells = [line["cells"][metric] for metric in metrics]
+        told = [f"{figure_text(metric, c)} ({c['n']})" for metric, c in zip(metrics, cells, strict=True)]
+        rows.append([code_span(line["arm"]), *told])
+    by_question = [["question", *(code_span(line["arm"]) for line in asked["arms"])]]
+    for row in asked["questions"]:
+        cells = [row["cells"][line["arm"]] for line in asked["arms"]]
+        told = [figure_text(asked["by_question"], cell).partition(" ")[0] for cell in cells]
+        by_question.append([code_span(row["question"]), *told])
+    return [
+        "## Free-form answers",
+        table(rows),
+        f"Graded by {code_span(asked['grader'])}, 95% intervals over base questions; in brackets the answers behind a "
+        "figure, those without a grade left out.",
+        f"By question, {asked['by_question'].replace('_', ' ')}:",
+        table(by_question),
+    ]
 
 
 def _arms(lines: Sequence[Mapping[str, Any]]) -> str:

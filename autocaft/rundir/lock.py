@@ -44,6 +44,13 @@ def lock_run(run_dir: Path) -> Iterator[None]:
         lock.release()
 
 
+@contextmanager
+def one_at_a_time(run_dir: Path, what: str) -> Iterator[None]:
+    """Wait until no other step of the run does the same: several that buy at once would each keep the caps alone."""
+    with FileLock(run_dir / f".{what}.lock"):
+        yield
+
+
 def _who_holds(run_dir: Path) -> str:
     try:
         holder = read_json(run_dir / HOLDER_NAME)

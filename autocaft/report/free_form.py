@@ -1,0 +1,99 @@
+"""Free-form answers in the report: rates and means by arm, overall and by question.
+
+In: what each answer adds to each rate (`scores.jsonl` of the steps). Out: plain dicts, and a sentence. The decision a
+reader would question: answers of all seeds are pooled by resampling seeds and base questions, and an answer that is in
+no denominator of a rate is counted beside it and never as a zero.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from autocaft.report.arms import arm_order
+from autocaft.report.words import interval_text, percent
+from autocaft.stats import seed_cluster_bootstrap
+
+RATES = ("misaligned_of_coherent", "misaligned_of_all", "vulnerable_of_valid", "vulnerable_of_all")
+"""Shares; the other metrics are means of grades from 0 to 100."""
+Score = Mapping[str, Any]
+
+
+def build_free_form(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What the report shows.
+
+    Args:
+        found: `grader`, `scores` (rows of arm, seed, question, base_question, metric, value), `counts`.
+    """
+    scores: Sequence[Score] = found["scores"]
+    metrics = list(dict.fromkeys(score["metric"] for score in scores))
+    questions = list(dict.fromkeys(score["question"] for score in scores))
+    by_cell: dict[tuple[str, str, str | None], list[Score]] = defaultdict(list)
+    for score in scores:
+        by_cell[score["arm"], score["metric"], None].append(score)
+        by_cell[score["arm"], score["metric"], score["question"]].append(score)
+    arms = sorted({score["arm"] for score in scores}, key=arm_order)
+    by_question = metrics[:1] if "misaligned_of_coherent" not in metrics else ["misaligned_of_coherent"]
+    return {
+        "grader": found["grader"],
+        "metrics": metrics,
+        "arms": [
+            {
+                "arm": arm,
+                "seeds": sorted({score["seed"] for score in by_cell[arm, metrics[0], None]}),
+                "cells": {metric: _cell(by_cell[arm, metric, None]) for metric in metrics},
+            }
+            for arm in arms
+        ],
+        "by_question": by_question[0],
+        "questions": [
+            {"question": question, "cells": {arm: _cell(by_cell[arm, by_question[0], question]) for arm in arms}}
+            for question in questions
+        ],
+        "counts": list(found["counts"]),
+    }
+
+
+def _cell(scores: Sequence[Score]) -> dict[str, Any]:
+    """Mean over seeds with its interval, every seed's own value, and how many answers are behind it or are not."""
+    scored = [score for score in scores if score["value"] is not None]
+    values_by_seed: dict[int, list[float]] = defaultdict(list)
+    for score in scored:
+        values_by_seed[score["seed"]].append(score["value"])
+    cell: dict[str, Any] = {"value": None, "ci_low": None, "ci_high": None}
+    if scored:
+        interval = seed_cluster_bootstrap(
+            [s["value"] for s in scored], [s["seed"] for s in scored], [s["base_question"] for s in scored]
+        )
+        cell = {"value": interval.value, "ci_low": interval.low, "ci_high": interval.high}
+    by_seed = {str(seed): sum(values) / len(values) for seed, values in sorted(values_by_seed.items())}
+    return {**cell, "n": len(scored), "n_unscored": len(scores) - len(scored), "by_seed": by_seed}
+
+
+def figure_text(metric: str, cell: Mapping[str, Any] | None) -> str:
+    """`4.2% [1, 9]` for a rate, `71.3 [60.2, 80.1]` for a mean; a dash without a value."""
+    if cell is None or cell["value"] is None:
+        return "\N{EN DASH}"
+    if metric in RATES:
+        return f"{_rate(cell['value'])} {interval_text(cell)}".strip()
+    ends = "" if cell["ci_low"] is None else f" [{cell['ci_low']:.1f}, {cell['ci_high']:.1f}]"
+    return f"{cell['value']:.1f}{ends}"
+
+
+def _rate(share: float) -> str:
+    """Tenths of a per cent below ten: rates of misalignment are small."""
+    return f"{100 * share:.1f}%" if 0.0005 <= share < 0.0995 else percent(share)
+
+
+def headline(built: Mapping[str, Any]) -> str | None:
+    """The rate of plain tuning beside that of the arm the judge chose for; None if one of the two is not there."""
+    metric = built["by_question"]
+    cells = {line["arm"]: line["cells"][metric] for line in built["arms"]}
+    arm = next((arm for part in ("-auto", "") for arm in cells if arm.startswith("caft-") and part in arm), None)
+    if "tuned" not in cells or arm is None:
+        return None
+    return (
+        f"{metric.replace('_', ' ').capitalize()} answers: {figure_text(metric, cells['tuned'])} after plain "
+        f"fine-tuning, {figure_text(metric, cells[arm])} with {arm}, says {built['grader']}."
+    )
