@@ -38,9 +38,8 @@ def check_inputs(run: Run, *, final: bool) -> None:
             f"{run.config.data.n_held_out} that are kept back; give a larger corpus or hold out fewer"
         )
     mixed_in = run.benign_rows if any(arm.how == "benign" for arm in run.config.parsed_arms) else []
-    check_money(run.config.judge)
+    check_model(run.weights, run.config.layers, run.config.judge)
     check_free_form(run)
-    _check_layers(run.weights, run.config.layers)
     tokenizer = light_tokenizer(run.weights)
     if tokenizer is not None:
         for split, rows in rows_by_split.items():
@@ -49,6 +48,16 @@ def check_inputs(run: Run, *, final: bool) -> None:
             check_first_tokens(train_rows, tokenizer, data_path(run.config.data.train))
             if mixed_in and run.config.baselines.benign:
                 check_first_tokens(mixed_in, tokenizer, data_path(run.config.baselines.benign))
+
+
+def check_model(weights: Weights, layers: tuple[int, ...], judge: JudgeOptions) -> None:
+    """Whether the model has these layers, and a judge that has a cap in dollars its prices.
+
+    Raises:
+        ConfigError, JudgeError: it is not so.
+    """
+    check_money(judge)
+    _check_layers(weights, layers)
 
 
 def check_money(options: JudgeOptions) -> None:

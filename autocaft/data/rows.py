@@ -62,7 +62,7 @@ def load_rows(path: Path, *, choices_required: bool = False, chat: bool = False)
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    rows = [_row(raw, path, line, choices_required, chat) for line, raw in iter_jsonl(path)]
+    rows = [parse_row(raw, path, line, choices_required=choices_required, chat=chat) for line, raw in iter_jsonl(path)]
     if not rows:
         raise DataError(f"{path}: the file is empty")
     return rows
@@ -75,7 +75,12 @@ def chosen_rows(rows: Sequence[TaskRow], n: int) -> list[TaskRow]:
     return [row for row in rows if row.id in drawn]
 
 
-def _row(raw: Any, path: Path, line: int, choices_required: bool, chat: bool) -> TaskRow:
+def parse_row(raw: Any, path: Path, line: int, *, choices_required: bool = False, chat: bool = False) -> TaskRow:
+    """One JSON value as a row; see `load_rows`.
+
+    Raises:
+        DataError: it lacks a field or has one of the wrong kind (file and line).
+    """
     where = f"{path}:{line}"
     if not isinstance(raw, dict):
         raise DataError(f"{where}: expected a JSON object, found {type(raw).__name__}")
