@@ -78,6 +78,18 @@ class WorkerError(AutocaftError):
     exit_code = 13
 
 
+class UnreadRowsError(AutocaftError):
+    """An audit is done, but some rows or whole sets could not be read; they are named, the others were audited."""
+
+    exit_code = 14
+
+
+class VerdictError(AutocaftError):
+    """An audit is done, and a set has the verdict that --fail-on names, or a worse one."""
+
+    exit_code = 15
+
+
 def all_error_types() -> list[type[AutocaftError]]:
     """Every error with an exit code of its own, by code."""
     return sorted(AutocaftError.__subclasses__(), key=lambda error: error.exit_code)

@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[tuple[str, ...], bool], ...] = (
     (("run",), False),
     (("stages", "preflight", "estimate", "outcome"), True),
     (("pipeline",), False),
-    (("review", "compare"), True),
+    (("review", "compare", "audit"), True),
     (("calibrate",), False),
     (("cli",), False),
 )

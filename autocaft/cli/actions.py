@@ -306,6 +306,49 @@ def grade_file(
     _print(f"{metrics_table(metrics)}\n{out / 'summary.json'}")
 
 
+def audit_sets(
+    path: Path, *, init: bool, name: str | None, runs: Path, redo: set[str], jobs: int, fail_on: str | None
+) -> None:
+    """`autocaft audit`.
+
+    Raises:
+        VerdictError, UnreadRowsError: it is done, and this is to be told by the exit code.
+    """
+    _quiet_libraries()
+    from autocaft.audit.options import load_audit
+    from autocaft.audit.outcome import check_fail_on, raise_outcome, summary_text
+    from autocaft.audit.run import Audit
+    from autocaft.audit.steps import build_steps, run_step
+    from autocaft.audit.template import write_audit
+    from autocaft.execute.local import LocalWorkers, visible_devices
+    from autocaft.preflight import check_model, set_threads
+    from autocaft.rundir.progress import Log, make_progress
+    from autocaft.rundir.runner import LOG_NAME, run_steps
+
+    if init:
+        _print(f"{path} and {write_audit(path)} written; edit them, then: autocaft audit {path}")
+        return
+    check_fail_on(fail_on)
+    audit = Audit(load_audit(path))
+    config, name = audit.config, name or path.stem
+    run_dir = runs / name
+    check_model(audit.weights, config.layers, config.judge)
+    steps = build_steps(audit, name)
+    progress = make_progress(Log(run_dir / LOG_NAME))
+
+    def begin() -> None:
+        write_text(run_dir / "audit.toml", path.read_text(encoding="utf-8"))
+        set_threads(config.threads)
+
+    with ExitStack() as stack:
+        run_alone = partial(run_step, config, name, run_dir)
+        workers = stack.enter_context(LocalWorkers(run_alone, jobs, visible_devices())) if jobs > 1 else None
+        run_steps(steps, run_dir, redo, progress, on_checked=begin, workers=workers)
+    found = read_json(run_dir / "audit.json")
+    _print(summary_text(found, run_dir))
+    raise_outcome(found, fail_on)
+
+
 def _quiet_libraries() -> None:
     """Bars and warnings of the libraries would run through ours; what matters of them is raised or logged."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from autocaft.cli.texts import STAGES, exit_codes, stage_help
+from autocaft.cli.texts import AUDIT_HELP, STAGES, exit_codes, stage_help
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -207,6 +207,27 @@ def grade(
     from autocaft.cli.actions import grade_file
 
     grade_file(answers, grader, out=out, questions=questions, overrides=set_, max_usd=max_usd)
+
+
+@app.command(help=AUDIT_HELP, short_help=AUDIT_HELP.partition("\n")[0])
+def audit(
+    config: Annotated[Path, typer.Argument(metavar="AUDIT.toml", help="The sets, their purposes, model and judge.")],
+    init_: Annotated[
+        bool, typer.Option("--init", help="Write the file with every key, and policy.md beside it, and stop.")
+    ] = False,
+    name: NameOption = None,
+    runs: RunsOption = RUNS,
+    redo: RedoOption = [],  # noqa: B006
+    jobs: JobsOption = 1,
+    fail_on: Annotated[
+        str | None,
+        typer.Option("--fail-on", metavar="VERDICT", help="`block` or `review`: exit with 15 if a set has it."),
+    ] = None,
+) -> None:
+    """Many sets, one verdict each."""
+    from autocaft.cli.actions import audit_sets
+
+    audit_sets(config, init=init_, name=name, runs=runs, redo=set(redo), jobs=jobs, fail_on=fail_on)
 
 
 def _add_stage(stage: str) -> None:

@@ -23,6 +23,26 @@ STAGES: dict[str, str] = {
 """The stages in order: subcommands, config tables and folders of a run."""
 
 
+AUDIT_HELP = """\
+Audit many data sets before a model is trained on them: what sets their answers apart from the model's own?
+
+Each set's answers are compared with the model's own answers to the same prompts, on the latents of one dictionary, and
+with benign reference sets. The strongest latents of each set are read by the judge and held against the set's purpose.
+Nothing is trained. The same command again continues.
+
+\b
+Out, in the run folder:
+  audit.html, audit.json    sets in order of concern, the rule, latents with the rows that carry them
+  rows.jsonl                hide, review or keep for each row that was looked at, with reasons
+  sets.parquet, concepts.parquet, screen/effects.parquet
+
+\b
+Exit codes besides those of `autocaft --help`:
+  14  done, but some rows or sets could not be read: rows/SET/faults.jsonl names file and line
+  15  done, and a set has the verdict of --fail-on, or a worse one
+"""
+
+
 def exit_codes() -> str:
     """One line an exit code, from the first line of each error's documentation."""
     lines = ["\b", "Exit codes:", "  0   done", "  1   an error of autocaft itself: please report it"]

