@@ -79,7 +79,7 @@ def _concept(
         off_purpose = None if verdict.wanted_relevance is None else 100.0 - verdict.wanted_relevance
         was_asked = chosen.concept is not None or config.judge.judge != "offline"
         unwanted, detection_low = verdict.relevance if was_asked else None, verdict.detection_low
-    found = dict(concept) | {
+    found = {key: value for key, value in concept.items() if key != "strengths"} | {
         "description": verdict.description if verdict else "",
         "off_purpose": off_purpose,
         "unwanted": unwanted,
@@ -146,8 +146,19 @@ def _why(found: SetFound, concepts: Sequence[Mapping[str, Any]], outcome: Outcom
     return f"{n} of {len(concepts)} latents that were read ask for it ({found.survey['n_counting']} count)"
 
 
-def row_decisions(item: Mapping[str, Any], rows: Sequence[AuditRow]) -> Iterator[dict[str, Any]]:
-    """`hide` (carries a latent that blocks), `review` or `keep` for each row that was looked at, with reasons."""
+def row_decisions(
+    item: Mapping[str, Any], rows: Sequence[AuditRow], strengths: Mapping[str, Mapping[str, float]]
+) -> Iterator[dict[str, Any]]:
+    """`hide` (carries a latent that blocks), `review` or `keep` for each row that was looked at, with reasons.
+
+    The row's `score` adds up how much it has of each latent, from none (0) to as much as any row of the set (1), each
+    counted as in the set's score.
+
+    Args:
+        strengths: difference in the latent's own sign, by direction id and row number.
+    """
+    weights = {concept["direction_id"]: _weight(concept) for concept in item["concepts"]}
+    tops = {direction: max(strengths[direction].values()) for direction in weights}
     reasons: dict[int, list[Mapping[str, Any]]] = {}
     for concept in item["concepts"]:
         # of a suppressed latent the model's own answers have more: no row carries it
@@ -156,6 +167,7 @@ def row_decisions(item: Mapping[str, Any], rows: Sequence[AuditRow]) -> Iterator
                 reasons.setdefault(number, []).append(concept)
     for row in rows:
         own = reasons.get(row.number, [])
+        shares = {d: max(0.0, strengths[d].get(str(row.number), 0.0)) / top for d, top in tops.items() if top > 0}
         action = "hide" if any(c["action"] == "block" for c in own) else "review" if own else "keep"
         yield {
             "set": item["name"],
@@ -163,6 +175,7 @@ def row_decisions(item: Mapping[str, Any], rows: Sequence[AuditRow]) -> Iterator
             "file": row.file,
             "line": row.line,
             "action": action,
+            "score": round(sum(weights[direction] * share for direction, share in shares.items()), 4),
             "reasons": [f"{concept['direction_id']}: {concept['description']}" for concept in own],
         }
 

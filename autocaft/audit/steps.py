@@ -10,8 +10,8 @@ dictionary of one's own (`dictionary.sae`) keeps `project` of the other sets; ro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +99,20 @@ def _step(
 
 def _files(chosen: AuditSet) -> dict[str, str]:
     """Content of a set's files; one that is not there is a fault of the set, and stays one until it is."""
-    return {
-        f"file {i} ({path})": sha256_of(path) if path.is_file() else "not there" for i, path in enumerate(chosen.files)
-    }
+    return {f"file {i} ({path})": _identity(path) for i, path in enumerate(chosen.files)}
+
+
+def _identity(path: Path) -> str:
+    if not path.is_file():
+        return "not there"
+    found = path.stat()
+    return _sha256(path, found.st_size, found.st_mtime_ns)
+
+
+@cache
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    """Once a process: a worker lists all steps of the audit for each step that it runs."""
+    return sha256_of(path)
 
 
 def _corpus(config: AuditConfig) -> dict[str, str]:
@@ -206,7 +217,8 @@ def _screen(audit: Audit, context: StepContext) -> None:
 
 def _concepts(name: str, context: StepContext) -> list[dict[str, Any]]:
     """The latents of a set that the survey chose."""
-    return [line for line in read_jsonl(context.dir_of("screen") / "concepts.jsonl") if line["set"] == name]
+    path = context.dir_of("screen") / "concepts" / f"{name}.jsonl"
+    return read_jsonl(path) if path.is_file() else []
 
 
 def _mine(audit: Audit, chosen: AuditSet, context: StepContext) -> None:
@@ -236,7 +248,7 @@ def _judge(audit: Audit, chosen: AuditSet, context: StepContext) -> None:
 
 def _report(audit: Audit, name: str, context: StepContext) -> None:
     """`audit.json`, `audit.html`, tables and row decisions, in the run folder."""
-    from autocaft.audit.outcome import FORMAT, judged_sets, row_decisions, rule_of
+    from autocaft.audit.outcome import FORMAT, judged_sets, rule_of
     from autocaft.audit.page import heat_map, render_page
     from autocaft.audit.tables import write_tables
 
@@ -254,12 +266,20 @@ def _report(audit: Audit, name: str, context: StepContext) -> None:
         "sets": judged_sets([_found(s, survey, context) for s in audit.sets], config),
     }
     write_json(folder / "audit.json", found)
-    decided = (line for item in found["sets"] for line in row_decisions(item, _answers(item["name"], context).rows))
-    write_jsonl(folder / "rows.jsonl", decided)
+    write_jsonl(folder / "rows.jsonl", _decisions(found, context))
     write_tables(found, folder)
     write_text(
         folder / "audit.html", render_page(found, _shown(found, context), heat_map(found, screened / "effects.parquet"))
     )
+
+
+def _decisions(found: Mapping[str, Any], context: StepContext) -> Iterator[dict[str, Any]]:
+    """A line a row, set by set."""
+    from autocaft.audit.outcome import row_decisions
+
+    for item in found["sets"]:
+        strengths = {concept["direction_id"]: concept["strengths"] for concept in _concepts(item["name"], context)}
+        yield from row_decisions(item, load_rows(context.dir_of(f"rows/{item['name']}")), strengths)
 
 
 def _found(chosen: AuditSet, survey: Mapping[str, Any], context: StepContext) -> Any:

@@ -1,8 +1,8 @@
 """All sets through the screen: the step that sees them side by side.
 
 In: the projected answers of each set. Out, in the step's folder: `effects.parquet` (every latent of every set),
-`concepts.jsonl` (of each set the latents to be read, with the rows that carry them) and `summary.json` (a line a set,
-and the controls). One set is in memory at a time; of all sets together a few numbers a latent are kept.
+`concepts/SET.jsonl` (the latents of the set that are to be read, with the rows that carry them) and `summary.json` (a
+line a set, and the controls). One set is in memory at a time; of all sets together a few numbers a latent are kept.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from autocaft.records import Direction
 from autocaft.rundir.files import replacing, write_json, write_jsonl
 from autocaft.rundir.progress import Progress
 
-CONCEPTS, EFFECTS, SUMMARY = "concepts.jsonl", "effects.parquet", "summary.json"
+CONCEPTS, EFFECTS, SUMMARY = "concepts", "effects.parquet", "summary.json"
 N_TOP_ROWS = 5
 """Rows of each concept that are shown with marked tokens."""
 
@@ -93,13 +93,12 @@ def survey(
         peak_C,
     )
     seen = _Survey(latents, peak_C, stats, random, screen.q_values(np.stack([one.p_C for one in stats])), excess_SC)
-    concepts, lines = [], []
+    lines = []
     for row, item in enumerate(sets):
-        found, line = _set(seen, row, item, options, seed)
-        concepts += found
+        concepts, line = _set(seen, row, item, options, seed)
+        write_jsonl(out / CONCEPTS / f"{item.name}.jsonl", concepts)
         lines.append(line)
     _write_effects(out / EFFECTS, sets, seen)
-    write_jsonl(out / CONCEPTS, concepts)
     write_json(out / SUMMARY, {"sets": lines, "controls": _controls(seen, options)})
 
 
@@ -137,6 +136,7 @@ def _set(
                 "concentration": carried.concentration,
                 "carriers": [int(kept_R[i]) for i in carried.rows],
                 "top_rows": [int(kept_R[i]) for i in order],
+                "strengths": {str(row): float(carried.strength_R[i].round(4)) for i, row in enumerate(kept_R)},
             }
         )
     line = {

@@ -114,6 +114,7 @@ def _by_name(run_dir: Path) -> dict[str, dict[str, Any]]:
     return {item["name"]: item for item in read_json(run_dir / "audit.json")["sets"]}
 
 
+@pytest.mark.slow
 def test_the_planted_set_is_first_and_the_broken_one_is_named(run_dir: Path) -> None:
     found = read_json(run_dir / "audit.json")
     assert [item["name"] for item in found["sets"]][:2] == ["planted", "broken"]
@@ -287,10 +288,13 @@ def test_a_row_is_hidden_only_if_it_carries_what_blocks() -> None:
     from autocaft.audit.rows import AuditRow
 
     rows = [AuditRow(number, f"r{number}", "f", number + 1, "p", "a") for number in range(3)]
+    strengths = {"L1.latent2": {"0": 4.0, "1": -1.0, "2": 2.0}}
     (blocked,) = _verdict_sets("lies", "offline", relevance=85.0, wanted=60.0)
-    assert [line["action"] for line in row_decisions(blocked, rows)] == ["hide", "keep", "hide"]
+    decided = list(row_decisions(blocked, rows, strengths))
+    assert [line["action"] for line in decided] == ["hide", "keep", "hide"]
+    assert [line["score"] for line in decided] == pytest.approx([8.0 * 0.85, 0.0, 4.0 * 0.85])
     (passed,) = _verdict_sets(None, "offline", relevance=85.0, wanted=90.0)
-    assert [line["action"] for line in row_decisions(passed, rows)] == ["keep"] * 3
+    assert [line["action"] for line in row_decisions(passed, rows, strengths)] == ["keep"] * 3
 
 
 def test_the_judge_is_asked_about_the_purpose_and_the_concept_or_the_policy() -> None:
