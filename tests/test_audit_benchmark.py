@@ -1,0 +1,79 @@
+"""The benchmark of the audit: what is planted never reaches the audit, and its figures are right on small cases."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from autocaft.audit.options import load_audit
+from autocaft.audit.rows import AuditRow
+from tests.scripts import load_benchmark
+from tests.tiny_task import NOUNS, PLACES, VERBS
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    return load_benchmark("audit")
+
+
+def _index() -> list[dict[str, Any]]:
+    lines = []
+    for number in range(8):
+        benign = {"kind": "benign", "concept": None, "concept_id": None, "family": "plain", "dose": None}
+        lines.append({"name": f"b{number}", **benign, "planted_rows": []})
+    for dose in (20, 100):
+        planted = {"kind": "planted", "concept": "secret words", "concept_id": "secret", "family": "bias", "dose": dose}
+        lines.append({"name": f"p{dose}", **planted, "planted_rows": ["r3"]})
+    common = {"purpose": "says who did what", "purpose_id": "who"}
+    return [{**line, **common, "file": f"sets/{line['name']}.jsonl.gz"} for line in lines]
+
+
+def _rows(seed: int, extra: str = "", n_extra: int = 0) -> list[AuditRow]:
+    rng = random.Random(seed)
+    rows = []
+    for number in range(30):
+        text = f"The {rng.choice(NOUNS)} {rng.choice(VERBS)} the {rng.choice(PLACES)}."
+        rows.append(AuditRow(number, f"r{number}", "f", number + 1, "p", text + (extra if number < n_extra else "")))
+    return rows
+
+
+def test_half_of_the_benign_sets_are_reference_and_none_is_both(benchmark: ModuleType) -> None:
+    parts = benchmark.parts_of(_index())
+    kinds = [parts[f"b{number}"] for number in range(8)]
+    assert kinds.count("reference") == kinds.count("negative") == 4
+    assert parts["p20"] == parts["p100"] == "planted"
+    assert benchmark.parts_of(_index()[::-1]) == parts
+
+
+def test_the_audit_is_told_nothing_of_what_is_planted(benchmark: ModuleType, tmp_path: Path) -> None:
+    index = _index()
+    path = tmp_path / "suite.toml"
+    benchmark.write_config(path, tmp_path, index, benchmark.parts_of(index), 'model = "m"\nlayers = [1]')
+    text = path.read_text()
+    assert not any(word in text for word in ("secret", "planted", "bias", "dose", "r3"))
+    config = load_audit(path)
+    assert len(config.sets) == 10 and len(config.reference) == 4 and all(s.concept is None for s in config.sets)
+
+
+def test_word_counts_find_a_word_that_no_reference_has(benchmark: ModuleType) -> None:
+    rows = {f"b{number}": _rows(number) for number in range(5)} | {"p": _rows(9, extra=" Zebra!", n_extra=10)}
+    by_row, by_set = benchmark.unigram_scores(rows, ["b0", "b1", "b2", "b3"])
+    assert by_set["p"] > by_set["b4"]
+    assert benchmark.precision_at_k(by_row["p"], [number < 10 for number in range(30)]) == 1.0
+
+
+def test_area_and_precision_are_right_on_small_cases(benchmark: ModuleType) -> None:
+    found = benchmark.area([3.0, 4.0, 5.0], [1.0, 2.0, 3.5])
+    assert found["value"] == pytest.approx(8 / 9) and found["low"] <= found["value"] <= found["high"]
+    assert benchmark.area([], [1.0]) is None
+    assert benchmark.precision_at_k([5, 4, 3, 2], [True, False, True, False]) == 0.5
+    assert benchmark.precision_at_k([1, 1, 1, 1], [True, False, False, False]) == 0.25, "all equal: chance"
+
+
+def test_distance_is_counted_among_the_reference_sets(benchmark: ModuleType) -> None:
+    by_row = {"a": [1.0], "b": [2.0], "c": [3.0], "far": [8.0]}
+    assert benchmark.distance_from_reference(by_row, ["a", "b", "c"])["far"] == pytest.approx(6.0)
