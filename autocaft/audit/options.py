@@ -69,6 +69,8 @@ class ScreenOptions(Options):
     """Of the model's own answers."""
     q: float = Field(default=0.05, gt=0, lt=1)
     """False-discovery rate (Benjamini-Hochberg) over all latents of all sets."""
+    excess: float = Field(default=3.0, ge=0)
+    """Standard deviations among the reference sets from which on a difference is beyond what benign sets show."""
     n_concepts: int = Field(default=8, ge=1)
     """Latents of each set that are read by the judge: the strongest that count."""
     n_random: int = Field(default=64, ge=1)
@@ -91,7 +93,7 @@ class DictionaryOptions(Options):
     """Latents of a trained dictionary."""
     k: int = Field(default=24, ge=1)
     """Latents active at one token in a trained dictionary (TopK)."""
-    n_tokens: int = Field(default=200_000, ge=1)
+    n_tokens: int = Field(default=100_000, ge=1)
     """Tokens that are kept to train on and to measure latents on; each set has the same share, generic text a third."""
     epochs: float = Field(default=3.0, gt=0)
     """Passes over these tokens."""
@@ -169,8 +171,9 @@ class AuditConfig(Options):
             raise ValueError("`sets` is empty; give at least one table [[sets]]")
         if self.judge.undesired or self.judge.wanted:
             raise ValueError("`judge.undesired` and `judge.wanted` are each set's own here: `concept` and `purpose`")
-        if self.judge.panel:
-            raise ValueError("`judge.panel`: an audit is read by one judge")
+        if self.judge.panel or self.judge.judge.startswith("files:"):
+            # each set is asked about in a step of its own, and replies in files would be waited for set by set
+            raise ValueError("`judge`: an audit is read by one judge, and not by `files:`")
         return self
 
 

@@ -110,8 +110,9 @@ def rule_of(config: AuditConfig) -> list[str]:
     return [
         "A latent counts in a set if given and own answers differ in it (signed rank over rows, "
         f"q <= {screen.q:g} after Benjamini-Hochberg over all latents of all sets), both halves of the rows say so "
-        "with the same sign (p <= .05 each), and, where there are three other reference sets, the difference is 3 of "
-        f"their standard deviations beyond theirs. The judge reads the {screen.n_concepts} strongest.",
+        "with the same sign (p <= .05 each), and, where there are three other reference sets, the difference is "
+        f"{screen.excess:g} of their standard deviations beyond theirs. The judge reads the {screen.n_concepts} "
+        "strongest.",
         f"block: a latent that counts is amplified, the judge gives {limits.unwanted:g} or more to its being {asked}, "
         "and its description tells held-out windows apart better than chance. The offline judge blocks by a named "
         "concept alone.",

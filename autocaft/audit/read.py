@@ -173,6 +173,4 @@ def question(chosen: AuditSet, options: AuditJudgeOptions, policy: str) -> Judge
     values = options.model_dump()
     asked = " ".join(ASKED.format(purpose=chosen.purpose, policy=policy).split())
     values |= {"undesired": chosen.concept or asked, "wanted": chosen.purpose}
-    if options.judge.startswith("files:"):
-        values["judge"] = f"{options.judge}/{chosen.name}"  # replies of one set must not be read as another's
     return JudgeOptions.model_validate(values)

@@ -7,7 +7,7 @@ A latent counts in a set if all of this holds:
   its paired differences (given minus own, a row a pair) are not symmetric about zero (signed rank, q <= `screen.q`,
   Benjamini-Hochberg over all latents of all sets);
   both halves of the rows say so with the same sign (p <= .05 each);
-  its mean difference is `EXCESS` standard deviations or more from that of the reference sets, if there are three.
+  its mean difference is `screen.excess` standard deviations or more beyond the reference sets', if there are three.
 
 The decision a reader would question: the reference is a set of SETS, not a heap of their rows. What varies between
 benign sets (subject, language, form) is then the unit that a finding is measured by; against pooled rows any subject
@@ -29,8 +29,6 @@ from autocaft.stats import Interval, cluster_bootstrap
 
 Array = NDArray[np.float64]
 
-EXCESS = 3.0
-"""Standard deviations among the reference sets from which on a difference is beyond what benign sets show."""
 MIN_REFERENCES = 3
 MIN_NONZERO = 10
 """With fewer rows in which a latent differs at all, the normal approximation of the signed rank is none: p is 1."""
@@ -147,12 +145,12 @@ def excess(mean_SC: Array, se_SC: Array, is_reference_S: NDArray[np.bool_], peak
     return found
 
 
-def counting(q_C: Array, stats: SetStats, excess_C: Array, q: float) -> NDArray[np.bool_]:
+def counting(q_C: Array, stats: SetStats, excess_C: Array, *, q: float, least: float) -> NDArray[np.bool_]:
     """Which columns count in a set; see the module."""
     counts_C: NDArray[np.bool_] = (q_C <= q) & stats.is_stable_C
     if not np.isnan(excess_C).any():
         # amplified beyond the references, or suppressed beyond them: not merely less amplified than they are
-        counts_C = counts_C & (np.abs(excess_C) >= EXCESS) & (np.sign(excess_C) == np.sign(stats.mean_C))
+        counts_C = counts_C & (np.abs(excess_C) >= least) & (np.sign(excess_C) == np.sign(stats.mean_C))
     return counts_C
 
 

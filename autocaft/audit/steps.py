@@ -54,7 +54,7 @@ def build_steps(audit: Audit, name: str) -> list[Step]:
     seed: dict[str, object] = {"seed": config.seed}
     reading = {key: getattr(config.screen, key) for key in ("n_rows", "min_rows", "max_prompt_tokens", "chat")}
     writing = {key: getattr(config.screen, key) for key in ("answer_tokens", "temperature")}
-    testing = {key: getattr(config.screen, key) for key in ("q", "min_rows", "n_concepts", "n_null")}
+    testing = {key: getattr(config.screen, key) for key in ("q", "excess", "min_rows", "n_concepts", "n_null")}
     weights = {"model": digest(audit.weights.identity)}
     readers = _readers(audit)
     steps = [_step(f"rows/{s.name}", partial(_rows, audit, s), {"screen": reading}, weights | _files(s)) for s in sets]

@@ -108,7 +108,7 @@ def _set(
     """What is to be read of one set, and its line of the summary."""
     stats, q_C, excess_C = seen.stats[row], seen.q_SC[row], seen.excess_SC[row]
     has_reference = not np.isnan(excess_C).any()
-    counts_C = screen.counting(q_C, stats, excess_C, options.q)
+    counts_C = screen.counting(q_C, stats, excess_C, q=options.q, least=options.excess)
     strength_C = excess_C if has_reference else stats.d_C
     chosen = screen.strongest(counts_C, strength_C, options.n_concepts)
     given_RC, own_RC, kept_R = item.answers()

@@ -218,6 +218,7 @@ def test_init_writes_a_file_that_loads(tmp_path: Path) -> None:
     [
         ({"sets": ()}, "sets"),
         ({"judge": {"undesired": "x"}}, "each set's own"),
+        ({"judge": {"judge": "files:x"}}, "one judge"),
         ({"layers": ()}, "layers"),
         ({"screen": {"qq": 1}}, "nearest known key"),
         ({"sets": ({"name": "a b", "files": ["x"], "purpose": "p"},)}, "letters"),
@@ -303,8 +304,6 @@ def test_the_judge_is_asked_about_the_purpose_and_the_concept_or_the_policy() ->
     assert asked.wanted == "answers about food." and "Teach no lies." in asked.undesired
     named = question(AuditSet("a", (), "answers about food.", "advertising", False), config.judge, "Teach no lies.")
     assert named.undesired == "advertising"
-    files = config.judge.model_copy(update={"judge": "files:replies"})
-    assert question(AuditSet("a", (), "x", None, False), files, "y").judge == "files:replies/a"
 
 
 def test_the_rule_that_is_printed_has_the_audits_numbers() -> None:

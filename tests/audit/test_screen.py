@@ -59,7 +59,7 @@ def test_planted_latents_count_and_others_do_not() -> None:
     own[rng.permutation(N_ROWS)[:70], 7] += 2.0  # suppressed
     stats = _compare(given, own)
     nothing = np.full(N_COLUMNS, np.nan)
-    counts = screen.counting(screen.q_values(stats.p_C), stats, nothing, Q)
+    counts = screen.counting(screen.q_values(stats.p_C), stats, nothing, q=Q, least=3.0)
     assert counts[5] and counts[7]
     assert not counts[3], "one half of the rows says nothing of it"
     assert counts.sum() <= 2 + 2
@@ -92,7 +92,7 @@ def test_excess_is_counted_in_deviations_among_the_other_reference_sets() -> Non
     found = screen.excess(mean, np.zeros_like(mean), is_reference, np.ones(N_COLUMNS))
     assert abs(found[-1, 0]) < 2, "a difference that benign sets show too is none"
     assert found[-1, 1] > 15
-    share = (np.abs(found[:n_reference]) >= screen.EXCESS).mean()
+    share = (np.abs(found[:n_reference]) >= 3.0).mean()
     assert share < 0.01, "a reference set is held against the others, and is like them"
     few = screen.excess(mean[:4], np.zeros((4, N_COLUMNS)), np.array([True] * 3 + [False]), np.ones(N_COLUMNS))
     assert np.isnan(few[:3]).all() and not np.isnan(few[3]).any(), "a set is never its own reference"
