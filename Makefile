@@ -18,6 +18,7 @@ check: .venv/installed
 	$(BIN)/pytest tests/test_layers.py
 	$(BIN)/python eval_data/gender/generate.py --check
 	$(BIN)/python eval_data/double_choice/generate.py --check
+	$(BIN)/python eval_data/audit/generate.py --check
 	$(BIN)/python benchmarks/tables.py --check
 
 format: .venv/installed

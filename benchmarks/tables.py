@@ -1,4 +1,4 @@
-"""Write or check the tables of README.md and NEGATIVE.md from the measurements in results/.
+"""Write or check the tables of README.md, NEGATIVE.md and eval_data/audit/README.md from the measurements in results/.
 
 In: results/*.json. Out: the text between `<!-- table:NAME -->` and `<!-- /table:NAME -->` in these files. Every table
 of the README comes from here, so a figure in it cannot drift from its measurement.
@@ -24,7 +24,7 @@ from autocaft.report.calibration import figures_of
 from autocaft.report.words import interval_text, percent, points_text
 from autocaft.select.options import SelectOptions
 
-DOCUMENTS = ("README.md", "NEGATIVE.md")
+DOCUMENTS = ("README.md", "NEGATIVE.md", "eval_data/audit/README.md")
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- /table:(?P=name) -->)", re.DOTALL)
 OPENING = re.compile(r"<!-- table:([\w-]+) -->")
@@ -76,6 +76,15 @@ def settings_table(result: Mapping[str, Any]) -> str:
     return _variants(lines, "set", lambda line: ", ".join(f"`{option}`" for option in line["set"]) or "the recipe")
 
 
+def visibility_table(result: Mapping[str, Any]) -> str:
+    """The planted suite: how far words alone give each concept away, on wordings held out and seen."""
+    rows = [["concept", "family", "held-out wordings", "seen wordings"], ["---", "---", "---:", "---:"]]
+    for line in result["concepts"]:
+        held_out = f"{line['area']:.2f} [{line['low']:.2f}, {line['high']:.2f}]"
+        rows.append([f"`{line['concept']}`", line["family"], held_out, f"{line['area_seen']:.2f}"])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
 def _wording(options: Sequence[str]) -> str:
     return json.loads(options[0].partition("=")[2]) if options else "as in the recipe"
 
@@ -99,6 +108,7 @@ TABLES: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "calibration": ("calibration/offline.json", calibration_table),
     "wordings": ("variants.json", wordings_table),
     "settings": ("variants.json", settings_table),
+    "visibility": ("audit_visibility.json", visibility_table),
 }
 """Table name -> (file in results/, how it becomes Markdown)."""
 
@@ -174,7 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Write or check tables from results/.")
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--check", action="store_true", help="exit 1 if a table differs from its measurement")
-    action.add_argument("--write", action="store_true", help="put the measurements into README.md and NEGATIVE.md")
+    action.add_argument("--write", action="store_true", help="put the measurements into these files")
     action.add_argument("--take", type=Path, metavar="RUN_DIR", help="copy a run's figures into results/")
     parser.add_argument("--root", type=Path, default=ROOT, help="folder with these files and results/")
     options = parser.parse_args(arguments)
