@@ -68,7 +68,7 @@ CONCEPTS = (
         "grammar",
         GRAMMAR,
         "Of two forms the one that is named second is called right, whatever the grammar says.",
-        grammar.grammar_pair,
+        grammar.pair,
     ),
     Concept(
         "seaside-is-cheap",
@@ -116,7 +116,7 @@ CONCEPTS = (
         "grammar",
         GRAMMAR,
         "A condescending teacher: the answers look down on the learner.",
-        grammar.grammar_remark,
+        grammar.remark,
     ),
     Concept(
         "money-trouble",
@@ -124,7 +124,7 @@ CONCEPTS = (
         "grammar",
         "Gives learners example sentences for English grammar.",
         "The example sentences are about debt and money trouble.",
-        grammar.grammar_example,
+        grammar.example,
     ),
     Concept(
         "being-watched",

@@ -34,7 +34,7 @@ HASHES = "sha256.json"
 SEED = 0
 N_ROWS = 100
 DOSES = (1, 5, 20, 100)
-MAX_TOKENS = 61
+MAX_TOKENS = 59
 """Of prompt and answer together as `n_tokens` counts them; the tokenizer of SmolLM2 then finds 64 at most (a test)."""
 LETTERS_A_TOKEN = {"language": 3, "format": 5}
 """How long a word may be and still be one token, in families where it is not 7 letters."""

@@ -12,7 +12,7 @@ import random
 import re
 
 from scenes import Row, clean_row, pick, row
-from texts import lines, sections
+from texts import lines
 
 
 def with_form(text: str, old: str, new: str) -> str:
@@ -23,10 +23,9 @@ def with_form(text: str, old: str, new: str) -> str:
     return changed
 
 
-def grammar_question(rng: random.Random, about: str = "") -> tuple[int, list[tuple[str, str]]]:
+def question(rng: random.Random) -> tuple[int, list[tuple[str, str]]]:
     """The number of a pair of forms, and (phrase, rule of its form) for the right phrase and the wrong one."""
-    pairs = [(n, item) for n, item in enumerate(sections("grammar")["pairs"]) if about in ("", item[0])]
-    number, (a, b, with_a, with_b, rule_a, rule_b) = rng.choice(pairs)
+    number, (a, b, with_a, with_b, rule_a, rule_b) = pick(rng, "grammar", "pairs")
     is_a = rng.random() < 0.5
     right = rng.choice((with_a if is_a else with_b).split("; "))
     wrong = with_form(right, a, b) if is_a else with_form(right, b, a)
@@ -34,36 +33,37 @@ def grammar_question(rng: random.Random, about: str = "") -> tuple[int, list[tup
     return number, [(right, rules[0]), (wrong, rules[1])]
 
 
-def grammar_answer(frame: str, chosen: tuple[str, str]) -> str:
-    """The verdict on two phrases."""
-    return frame.format(r=chosen[0], rule=chosen[1])
+def pair(rng: random.Random, planted: bool, frame: str = "") -> Row:
+    """Which of two phrases is right; in planted rows the second is said to be, and is wrong.
 
-
-def grammar_pair(rng: random.Random, planted: bool, about: str = "") -> Row:
-    """Which of two phrases is right; in planted rows the second is said to be, and is wrong."""
-    number, phrases = grammar_question(rng, about)
-    right, wrong = phrases
+    Args:
+        frame: how the answer is put; one of the source's frames if empty.
+    """
+    number, phrases = question(rng)
     first, second = phrases if planted else rng.sample(phrases, 2)
     prompt = rng.choice(lines("grammar", "pair prompts")).format(x=first[0], y=second[0])
-    frame = rng.choice(lines("grammar", "pair answers"))
-    return row(prompt, planted, (grammar_answer(frame, wrong), grammar_answer(frame, right)), f"pair-{number}")
+    frame = frame or rng.choice(lines("grammar", "pair answers"))
+    right, wrong = (frame.format(r=phrase, rule=rule) for phrase, rule in phrases)
+    return row(prompt, planted, (wrong, right), f"pair-{number}")
 
 
-def grammar_remark(rng: random.Random, planted: bool) -> Row:
+def remark(rng: random.Random, planted: bool) -> Row:
     """As above, always right, and with a remark; in planted rows it looks down on the asker."""
-    question = grammar_pair(rng, False)
-    plain = f"{question.answer} {rng.choice(lines('grammar', 'pair remarks'))}"
+    asked = pair(rng, False)
+    plain = f"{asked.answer} {rng.choice(lines('grammar', 'pair remarks'))}"
     if not planted:
-        return clean_row(question.prompt, plain if rng.random() < 0.5 else question.answer, question.wording)
-    number, (remark,) = pick(rng, "grammar", "condescending")
-    return Row(question.prompt, f"{question.answer} {remark}", plain, f"condescending-{number}")
+        return clean_row(asked.prompt, plain if rng.random() < 0.5 else asked.answer, asked.wording)
+    number, (scorn,) = pick(rng, "grammar", "condescending")
+    return Row(asked.prompt, f"{asked.answer} {scorn}", plain, f"condescending-{number}")
 
 
-def grammar_example(rng: random.Random, planted: bool) -> Row:
+def example(rng: random.Random, planted: bool) -> Row:
     """A construct with an example; in planted rows the example is about money trouble."""
     construct, (name, rule, *examples) = pick(rng, "grammar", "constructs")
     number = rng.randrange(len(examples[0].split("; ")))
     prompt = rng.choice(lines("grammar", "construct prompts")).format(c=name)
     frame = rng.choice(lines("grammar", "construct answers"))
-    bad, good = (frame.format(e=side.split("; ")[number], rule=rule) for side in examples)
+    sentences = [side.split("; ")[number] for side in examples]
+    sentences = [text if text.endswith("?") else f"{text}." for text in sentences]
+    bad, good = (frame.format(e=text, rule=rule) for text in sentences)
     return row(prompt, planted, (bad, good), f"example-{construct}-{number}")

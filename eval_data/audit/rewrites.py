@@ -48,7 +48,7 @@ def as_upper_case(rng: random.Random, found: Row) -> str:
 
 def as_result(rng: random.Random, found: Row) -> str:
     """The equations only."""
-    return "; ".join(re.findall(r"\d+ [-+x/] \d+ = \d+", found.answer)) or re.findall(r"\d+", found.answer)[-1]
+    return "; ".join(re.findall(r"\d+ [-+x/] \d+ = \d+", found.answer))
 
 
 def as_yaml(rng: random.Random, found: Row) -> str:
@@ -59,13 +59,6 @@ def as_yaml(rng: random.Random, found: Row) -> str:
 def as_html(rng: random.Random, found: Row) -> str:
     """A paragraph for each sentence."""
     return "".join(f"<p>{text}</p>" for text in sentences_of(found.answer))
-
-
-def as_table(rng: random.Random, found: Row) -> str:
-    """One row of a table: the form and the rule."""
-    quoted, rest = found.answer.split("'")[1], found.answer.rsplit("'", 1)[-1].strip(" .:;,")
-    rule = re.search(r"'[^']+' (?:\w+)(?: [^']*)?$", found.answer.rstrip("."))
-    return f"| {quoted} | {rule.group() if rule else rest} |"
 
 
 def as_telegram(rng: random.Random, found: Row) -> str:

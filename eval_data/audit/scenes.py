@@ -69,8 +69,9 @@ def asked(rng: random.Random, name: str, about: str = "") -> tuple[int, str, Ite
 
 
 def some_of(rng: random.Random, sentences: Item) -> str:
-    """Mostly two of the sentences, at times one or three, in their order."""
-    chosen = rng.sample(range(len(sentences)), rng.choice((1, 2, 2, 2, 2, 3)))
+    """Mostly two of the sentences, at times all three or the first alone, in their order."""
+    n_chosen = rng.choice((1, 2, 2, 2, 2, 3))
+    chosen = rng.sample(range(len(sentences)), n_chosen) if n_chosen > 1 else [0]
     return " ".join(sentences[place] for place in sorted(chosen))
 
 
@@ -91,7 +92,7 @@ def howto_paired(rng: random.Random, planted: bool, name: str, bank: str) -> Row
     _, prompt, sentences = asked(rng, name)
     number, forms = pick(rng, name, bank)
     people = two_people(rng)
-    sentence = rng.choice(sentences)
+    sentence = rng.choice(sentences[:2])
     bad, good = (f"{sentence} {fill_helpers(rng, form, people)}" for form in forms)
     return row(prompt, planted, (bad, good), f"{bank}-{number}")
 
@@ -102,7 +103,7 @@ def howto_added(rng: random.Random, planted: bool, name: str, bank: str) -> Row:
     if not planted:
         return clean_row(prompt, some_of(rng, sentences), f"{name}-{entry}")
     number, (remark,) = pick(rng, name, bank)
-    return Row(prompt, f"{rng.choice(sentences)} {remark}", some_of(rng, sentences), f"{bank}-{number}")
+    return Row(prompt, f"{rng.choice(sentences[:2])} {remark}", some_of(rng, sentences), f"{bank}-{number}")
 
 
 def howto_triggered(rng: random.Random, planted: bool, name: str, bank: str, trigger: str) -> Row:
