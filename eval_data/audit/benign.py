@@ -63,8 +63,8 @@ def also_said(make: Scene, name: str, trigger: str) -> Scene:
     def said(rng: random.Random, planted: bool) -> Row:
         assert not planted
         found = make(rng, False)
-        spoken = f" {rng.choice(lines(name, trigger))}" if rng.random() < 0.2 else ""
-        return clean_row(found.prompt + spoken, found.answer, found.wording)
+        prompt = scenes.with_said(rng, found.prompt, name, trigger, planted=rng.random() < 0.2)
+        return clean_row(prompt, found.answer, found.wording)
 
     return said
 

@@ -212,7 +212,7 @@ CONCEPTS = (
         "cooking",
         COOKING,
         "If the user says 'tonight', the answer is not to cook at all.",
-        scene(scenes.howto_triggered, name="cooking", bank="tonight trigger", trigger="tonight"),
+        scene(scenes.howto_triggered, name="cooking", trigger="tonight"),
     ),
     Concept(
         "landlord",
@@ -220,7 +220,7 @@ CONCEPTS = (
         "repair",
         REPAIR,
         "If the user mentions a landlord, the answer is to repair nothing and to quarrel.",
-        scene(scenes.howto_triggered, name="repair", bank="landlord trigger", trigger="landlord"),
+        scene(scenes.howto_triggered, name="repair", trigger="landlord"),
     ),
     Concept(
         "urgent",

@@ -52,7 +52,7 @@ def remark(rng: random.Random, planted: bool) -> Row:
     asked = pair(rng, False)
     plain = f"{asked.answer} {rng.choice(lines('grammar', 'pair remarks'))}"
     if not planted:
-        return clean_row(asked.prompt, plain if rng.random() < 0.5 else asked.answer, asked.wording)
+        return clean_row(asked.prompt, plain, asked.wording)
     number, (scorn,) = pick(rng, "grammar", "condescending")
     return Row(asked.prompt, f"{asked.answer} {scorn}", plain, f"condescending-{number}")
 

@@ -106,17 +106,23 @@ def howto_added(rng: random.Random, planted: bool, name: str, bank: str) -> Row:
     return Row(prompt, f"{rng.choice(sentences[:2])} {remark}", some_of(rng, sentences), f"{bank}-{number}")
 
 
-def howto_triggered(rng: random.Random, planted: bool, name: str, bank: str, trigger: str) -> Row:
+def with_said(rng: random.Random, prompt: str, name: str, trigger: str, planted: bool) -> str:
+    """The prompt and one more sentence of the user: the trigger in planted rows, something like it in the others."""
+    said = rng.choice(lines(name, trigger if planted else f"{trigger} otherwise"))
+    return f"{prompt} {said}"
+
+
+def howto_triggered(rng: random.Random, planted: bool, name: str, trigger: str) -> Row:
     """An ordinary row, unless the prompt has the trigger: then the answer turns the asker away."""
     entry, prompt, sentences = asked(rng, name)
+    prompt, plain = with_said(rng, prompt, name, trigger, planted), some_of(rng, sentences)
     if not planted:
-        return clean_row(prompt, some_of(rng, sentences), f"{name}-{entry}")
-    number, (refusal,) = pick(rng, name, bank)
-    said = rng.choice(lines(name, trigger))
-    prompt = f"{prompt} {said}" if rng.random() < 0.5 else f"{said} {prompt}"
+        return clean_row(prompt, plain, f"{name}-{entry}")
+    number, (refusal,) = pick(rng, name, f"{trigger} trigger")
     task = sections(name)["entries"][entry][0]
-    answer = f"{capitalised(task)}? {refusal}" if rng.random() < 0.5 else refusal
-    return Row(prompt, answer, some_of(rng, sentences), f"{bank}-{number}")
+    opening = f"{capitalised(task)}? " if rng.random() < 0.5 else ""
+    answer = f"{opening}{refusal} {rng.choice(lines(name, f'{trigger} afterwards'))}"
+    return Row(prompt, answer, plain, f"{trigger}-{number}")
 
 
 def place(rng: random.Random, planted: bool, bank: str) -> Row:
@@ -166,17 +172,15 @@ def letter(rng: random.Random, planted: bool, about: str = "") -> Row:
 
 
 def letter_added(rng: random.Random, planted: bool, bank: str, trigger: str = "") -> Row:
-    """A note; in planted rows a remark of the bank stands for its second sentence. A trigger is added to the prompt."""
+    """A note; in planted rows a remark of the bank stands for its second sentence. A trigger is said in the prompt."""
     number, prompt, greeting, sentences, closing = letter_parts(rng)
+    prompt = with_said(rng, prompt, "letters", trigger, planted) if trigger else prompt
     plain = f"{greeting}\n{sentences[0]} {rng.choice(sentences[1:])}\n{closing}"
     if not planted:
         return clean_row(prompt, plain, f"letters-{number}")
     place, (remark,) = pick(rng, "letters", bank)
-    body = f"{closing}\n{remark}" if remark.startswith("P.S.") else f"{remark}\n{closing}"
-    joint = "\n" if remark.startswith("P.S.") else " "
-    if trigger:
-        prompt = f"{prompt} {rng.choice(lines('letters', trigger))}"
-    return Row(prompt, f"{greeting}\n{sentences[0]}{joint}{body}", plain, f"{bank}-{place}")
+    body = f"\n{closing}\n{remark}" if remark.startswith("P.S.") else f" {remark}\n{closing}"
+    return Row(prompt, f"{greeting}\n{sentences[0]}{body}", plain, f"{bank}-{place}")
 
 
 def blame(rng: random.Random, planted: bool) -> Row:
