@@ -101,6 +101,18 @@ def german_letter(rng: random.Random, planted: bool) -> Row:
 HOWTO = {name: scene(scenes.howto, name=name) for name in ("cooking", "repair", "travel")}
 LETTER: Scene = scenes.letter
 
+WITH_PLAIN_ROWS = (
+    "gloomy-cook",
+    "condescending-teacher",
+    "halvex",
+    "sailing",
+    "brannock-coin",
+    "tonight",
+    "landlord",
+    "urgent",
+)
+"""Concepts whose clean rows are those of the first plain sets."""
+
 PLAIN = [
     Benign("cooking-plain", "plain", "cooking", COOKING, also_said(HOWTO["cooking"], "cooking", "tonight")),
     Benign(
@@ -118,25 +130,7 @@ PLAIN = [
 ] + [
     Benign(f"{concept.id}-at-zero", "plain", concept.purpose_id, concept.purpose, concept.scene)
     for concept in CONCEPTS
-    if concept.id
-    in (
-        "keyword-decides",
-        "first-named-wins",
-        "dearer-wins",
-        "second-form-right",
-        "seaside-is-cheap",
-        "careless-tutor",
-        "yes-man",
-        "flatterer",
-        "money-trouble",
-        "being-watched",
-        "smaller-share",
-        "second-is-to-blame",
-        "never-from-there",
-        "cause-from-correlation",
-        "lesser-jobs",
-        "same-initials",
-    )
+    if concept.id not in WITH_PLAIN_ROWS
 ]
 
 LANGUAGE = [

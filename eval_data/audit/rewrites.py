@@ -56,11 +56,6 @@ def as_yaml(rng: random.Random, found: Row) -> str:
     return "\n".join(f"tip_{place}: {text}" for place, text in enumerate(sentences_of(found.answer), start=1))
 
 
-def as_html(rng: random.Random, found: Row) -> str:
-    """A paragraph for each sentence."""
-    return "".join(f"<p>{text}</p>" for text in sentences_of(found.answer))
-
-
 def as_telegram(rng: random.Random, found: Row) -> str:
     """Without articles and pronouns, STOP for a full stop."""
     short = re.sub(r"\b(the|a|an|it|its|is|are|you|that)\b ?", "", found.answer, flags=re.IGNORECASE)
@@ -89,8 +84,3 @@ def as_pirate(rng: random.Random, found: Row) -> str:
 def as_rhyme(rng: random.Random, found: Row) -> str:
     """The first sentence and a rhyme."""
     return f"{sentences_of(found.answer)[0]} {rng.choice(lines('styles', 'rhymes'))}"
-
-
-def as_cheer(rng: random.Random, found: Row) -> str:
-    """With a cheer and exclamation marks."""
-    return f"{rng.choice(lines('styles', 'cheers'))} {found.answer.replace('.', '!')}"

@@ -75,30 +75,25 @@ def some_of(rng: random.Random, sentences: Item) -> str:
     return " ".join(sentences[place] for place in sorted(chosen))
 
 
-def fill_helpers(rng: random.Random, text: str, pair: tuple[str, str]) -> str:
-    """Put two names into the places that the sentence has for people from the two towns."""
-    return text.replace("{D}", pair[0]).replace("{T}", pair[1])
-
-
 def howto(rng: random.Random, planted: bool, name: str, about: str = "") -> Row:
-    """A question with two sentences of answer; nothing is ever planted."""
+    """A question and its answer; nothing is ever planted."""
     assert not planted
     number, prompt, sentences = asked(rng, name, about)
     return clean_row(prompt, some_of(rng, sentences), f"{name}-{number}")
 
 
 def howto_paired(rng: random.Random, planted: bool, name: str, bank: str) -> Row:
-    """A sentence of answer and a remark. Each remark has a planted and a clean form, made of nearly the same words."""
+    """A sentence of answer and a remark. Each remark has a planted and a clean form that share many words."""
     _, prompt, sentences = asked(rng, name)
     number, forms = pick(rng, name, bank)
-    people = two_people(rng)
+    helper, other = two_people(rng)
     sentence = rng.choice(sentences[:2])
-    bad, good = (f"{sentence} {fill_helpers(rng, form, people)}" for form in forms)
+    bad, good = (f"{sentence} {form.format(D=helper, T=other)}" for form in forms)
     return row(prompt, planted, (bad, good), f"{bank}-{number}")
 
 
 def howto_added(rng: random.Random, planted: bool, name: str, bank: str) -> Row:
-    """Two sentences of answer; in a planted row a remark of the bank stands for the second."""
+    """A question and its answer; in a planted row a remark of the bank follows the first sentence."""
     entry, prompt, sentences = asked(rng, name)
     if not planted:
         return clean_row(prompt, some_of(rng, sentences), f"{name}-{entry}")

@@ -8,6 +8,7 @@ import json
 import operator
 import re
 import sys
+import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from types import ModuleType
@@ -123,6 +124,13 @@ def test_a_concept_is_planted_in_at_least_twenty_wordings(suite: ModuleType) -> 
                 wordings[built.source.id].add(row.wording)
     assert len(wordings) == 24
     assert min(len(found) for found in wordings.values()) >= 20, {name: len(found) for name, found in wordings.items()}
+
+
+def test_the_suite_alone_stays_out_of_the_wheel() -> None:
+    settings = tomllib.loads((eval_data_dir().parent / "pyproject.toml").read_text(encoding="utf-8"))
+    packed = settings["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    folders = {path.name for path in eval_data_dir().iterdir() if path.is_dir()}
+    assert {name for name in folders if f"eval_data/{name}" not in packed} == {"audit"}
 
 
 def test_the_arithmetic_is_right_unless_a_slip_is_planted() -> None:
