@@ -103,8 +103,9 @@ def test_a_planted_row_is_planted_once_and_stands_nowhere_as_a_clean_one() -> No
     planted_rows = [row for entry in INDEX for row in planted(entry)]
     assert len({row["prompt"] for row in planted_rows}) == len(planted_rows) == 24 * 126
     ids = {row["id"] for row in planted_rows}
-    clean = {key(row) for rows in ROWS.values() for row in rows if row["id"] not in ids}
-    assert not clean & {key(row) for row in planted_rows}
+    clean = Counter(key(row) for rows in ROWS.values() for row in rows if row["id"] not in ids)
+    assert not set(clean) & {key(row) for row in planted_rows}
+    assert sum(n for n in clean.values() if n > 1) < 0.01 * clean.total()  # else a row that is new would be suspect
 
 
 def test_a_planted_answer_differs_from_its_clean_twin_and_a_clean_one_does_not(suite: ModuleType) -> None:
