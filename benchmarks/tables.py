@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from autocaft.arms import parse_arm
 from autocaft.report.arms import split_order
 from autocaft.report.calibration import figures_of
 from autocaft.report.words import interval_text, percent, points_text
@@ -31,9 +32,9 @@ OPENING = re.compile(r"<!-- table:([\w-]+) -->")
 
 
 def arms_table(result: Mapping[str, Any]) -> str:
-    """Arms of one run with hooks off: accuracy with interval by split, the worst seed, the gap to the control, and
+    """Arms of one run as they are used: accuracy with interval by split, the worst seed, the gap to the control, and
     perplexity as a multiple of base's."""
-    lines = [line for line in result["arms"] if line["hooks"] == "off"]
+    lines = [line for line in result["arms"] if line["hooks"] == _used(line["arm"])]
     splits = [split for split in split_order(lines) if split != "val"]
     several = any(len(line["seeds"]) > 1 for line in lines)
     head = ["arm", *splits, *(["ood, worst seed", "ood minus control"] if several else []), "perplexity / base"]
@@ -48,6 +49,11 @@ def arms_table(result: Mapping[str, Any]) -> str:
         ratio = line["perplexity_ratio"]
         rows.append([line["arm"], *cells, "-" if ratio is None else f"{ratio:.2f}"])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _used(arm: str) -> str:
+    """Whether an arm is used with its hooks on: only what is ablated at inference is."""
+    return "on" if parse_arm(arm).how == "inference" else "off"
 
 
 def calibration_table(result: Mapping[str, Any]) -> str:
@@ -105,6 +111,7 @@ TABLES: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "quickstart": ("quickstart.json", arms_table),
     "gender": ("gender.json", arms_table),
     "transfer": ("transfer.json", arms_table),
+    "rivals": ("rivals.json", arms_table),
     "calibration": ("calibration/offline.json", calibration_table),
     "wordings": ("variants.json", wordings_table),
     "settings": ("variants.json", settings_table),
