@@ -42,10 +42,17 @@ def test_q_values_and_discoveries_are_those_of_statsmodels() -> None:
     assert screen.n_discoveries(p[p <= Q], p.size, Q) == rejected.sum()
 
 
+@pytest.mark.parametrize("n", range(screen.MIN_NONZERO, 16))
+def test_the_most_extreme_p_value_is_that_of_exact_exchange_or_larger(n: int) -> None:
+    """All n rows of one sign: 2 of 2**n exchanges are as extreme."""
+    p = screen.Ranked.of(np.random.default_rng(n).random((n, 1))).p()[0]
+    assert p >= 2.0 ** (1 - n)
+
+
 def test_a_latent_that_differs_in_few_rows_is_never_significant() -> None:
     given, own = np.zeros((N_ROWS, 2)), np.zeros((N_ROWS, 2))
     given[: screen.MIN_NONZERO - 1, 0] = 100.0
-    given[: 2 * screen.MIN_NONZERO, 1] = 1.0
+    given[: 3 * screen.MIN_NONZERO, 1] = 1.0
     p = _compare(given, own).p_C
     assert p[0] == 1.0 and p[1] < 1e-3
 
@@ -80,6 +87,17 @@ def test_exchanged_answers_give_any_finding_at_most_at_the_stated_rate(kind: str
     low = wilson(n_any, 300).low
     assert low is not None and low <= Q, f"{n_any} of 300 resplits have a finding"
     assert screen.n_discoveries(stats.p_C[stats.p_C <= Q], given.shape[1], Q) > 0, "the true labels are no chance"
+
+
+def test_columns_are_tested_alike_however_many_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(7)
+    given, own = _sparse(rng, n_columns=50), _sparse(rng, n_columns=50)
+    whole = _compare(given, own, n_null=5)
+    monkeypatch.setattr(screen, "VALUES_AT_ONCE", 7 * N_ROWS)
+    parts = _compare(given, own, n_null=5)
+    for name in ("mean_C", "sd_C", "p_C", "is_stable_C", "half_means_2C"):
+        assert getattr(parts, name) == pytest.approx(getattr(whole, name), rel=1e-9), name
+    assert all(a == pytest.approx(b, rel=1e-9) for a, b in zip(whole.null_p, parts.null_p, strict=True))
 
 
 def test_excess_is_counted_in_deviations_among_the_other_reference_sets() -> None:
