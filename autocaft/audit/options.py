@@ -88,7 +88,7 @@ class DictionaryOptions(Options):
 
     sae: str = "train"
     """`train` (on text of all sets and generic text), a SAELens `release/sae_id`, or a folder in SAELens's format.
-    `{layer}` stands for the layer. A trained one changes when a set is added, and everything after it is made anew."""
+    `{layer}` stands for the layer."""
     d_sae: int = Field(default=2048, ge=1)
     """Latents of a trained dictionary."""
     k: int = Field(default=24, ge=1)
@@ -167,6 +167,8 @@ class AuditConfig(Options):
     def _check(self) -> Self:
         if not self.layers or len(set(self.layers)) < len(self.layers):
             raise ValueError("`layers` must name at least one, and none twice")
+        if self.dictionary.sae != "train" and len(self.layers) > 1 and "{layer}" not in self.dictionary.sae:
+            raise ValueError("`dictionary.sae` is one dictionary for several layers; put {layer} into it")
         if not self.sets:
             raise ValueError("`sets` is empty; give at least one table [[sets]]")
         if self.judge.undesired or self.judge.wanted:

@@ -48,8 +48,6 @@ class Columns:
     layer: int
     live_L: Tensor
     """Numbers of the latents that are neither dead nor always on."""
-    share_L: Tensor
-    """Share of the pooled tokens on which each is active."""
     peak_L: Tensor
     """Its largest activation on the pooled tokens."""
     mean_D: Tensor
@@ -75,7 +73,7 @@ def load_columns(folder: Path) -> list[Columns]:
     """The columns of a dictionary step, layer by layer."""
     tensors = load_file(folder / COLUMNS)
     layers = sorted(int(name[1:].split(".")[0]) for name in tensors if name.endswith("live_L"))
-    names = ("live_L", "share_L", "peak_L", "mean_D", "random_KD")
+    names = ("live_L", "peak_L", "mean_D", "random_KD")
     return [Columns(i, *(tensors[f"L{i}.{name}"] for name in names)) for i in layers]
 
 
@@ -147,7 +145,6 @@ def make_dictionary(
         random_KD = torch.randn(screen.n_random, reader.d_model, generator=torch.Generator().manual_seed(seed + layer))
         found = {
             "live_L": live_L,
-            "share_L": stats.share_S[live_L],
             "peak_L": stats.peak_S[live_L],
             "mean_D": mean_D,
             "random_KD": torch.nn.functional.normalize(random_KD, dim=1),

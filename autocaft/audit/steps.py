@@ -4,8 +4,8 @@
 
 In: an audit. Out: the steps, for the runner to skip, continue or run; those of different sets can run at the same time.
 
-The decision a reader would question: adding a set changes the trained dictionary, and with it everything behind it. A
-dictionary of one's own (`dictionary.sae`) keeps `project` of the other sets; rows and own answers are always kept.
+The decision a reader would question: adding a set changes the pooled text of the one dictionary, and with it everything
+behind it (`--redo dictionary`). Rows and own answers of the other sets are kept.
 """
 
 from __future__ import annotations

@@ -36,6 +36,8 @@ Out, in the run folder:
   rows.jsonl                hide, review or keep for each row that was looked at, with reasons
   sets.parquet, concepts.parquet, screen/effects.parquet
 
+Stages for --redo: rows, own, dictionary, project, screen, mine, judge, report.
+
 \b
 Exit codes besides those of `autocaft --help`:
   14  done, but some rows or sets could not be read: rows/SET/faults.jsonl names file and line

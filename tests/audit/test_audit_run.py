@@ -220,6 +220,7 @@ def test_init_writes_a_file_that_loads(tmp_path: Path) -> None:
         ({"judge": {"undesired": "x"}}, "each set's own"),
         ({"judge": {"judge": "files:x"}}, "one judge"),
         ({"layers": ()}, "layers"),
+        ({"layers": (1, 2), "dictionary": {"sae": "folder"}}, "one dictionary for several layers"),
         ({"screen": {"qq": 1}}, "nearest known key"),
         ({"sets": ({"name": "a b", "files": ["x"], "purpose": "p"},)}, "letters"),
     ],
