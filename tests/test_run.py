@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,9 @@ from typing import Any
 import pytest
 
 from autocaft.records import Direction
+from autocaft.review.acts import ActLog, log_path
 from autocaft.review.deck import load_deck
+from autocaft.review.session import Review
 from autocaft.rundir.files import read_records
 from tests.tiny_task import write_task
 
@@ -91,6 +94,38 @@ def test_a_review_of_a_real_run_has_decoys_that_nobody_judged(finished: Path) ->
     labels = [{label for label, _ in deck.cards[i].evidence} for i in (decoys[0].id, candidates[-1].id)]
     assert labels[0] == labels[1] != set()
     assert {d["id"] for d in report_of(run_dir)["cards"]} == {d.id for d in candidates}
+
+
+def test_a_person_s_way_from_cards_to_a_trained_arm_is_what_the_export_prints(copied: Path) -> None:
+    run_dir = copied / "runs/tiny"
+    with ActLog(log_path(run_dir, "ada")) as log:
+        review = Review(load_deck(run_dir), log, "ada")
+        while (showing := review.current) is not None:
+            name = review.order[showing].direction_id
+            review.answer(showing, "ablate" if "latent" in name and len(review.standing) % 3 else "keep", "", 2.0)
+    printed = autocaft("review", run_dir, "--name", "ada", "--export", "choice", cwd=copied).stdout
+    command = shlex.split(printed.splitlines()[-1])
+    assert command[:2] == ["autocaft", "run"]
+    autocaft(*command[1:], cwd=copied)
+    arms = {metric["arm"] for metric in report_of(run_dir)["metrics"]}
+    assert arms >= {"caft-sae-auto", "caft-sae-human"}
+    chosen = json.loads((run_dir / "train/caft-sae-human/seed0/set.json").read_text())["ids"]
+    said = {name for (name, n), a in review.standing.items() if n == 0 and a.choice == "ablate"}
+    assert set(chosen) == said != set()
+    compared = json.loads(autocaft("compare", run_dir, "--json", "--out", cwd=copied).stdout)
+    (pair,) = compared["auto_against_human"]
+    assert pair["human"] == "human:ada" and pair["hybrid"]["gain"] is not None
+    assert [row["human"] for row in compared["outcome"]] == ["caft-sae-human"]
+    assert json.loads((run_dir / "report.json").read_text())["comparison"] is not None
+
+
+def test_a_run_folder_without_decoys_gets_them_and_nothing_is_redone(copied: Path) -> None:
+    run_dir = copied / "runs/tiny"
+    shutil.rmtree(run_dir / "decoys")
+    before = {path: path.stat().st_mtime_ns for path in (run_dir / "judge").iterdir()}
+    autocaft("decoys", run_dir, cwd=copied)
+    assert (run_dir / "decoys/directions.jsonl").is_file()
+    assert {path: path.stat().st_mtime_ns for path in (run_dir / "judge").iterdir()} == before
 
 
 def test_a_key_in_the_environment_buys_nothing(finished: Path) -> None:
