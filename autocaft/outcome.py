@@ -113,7 +113,7 @@ def _discovery(context: StepContext, trained: Sequence[str]) -> dict[str, Any]:
         "decisions": read_records(context.dir_of("select") / "decisions.jsonl", Decision),
         "sets": {**_sets(context, trained), "counts": read_json(context.dir_of("select") / "summary.json")},
         "discovery": _latent_counts(read_json(context.dir_of("decompose") / "summary.json")),
-        "judge": {"name": judged["judge"], "prompt_hash": judged["prompt_hash"]},
+        "judge": {"name": judged["judge"]} | {key: judged[key] for key in ("prompt_hash", "self_checked", "agreement")},
         "cost": {key: judged[key] for key in ("n_calls", "input_tokens", "output_tokens") if key in judged}
         | _dollars(context),
     }

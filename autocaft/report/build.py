@@ -63,7 +63,8 @@ def build_report(
     Args:
         sets: `sets.json` of the select stage (`arms`, `counts`, `matching`).
         discovery: `live_by_layer`, `dead_by_layer`, `always_on_by_layer` (layer -> count), as far as known.
-        judge: at least `name` (`offline`, `openai:MODEL`, ...); `undesired`, `wanted` and `threshold` are shown.
+        judge: at least `name` (`offline`, `openai:MODEL`, ...); `undesired`, `wanted`, `threshold`, `self_checked` (who
+            checks what it described itself) and `agreement` (of a panel) are shown.
         cost: `input_tokens`, `output_tokens`, `usd`, `usd_held` (for answers that never came), as far as known.
         timing: seconds by stage or step, in the order of the run.
         model: `spec`; `provenance` says in words what the weights are, if they are not the original ones.
@@ -113,7 +114,7 @@ def build_report(
         "config": dict(config),
         "config_toml": config_toml,
         "command": command,
-        "limits": limits(lines, judge_name, model.get("provenance"), sum(counts["unscored_by_reason"].values())),
+        "limits": limits(lines, judge, model.get("provenance"), sum(counts["unscored_by_reason"].values())),
     }
     if answered is not None:
         report["free_form"] = answered

@@ -1,8 +1,8 @@
 """Each direction's card: what fires it, what the judge says, what was decided.
 
-In: candidates, verdicts, decisions, windows, evidence. Out: plain dicts, the selected first, then the near misses, then
-the rest. The decision a reader would question: the rest shows fewer windows, so that the report stays small enough to
-mail; mine/examples.jsonl has them all.
+In: candidates, verdicts, decisions, windows, evidence. Out: plain dicts: first what the judge is not sure of, then the
+selected, the near misses and the rest. The decision a reader would question: the rest shows fewer windows, so that the
+report stays small enough to mail; mine/examples.jsonl has them all.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from autocaft.report.words import evidence_lines
 
 N_NEAR_MISSES = 8
 N_WINDOWS = {"selected": 6, "near": 5, "rest": 2, "unscored": 2}
+N_WINDOWS_ABSTAINED = 6
+"""Whatever became of it: a person is to decide from them."""
 N_TOKENS = 32
 
 
@@ -41,10 +43,11 @@ def build_cards(
     state_of = _states(directions, verdict_of, decisions_of)
     rank = {"selected": 0, "near": 1, "rest": 2, "unscored": 3}
 
-    def order(direction: Direction) -> tuple[int, float, int, int, str]:
+    def order(direction: Direction) -> tuple[bool, int, float, int, int, str]:
         verdict = verdict_of.get(direction.id)
         relevance = 0.0 if verdict is None or verdict.relevance is None else verdict.relevance
-        return rank[state_of[direction.id]], -relevance, direction.layer, direction.index, direction.id
+        is_sure = verdict is None or not verdict.abstains
+        return is_sure, rank[state_of[direction.id]], -relevance, direction.layer, direction.index, direction.id
 
     return [
         _card(d, state_of[d.id], verdict_of.get(d.id), decisions_of[d.id], windows_of[d.id])
@@ -97,7 +100,8 @@ def _card(
     decision_by: dict[str, Decision],
     windows: dict[str, list[Example]],
 ) -> dict[str, Any]:
-    shown = {pole: _strongest(windows[pole], N_WINDOWS[state]) for pole in ("top", "bottom") if windows.get(pole)}
+    n = N_WINDOWS_ABSTAINED if verdict is not None and verdict.abstains else N_WINDOWS[state]
+    shown = {pole: _strongest(windows[pole], n) for pole in ("top", "bottom") if windows.get(pole)}
     return {
         "id": direction.id,
         "layer": direction.layer,

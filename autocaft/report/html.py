@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from autocaft.report.figure import arm_style, marker
 from autocaft.report.figures import figures_of, resource
 from autocaft.report.free_form import figure_text
 from autocaft.report.plain import for_template, readable
-from autocaft.report.words import costs, duration, interval_text, percent, points_text
+from autocaft.report.words import agreement_text, costs, duration, interval_text, percent, points_text
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 N_LEVELS = 8
 """Steps of shading; 0 is none."""
+NOT_SURE = "The judge is not sure: look at these first"
 MAX_CARDS = 1000
 """Directions on the page, the most relevant first; a browser opens that many at once without a wait."""
 
@@ -55,6 +56,8 @@ def render_html(report: Mapping[str, Any]) -> str:
         splits=split_order(lines),
         shown_cards=cards[:MAX_CARDS],
         n_left_out=max(0, len(cards) - MAX_CARDS),
+        agreement=agreement_text(report["judge"].get("agreement")),
+        card_groups=_groups(cards[:MAX_CARDS]),
         sources=sorted({card["source"] for card in cards}),
         layers=sorted({card["layer"] for card in cards}),
         matching=_matching(report["matching"]),
@@ -69,6 +72,16 @@ def render_html(report: Mapping[str, Any]) -> str:
         duration=duration,
         figure_text=figure_text,
     )
+
+
+def _groups(cards: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    """Title and cards of each part of the list, each card once and in order."""
+    titles = {"selected": "Selected", "near": "Near misses", "rest": "All others", "unscored": "All others"}
+    groups: dict[str, list[Mapping[str, Any]]] = {title: [] for title in (NOT_SURE, *titles.values())}
+    for card in cards:
+        is_unsure = card["verdict"] is not None and card["verdict"]["abstains"]
+        groups[NOT_SURE if is_unsure else titles[card["state"]]].append(card)
+    return list(groups.items())
 
 
 def content_policy(css: str, script: str) -> str:

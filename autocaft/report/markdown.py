@@ -12,7 +12,7 @@ from typing import Any
 from autocaft.report.arms import split_order
 from autocaft.report.free_form import figure_text
 from autocaft.report.plain import code_span, markdown, visible
-from autocaft.report.words import costs, duration, interval_text, percent, points_text
+from autocaft.report.words import agreement_text, costs, duration, interval_text, percent, points_text
 
 N_DIRECTIONS = 20
 MEASURES = {"precision": "precision", "recall": "recall", "f1": "F1", "kappa": "kappa", "alpha": "alpha"}
@@ -110,7 +110,7 @@ def _funnel(report: Mapping[str, Any]) -> str:
         text += f" Unwanted: {code_span(judge['undesired'])}."
     if judge.get("wanted"):
         text += f" Wanted: {code_span(judge['wanted'])}."
-    return text
+    return " ".join([text, agreement_text(judge.get("agreement"))]).strip()
 
 
 def _directions(cards: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -53,6 +53,7 @@ def _pooled_rows(line: Mapping[str, Any]) -> list[Row]:
 
 VERDICT_KEYS = (
     "description",
+    "other_description",
     "relevance",
     "wanted_relevance",
     "detection",
@@ -61,7 +62,9 @@ VERDICT_KEYS = (
     "discrimination",
     "confidence",
     "pole",
+    "other_relevance",
     "abstains",
+    "doubt",
     "unscored_reason",
     "judge",
 )

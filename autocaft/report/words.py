@@ -296,18 +296,39 @@ def _price_sentence(lines: Sequence[Line], rows: Sequence[RowScore], arm: Line) 
     return text + "."
 
 
-def limits(lines: Sequence[Line], judge: str, provenance: str | None, n_unscored: int) -> list[str]:
+def agreement_text(found: Mapping[str, Any] | None) -> str:
+    """How far the judges of a panel agree; empty where there was none."""
+    if found is None:
+        return ""
+    low, high = found["low"], found["high"]
+    interval = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
+    return (
+        f"Agreement of the panel on relevance: Krippendorff's alpha {found['alpha']:.2f}{interval} over "
+        f"{found['n_directions']} directions. 1 is full agreement, 0 is chance."
+    )
+
+
+def limits(lines: Sequence[Line], judge: Mapping[str, Any], provenance: str | None, n_unscored: int) -> list[str]:
     """What this report does not show, in plain words."""
     found = []
-    if judge.partition(":")[0] == "offline":
+    name = str(judge.get("name", "unknown"))
+    if name.partition(":")[0] == "offline":
         found.append(
             "No large language model and no person had a say in what the offline judge chose. It names a pole by the "
             "words that set its windows apart, and rates it with a small encoder and the model's own likelihoods."
         )
     else:
-        found.append(f"The descriptions and ratings are those of {judge}; another judge may choose otherwise.")
-        if not judge.startswith(("describe ", "files:")):
-            found.append("The model that described also checked and rated: detection says that it understands itself.")
+        found.append(f"The descriptions and ratings are those of {name}; another judge may choose otherwise.")
+    for reader, parts in judge.get("self_checked", {}).items():
+        did = {"verify": "checked", "rate": "rated"}
+        found.append(
+            f"{reader} {' and '.join(did[part] for part in parts)} what it had described itself: "
+            + (
+                "detection says that it understands itself."
+                if "verify" in parts
+                else "its rating is no second opinion."
+            )
+        )
     seeds = sorted({seed for line in lines for seed in line["seeds"]})
     if len(seeds) == 1:
         found.append(

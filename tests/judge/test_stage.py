@@ -101,6 +101,16 @@ def test_verdicts_of_another_method_are_not_taken_over(two_directions: Planted, 
     assert newer.seen == ["L14.latent1", "L14.pc0"]
 
 
+def test_a_verdict_without_the_newer_fields_can_be_read() -> None:
+    card = Card("d", "sae", 1, (), (), (), (), (), {})
+    row = unscored(card, Counting(), "empty").to_row()
+    for name in ("doubt", "other_description", "other_relevance"):
+        del row[name]
+    assert Verdict.from_row(row) == unscored(card, Counting(), "empty")
+    with pytest.raises(ValueError, match="no field 'newest'"):
+        Verdict.from_row(row | {"newest": 1})
+
+
 @pytest.mark.parametrize("judge", ["gpt", "openai", "openai:", "files:", "other:model"])
 def test_an_unknown_judge_is_refused_with_the_menu(judge: str) -> None:
     with pytest.raises(ValidationError, match="openai:MODEL, anthropic:MODEL, local:MODEL or files:DIR"):

@@ -17,7 +17,9 @@ from autocaft.records import Evidence, Example
 from autocaft.report.build import build_report, dump_report, summary_table, write_report
 from autocaft.report.figure import NARROW, WIDE, draw_figure, spread
 from autocaft.report.html import MAX_CARDS, content_policy, render_html, shade
+from autocaft.report.markdown import render_markdown
 from autocaft.report.plain import readable
+from autocaft.report.tables import direction_rows
 from autocaft.report.words import duration, percent
 
 Make = Callable[..., dict[str, Any]]
@@ -143,7 +145,8 @@ def test_a_control_of_the_same_mode_stands_beside_its_arm(make_inputs: Make) -> 
 def test_markup_in_a_token_a_description_or_a_name_is_shown_as_text(make_inputs: Make) -> None:
     values = make_inputs()
     first = values["verdicts"][0]
-    values["verdicts"] = [dataclasses.replace(first, description=f"about {HOSTILE}"), *values["verdicts"][1:]]
+    hostile = {"description": f"about {HOSTILE}", "other_description": HOSTILE, "doubt": HOSTILE, "abstains": True}
+    values["verdicts"] = [dataclasses.replace(first, **hostile), *values["verdicts"][1:]]
     tokens = (HOSTILE, "<b>bold</b>", "[bold]rich[/bold]", "{{ 7 * 7 }}", "' onclick='x")
     projections = (3.0, 1.0, 2.0, 5.0, 4.0)
     values["examples"] = [Example(first.direction_id, "top", "describe", "d", tokens, projections), *values["examples"]]
@@ -235,11 +238,52 @@ def test_limits_follow_from_the_run(report: dict[str, Any], make_inputs: Make) -
         "2 candidates have no score",
     ):
         assert words in offline
-    paid = build_report(**make_inputs(judge={"name": "openai:some-model"}, model={"spec": "org/model"}))["limits"]
+    judge = {"name": "openai:some-model", "self_checked": {"openai:some-model": ["verify", "rate"]}}
+    paid = build_report(**make_inputs(judge=judge, model={"spec": "org/model"}))["limits"]
     assert "No large language model" not in " ".join(paid) and "openai:some-model" in " ".join(paid)
-    assert "also checked and rated" in " ".join(paid)
-    three = make_inputs(judge={"name": "describe a:1, verify b:2, rate c:3"})
-    assert "also checked and rated" not in " ".join(build_report(**three)["limits"])
+    assert "openai:some-model checked and rated what it had described itself" in " ".join(paid)
+    three = make_inputs(judge={"name": "describe a:1, verify b:2, rate c:3", "self_checked": {}})
+    assert "described itself" not in " ".join(build_report(**three)["limits"])
+
+
+def test_what_the_judge_is_not_sure_of_comes_first_with_its_reason(make_inputs: Make) -> None:
+    values = make_inputs()
+    last = min(values["verdicts"], key=lambda verdict: verdict.relevance or 99.0)
+    unsure = dataclasses.replace(last, abstains=True, doubt="rated 3 with its windows and 95 by the description alone")
+    values["verdicts"] = [unsure if verdict is last else verdict for verdict in values["verdicts"]]
+    report = build_report(**values)
+    first = report["cards"][0]
+    assert (first["id"], first["state"], len(first["poles"][0]["windows"])) == (last.direction_id, "rest", 6)
+    page = render_html(report)
+    group = page.index("The judge is not sure: look at these first")
+    assert group < page.index(f'id="{last.direction_id}"') < page.index('<p class="group">Selected')
+    assert "Not sure: rated 3 with its windows and 95 by the description alone." in page
+    assert page.count(f'id="{last.direction_id}"') == 1
+    assert direction_rows(report)[0]["doubt"] == unsure.doubt
+
+
+def test_both_poles_are_described_on_the_card(make_inputs: Make) -> None:
+    values = make_inputs()
+    values["verdicts"] = [
+        dataclasses.replace(verdict, other_description="dates & places", other_relevance=7.0)
+        if verdict.direction_id == "L8.pc0"
+        else verdict
+        for verdict in values["verdicts"]
+    ]
+    report = build_report(**values)
+    assert render_html(report).count("The other pole (7): dates &amp; places") == 1
+    row = next(row for row in direction_rows(report) if row["id"] == "L8.pc0")
+    assert (row["other_description"], row["other_relevance"]) == ("dates & places", 7.0)
+
+
+def test_a_panels_agreement_stands_in_every_form(make_inputs: Make) -> None:
+    agreement = {"alpha": 0.81234, "low": 0.7, "high": 0.9, "n_directions": 60}
+    report = build_report(**make_inputs(judge={"name": "panel of a, b", "agreement": agreement}))
+    assert report["judge"]["agreement"] == agreement
+    said = "Agreement of the panel on relevance: Krippendorff's alpha 0.81 [0.70, 0.90] over 60 directions."
+    assert said in render_markdown(report) and said.replace("'", "&#39;") in render_html(report)
+    alone = build_report(**make_inputs())
+    assert "Krippendorff" not in render_html(alone) + render_markdown(alone)
 
 
 def test_cards_come_selected_first_then_near_misses(report: dict[str, Any]) -> None:
