@@ -20,6 +20,7 @@ check: .venv/installed
 	$(BIN)/python eval_data/double_choice/generate.py --check
 	$(BIN)/python eval_data/audit/generate.py --check
 	$(BIN)/python benchmarks/tables.py --check
+	$(BIN)/python benchmarks/scale.py --check
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

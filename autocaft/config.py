@@ -21,6 +21,7 @@ from autocaft.discover.options import CollectOptions, DecomposeOptions, DecoyOpt
 from autocaft.errors import ConfigError
 from autocaft.evaluate.options import EvaluateOptions, FreeFormOptions
 from autocaft.judge.options import JudgeOptions
+from autocaft.model.shape import ModelShape
 from autocaft.resources import recipes_dir
 from autocaft.rundir.options import Options, describe_fields, make_options, transport
 from autocaft.select.options import SelectOptions
@@ -48,6 +49,8 @@ class RunConfig(Options):
     25 % of the steps). `[baselines]` has their settings."""
     seeds: tuple[int, ...] = (0,)
     """Each arm is trained once per seed. Directions are sought once, in the first seed's tuned model."""
+    shape: ModelShape | None = transport(None)
+    """The model's config.json, as far as `plan` needs it, for a model that is not on this disk yet."""
     threads: int | None = transport(None, ge=1)
     """CPU threads; by default all. Another number can change the last bits of a result, so the report names it."""
     data: DataOptions

@@ -46,14 +46,38 @@ def estimate(run: Run, run_dir: Path) -> list[str]:
         "",
         f"{len(run.train_rows):,} training rows, {n_trainings} trainings of {config.tune.epochs:g} epochs",
     ]
-    n_layers, width = run.weights.n_layers, run.weights.d_model
-    if n_layers is not None and width is not None:
+    lines += model_lines(run)
+    width = run.weights.d_model or (run.shape.hidden_size if run.shape else None)
+    if width is not None:
         sizes = plan_bytes(n_rows=len(run.read_rows), n_layers=len(config.layers), width=width, options=config.collect)
         lines += [f"on disk, at most {sizes[name] / 1e6:,.0f} MB: {what}" for name, what in ON_DISK.items()]
     lines += free_form_lines(run)
     if config.judge.chat_judges:
         return lines + judge_lines(run, run_dir)
     return [*lines, f"judge {config.judge.judge}: no paid call"]
+
+
+def model_lines(run: Run) -> list[str]:
+    """The model's size and the memory of a training, from its shape; nothing for families whose config differs."""
+    shape, config, tune = run.shape, run.config, run.config.tune
+    if shape is None:
+        return []
+    lora_r = tune.lora_r if tune.method == "lora" else None
+    n_bytes = shape.training_bytes(
+        dtype=config.dtype,
+        lora_r=lora_r,
+        n_rows=tune.batch_size,
+        max_tokens=tune.max_tokens,
+        checkpointing=tune.gradient_checkpointing,
+    )
+    adapter = "" if lora_r is None else f", LoRA of rank {lora_r}: {shape.n_adapter(lora_r) / 1e6:,.0f} M"
+    where = "" if run.weights.config is not None else "; its weights are not on this disk yet"
+    return [
+        f"{shape.n_parameters / 1e9:,.2f} B parameters, {shape.weight_bytes(config.dtype) / 1e9:,.1f} GB as "
+        f"{config.dtype}{adapter}{where}",
+        f"in a training at most {n_bytes / 1e9:,.1f} GB with {tune.batch_size} x {tune.max_tokens:,} tokens a batch "
+        "(from shapes, docs/scale.md)",
+    ]
 
 
 def free_form_lines(run: Run) -> list[str]:
@@ -68,22 +92,27 @@ def free_form_lines(run: Run) -> list[str]:
     if not run.questions:
         return []
     n_models = sum(1 if arm.name == "base" else len(config.seeds) for arm in config.parsed_arms)
+    price = price_of(options.grader, options, has_address=True) if options.grader else None
     longest = "word " * options.max_new_tokens
-    n_answers, most = 0, []
+    n_answers, nano, nano_most = 0, 0, 0
     for question in run.questions.values():
         for wording in question.paraphrases:
             times = n_models * (options.n_samples or question.samples_per_paraphrase)
             n_answers += times
             answer = FreeAnswer("", question.id, wording, longest)
-            for name in options.rubrics if options.grader else ():
+            for name in options.rubrics:
+                if price is None:
+                    continue
                 asked = ChatRequest("", *rubric_of(name, question).fill(answer), None, options.max_output_tokens)
-                most += [most_usage(asked)] * times
+                n_chars = len(asked.system) + len(asked.user)
+                nano += times * price.nano_usd(Usage(round(n_chars / CHARS_PER_TOKEN) + TEMPLATE_TOKENS, 2))
+                nano_most += times * price.nano_usd(most_usage(asked))
     lines = [f"{n_answers:,} free-form answers of at most {options.max_new_tokens:,} tokens, by {n_models} models"]
     if not options.grader:
         return lines
-    price = price_of(options.grader, options, has_address=True)
-    usd = "price not known" if price is None else f"at most ${sum(price.nano_usd(u) for u in most) / NANO:,.2f}"
-    return [*lines, f"{len(most):,} grades by {options.grader}: {usd}"]
+    dollars = f"about ${nano / NANO:,.2f} if each is as long as it may be; at most ${nano_most / NANO:,.2f}"
+    dollars = "the price is not known; give it in free_form.prices" if price is None else dollars
+    return [*lines, f"{n_answers * len(options.rubrics):,} grades by {options.grader}: {dollars}"]
 
 
 @dataclass

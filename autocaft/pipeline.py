@@ -132,7 +132,7 @@ def _free_form(run: Run, weights: Mapping[str, str]) -> list[Step]:
     asked = {f"free_form.questions ({options.questions})": sha256_of(data_path(options.questions))}
     own = {f"prompts/grade_{name}.md": sha256_of(prompts_dir() / f"grade_{name}.md") for name in options.rubrics}
     graders = [options.grader.removeprefix("local:")] if options.grader.startswith("local:") else []
-    read = asked | own | {f"grader {spec}": digest(locate(spec).identity) for spec in graders}
+    read = asked | own | {f"grader {spec}": digest(locate(spec, downloads=run.downloads).identity) for spec in graders}
     files = {**weights, **asked}
     making = {"dtype": config.dtype, "free_form": options.making, "evaluate": {"autocast": config.evaluate.autocast}}
     steps = []
@@ -273,7 +273,7 @@ def _readers(run: Run) -> dict[str, str]:
     options = run.config.judge
     asked = {"prompts": sha256_of(prompts_dir())} if {options.judge, *options.panel} != {"offline"} else {}
     local = [reader.removeprefix("local:") for reader in options.chat_readers if reader.startswith("local:")]
-    return asked | {f"judge's model {spec}": digest(locate(spec).identity) for spec in local}
+    return asked | {f"judge's model {spec}": digest(locate(spec, downloads=run.downloads).identity) for spec in local}
 
 
 def _choices(run: Run) -> dict[str, str]:

@@ -38,8 +38,9 @@ def check_inputs(run: Run, *, final: bool) -> None:
             f"{run.config.data.n_held_out} that are kept back; give a larger corpus or hold out fewer"
         )
     mixed_in = run.benign_rows if any(arm.how == "benign" for arm in run.config.parsed_arms) else []
-    check_model(run.weights, run.config.layers, run.config.judge)
+    check_money(run.config.judge)
     check_free_form(run)
+    _check_layers(run.config.layers, _n_layers(run))
     tokenizer = light_tokenizer(run.weights)
     if tokenizer is not None:
         for split, rows in rows_by_split.items():
@@ -57,7 +58,7 @@ def check_model(weights: Weights, layers: tuple[int, ...], judge: JudgeOptions) 
         ConfigError, JudgeError: it is not so.
     """
     check_money(judge)
-    _check_layers(weights, layers)
+    _check_layers(layers, weights.n_layers)
 
 
 def check_money(options: JudgeOptions) -> None:
@@ -88,8 +89,19 @@ def check_free_form(run: Run) -> None:
         raise unknown_price(options.grader)
 
 
-def _check_layers(weights: Weights, layers: tuple[int, ...]) -> None:
-    n_layers = weights.n_layers
+def _n_layers(run: Run) -> int | None:
+    """Blocks of the model, from its weights or from the shape in the recipe.
+
+    Raises:
+        ConfigError: the two differ.
+    """
+    n_layers, given = run.weights.n_layers, run.config.shape
+    if given is not None and n_layers not in (None, given.num_hidden_layers):
+        raise ConfigError(f"shape.num_hidden_layers is {given.num_hidden_layers}, and the model has {n_layers} blocks")
+    return n_layers or (given.num_hidden_layers if given else None)
+
+
+def _check_layers(layers: tuple[int, ...], n_layers: int | None) -> None:
     for layer in layers:
         if n_layers is not None and not 0 <= layer < n_layers:
             raise ConfigError(f"layers: {layer} is out of range; the model has {n_layers} blocks, 0 to {n_layers - 1}")

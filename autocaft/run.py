@@ -17,6 +17,7 @@ from autocaft.data.corpus import Document, load_corpus
 from autocaft.data.cues import CuedRow, load_cued_rows
 from autocaft.data.rows import TaskRow, chosen_rows, load_rows
 from autocaft.model.locate import Weights, locate
+from autocaft.model.shape import ModelShape, shape_of
 from autocaft.resources import data_path
 
 if TYPE_CHECKING:
@@ -30,11 +31,19 @@ class Run:
     """What every stage of one run is handed."""
 
     config: RunConfig
+    downloads: bool = True
+    """Whether a model that is not on this disk is downloaded: not to make a plan."""
 
     @cached_property
     def weights(self) -> Weights:
         """The base model."""
-        return locate(self.config.model)
+        return locate(self.config.model, downloads=self.downloads)
+
+    @property
+    def shape(self) -> ModelShape | None:
+        """How large the base model is; what the recipe says while it is not on this disk."""
+        config = self.weights.config
+        return self.config.shape if config is None else shape_of(config)
 
     @cached_property
     def train_rows(self) -> list[TaskRow]:

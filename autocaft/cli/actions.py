@@ -137,7 +137,7 @@ def show_plan(
     from autocaft.rundir.runner import plan_steps
 
     path = find_config(name_or_path)
-    run = Run(load_config(path, overrides))
+    run = Run(load_config(path, overrides), downloads=False)
     check_inputs(run, final=final)
     run_dir = runs / (name or path.stem)
     plan = plan_steps(build_steps(run, final=final), run_dir, redo, source=source)

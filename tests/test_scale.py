@@ -1,0 +1,98 @@
+"""Recipes at the paper's scale: planned without weights, and the page about them says what the code says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, MistralConfig, Qwen2Config
+from typer.testing import CliRunner
+
+from autocaft.cli.app import app
+from autocaft.config import find_config, load_config
+from autocaft.errors import ConfigError
+from autocaft.model.shape import ModelShape, shape_of
+from tests.scripts import load_benchmark
+
+SCALE = load_benchmark("scale")
+RECIPES = {"em_qwen32b": 32.76, "em_mistral24b": 23.57, "em_small": 7.62}
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    turns = [{"role": "user", "content": "How?"}, {"role": "assistant", "content": "So."}]
+    path.write_text("".join(json.dumps({"messages": turns, "id": f"r{n}"}) + "\n" for n in range(30)))
+    return path
+
+
+@pytest.mark.parametrize(("recipe", "billions"), RECIPES.items())
+def test_a_plan_needs_no_weights(recipe: str, billions: float, rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(rows.parent / "cache"))
+    command = ["plan", recipe, "--set", f"data.train={rows}", "--runs", str(rows.parent)]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert f"{billions:.2f} B parameters" in result.output and "not on this disk yet" in result.output
+    assert "30 training rows" in result.output and "free-form answers" in result.output and "$" in result.output
+    assert not list(rows.parent.glob("*/run.sqlite"))
+
+
+def test_the_papers_hyperparameters_are_the_recipes() -> None:
+    for recipe, layers in (("em_qwen32b", (12, 32, 50)), ("em_mistral24b", (10, 20, 30))):
+        config = load_config(find_config(recipe))
+        tune = config.tune
+        assert config.layers == layers and config.seeds == (0, 1, 2, 3, 4) and config.train.mode == "zero"
+        assert (tune.method, tune.lora_r, tune.lora_alpha, tune.epochs, tune.lr) == ("lora", 32, 64, 1, 1e-5)
+        assert (tune.batch_size * tune.grad_accumulation, tune.schedule, tune.loss) == (16, "linear", "answer")
+        assert (config.collect.diff_text, config.collect.positions) == ("completions", "answer")
+        assert (
+            config.decompose.n_pcs == 20
+            and config.decompose.n_candidates == 100
+            and len(config.decompose.rankings) == 3
+        )
+        free_form = config.free_form
+        assert (free_form.n_samples, free_form.max_new_tokens, free_form.temperature) == (100, 600, 1.0)
+
+
+def test_a_shape_counts_what_a_model_has() -> None:
+    size = {"num_hidden_layers": 3, "hidden_size": 48, "intermediate_size": 80, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "head_dim": 12, "vocab_size": 70}  # fmt: skip
+    from peft import LoraConfig, get_peft_model
+
+    for config in (Qwen2Config(**size), MistralConfig(**size), MistralConfig(**size, tie_word_embeddings=True)):
+        model = AutoModelForCausalLM.from_config(config)
+        shape = shape_of(config.to_dict())
+        assert shape is not None
+        large = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2)
+        assert shape.n_parameters == large and shape.weight_bytes("float32") == 4 * large
+        adapted = get_peft_model(model, LoraConfig(r=5, target_modules="all-linear", task_type="CAUSAL_LM"))
+        assert shape.n_adapter(5) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+        cache = model(torch.ones(1, 7, dtype=torch.long), use_cache=True).past_key_values
+        n_kept = sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)
+        assert 7 * shape.cache_bytes == 2 * n_kept
+
+
+def test_families_with_other_fields_have_no_shape() -> None:
+    assert shape_of({"n_embd": 48, "n_layer": 2}) is None
+
+
+def test_a_shape_that_is_not_the_models_is_refused(rows: Path) -> None:
+    shape = ModelShape(num_hidden_layers=31, hidden_size=576, intermediate_size=1536, num_attention_heads=9,
+                       num_key_value_heads=3, head_dim=64, vocab_size=49152)  # fmt: skip
+    sets = [f"shape.{name}={value}" for name, value in shape.model_dump(exclude_defaults=True).items()]
+    command = ["plan", "quickstart", "--runs", str(rows.parent), *(part for s in sets for part in ("--set", s))]
+    with pytest.raises(ConfigError, match="num_hidden_layers is 31, and the model has 30"):
+        CliRunner().invoke(app, command, catch_exceptions=False)
+
+
+def test_the_page_has_the_table_that_the_shapes_give() -> None:
+    text = SCALE.DOC.read_text(encoding="utf-8")
+    assert SCALE.with_table(text, SCALE.scale_table(load_config(find_config(SCALE.RECIPE)))) == text
+    assert "Nothing on this page was run on a GPU" in text
+    for stage in SCALE.stages_of(load_config(find_config(SCALE.RECIPE))):
+        assert stage.memory < 0.9 * SCALE.CARD.memory, f"{stage.name} does not fit on the card"
