@@ -54,7 +54,7 @@ def report_parts(
         "behind": _behind(context, looked),
         "free_form": _free_form(run, context, graded),
         "timing": _seconds_by_stage(context),
-        "versions": _versions(),
+        "versions": installed_versions(),
         "threads": _threads(),
         "model": {
             "spec": run.config.model,
@@ -225,7 +225,8 @@ def _seconds_by_stage(context: StepContext) -> dict[str, float]:
     return seconds
 
 
-def _versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
+    """Of Python, the machine and the packages that figures depend on."""
     versions = {"python": platform.python_version(), "machine": platform.machine()}
     return versions | {package: importlib.metadata.version(package) for package in PACKAGES}
 

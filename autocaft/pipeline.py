@@ -98,7 +98,16 @@ def build_steps(run: Run, *, final: bool = False) -> list[Step]:
         for names in (("evaluate",), ("free_form",), ("behind", "causes"))
     )
     trained = [f"train/{arm.name}/seed{seed}" for arm in apart if arm.has_directions for seed in config.seeds]
-    report = partial(stages.report, run, measured=measured, trained=trained, looked=looked, graded=graded)
+    models = [
+        (arm.name, seed, step)
+        for arm in config.parsed_arms
+        if arm.how != "inference"
+        for seed in config.seeds
+        if (step := _trained_in(arm, seed)) is not None
+    ]
+    report = partial(
+        stages.report, run, measured=measured, trained=trained, looked=looked, graded=graded, models=models
+    )
     return [*steps, _step("report", report, {}, {}, *measured, *trained, *looked, *graded, derived=True)]
 
 

@@ -267,12 +267,23 @@ def report(
     trained: Sequence[str],
     looked: Sequence[str],
     graded: Sequence[str],
+    models: Sequence[tuple[str, int, str]],
 ) -> None:
-    """`report.json` and `report.html` of the run, from artifacts only."""
+    """`report.json` and `report.html` of the run, from artifacts only, and a card beside each model (arm, seed, and the
+    step that trained it)."""
     from autocaft.outcome import report_parts
     from autocaft.report.build import build_report, write_report
+    from autocaft.report.model_card import model_card
+    from autocaft.rundir.files import sha256_of, write_text
 
-    write_report(build_report(**report_parts(run, context, measured, trained, looked, graded)), context.out.parent)
+    built = build_report(**report_parts(run, context, measured, trained, looked, graded))
+    for arm, seed, step in models:
+        folder = context.dir_of(step)
+        path = folder / "subspaces.safetensors"
+        sha256 = sha256_of(path) if path.is_file() else None
+        ids = read_json(folder / "set.json")["ids"] if sha256 else []
+        write_text(folder / "model/README.md", model_card(built, arm, seed, ids=ids, subspaces_sha256=sha256))
+    write_report(built, context.out.parent)
 
 
 def _mined_from(run: Run, context: StepContext, loss_split: str | None) -> dict[str, Any]:

@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[tuple[str, ...], bool], ...] = (
     (("run",), False),
     (("stages", "preflight", "estimate", "outcome"), True),
     (("pipeline",), False),
-    (("review", "compare", "audit"), True),
+    (("review", "compare", "audit", "reproduce"), True),
     (("calibrate",), False),
     (("cli",), False),
 )

@@ -349,6 +349,15 @@ def audit_sets(
     raise_outcome(found, fail_on)
 
 
+def reproduce_run(run_dir: Path, again: Path | None) -> None:
+    """`autocaft reproduce`."""
+    from autocaft.reproduce import compare_runs, compare_with_now, describe
+
+    _quiet_libraries()
+    found = compare_with_now(run_dir) if again is None else compare_runs(run_dir, again)
+    _print("\n".join(describe(found, run_dir, again)))
+
+
 def _quiet_libraries() -> None:
     """Bars and warnings of the libraries would run through ours; what matters of them is raised or logged."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

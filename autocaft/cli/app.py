@@ -230,6 +230,21 @@ def audit(
     audit_sets(config, init=init_, name=name, runs=runs, redo=set(redo), jobs=jobs, fail_on=fail_on)
 
 
+@app.command(
+    help="Say whether a run would come out the same here: versions, hashes, settings. With a second run: if it did."
+)
+def reproduce(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder.")],
+    again: Annotated[
+        Path | None, typer.Argument(metavar="AGAIN", help="The same run made again: what it made is compared too.")
+    ] = None,
+) -> None:
+    """What differs."""
+    from autocaft.cli.actions import reproduce_run
+
+    reproduce_run(run_dir, again)
+
+
 def _add_stage(stage: str) -> None:
     """A command for one stage on a run folder that exists."""
 
