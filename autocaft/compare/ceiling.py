@@ -1,4 +1,4 @@
-"""How far do two people agree? Nobody can ask more of a judge, and less of nobody.
+"""How far do two people agree? A judge can hardly agree with people further than they do with each other.
 
 In: raters. Out: a row for each two people who read the same cards blind, with the judge's agreement with each of them
 on those same cards; and why there is no row where there is none. The decision a reader would question: a list of what
@@ -57,7 +57,7 @@ def _why_not(humans: Sequence[Rater], readers: Sequence[Rater]) -> str:
     if len(readers) > 1:
         return "no two people decided on the same direction"
     copied = sum(human.n_copied for human in humans)
-    notes = [f"{copied} answers are copies of another person's"] if copied else []
+    notes = [f"{copied} of the answers were copied from another person"] if copied else []
     lists = [human.by for human in humans if not human.read_blind and human.ablates]
     notes += [f"{', '.join(lists)} gave a list, which does not tell what was read"] if lists else []
     found = "nobody" if not readers else f"only {readers[0].by}"

@@ -12,7 +12,7 @@ Key: R resamples (the first one is the data as they are), S seeds, G clusters, A
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,15 +60,17 @@ def compare_at_matched_score(rows: Sequence[RowScore], n_by_arm: Mapping[str, in
 def _compare(by_selector: Mapping[str, Sequence[Arm]], rows: Sequence[RowScore], n_by_arm: Mapping[str, int]) -> Any:
     """The sweeps of one source and mode; without `levels` and with a reason where there is nothing to compare."""
     selectors = [name for name in SELECTORS if name in by_selector]
-    short = [name for name in ("auto", *selectors[1:]) if len(by_selector[name]) < MIN_STEPS]
+    short = [name for name in selectors if len(by_selector[name]) < MIN_STEPS]
     swept = [name for name in selectors if name not in short]
     found: dict[str, Any] = {"n_steps": {name: len(by_selector[name]) for name in selectors}, "levels": []}
     if "auto" in short or len(swept) < 2:
         return found | {"why": _too_short(short, by_selector)}
-    task_split = next((s for s in TASK_SPLITS if {"tuned", "auto"} <= _there(by_selector, rows, s)), None)
-    if task_split is None:
-        return found | {"why": f"tuned and the judge's sweep share no task split ({' or '.join(TASK_SPLITS)})"}
     names = ["tuned", *(arm.name for name in swept for arm in by_selector[name])]
+    there = {split: {row.arm for row in rows if row.split == split} for split in (*TASK_SPLITS, UNWANTED_SPLIT)}
+    task_split = next((split for split in TASK_SPLITS if there[split].issuperset(names)), None)
+    if task_split is None or not there[UNWANTED_SPLIT].issuperset(names):
+        splits = f"{' or '.join(TASK_SPLITS)}, and on {UNWANTED_SPLIT}"
+        return found | {"why": f"not comparable: not every arm of the sweeps, and tuned, was measured on {splits}"}
     seeds = sorted(set.intersection(*({r.seed for r in rows if r.arm == name} for name in names)))
     if not seeds:
         return found | {"why": "the arms of the sweeps share no seed"}
@@ -84,12 +86,6 @@ def _compare(by_selector: Mapping[str, Sequence[Arm]], rows: Sequence[RowScore],
         "levels": [_at_level(level, scores, steps) for level in LEVELS],
         "why": None,
     }
-
-
-def _there(by_selector: Mapping[str, Sequence[Arm]], rows: Iterable[RowScore], split: str) -> set[str]:
-    """`tuned` and the selectors all of whose arms have rows of a split."""
-    there = {row.arm for row in rows if row.split == split}
-    return {name for name, arms in by_selector.items() if {arm.name for arm in arms} <= there} | (there & {"tuned"})
 
 
 def _too_short(short: Sequence[str], by_selector: Mapping[str, Sequence[Arm]]) -> str:

@@ -134,8 +134,8 @@ def choose_set(
     chosen = [direction for direction in candidates if direction.id in set(ids)]
     left_out: set[str] = set()
     if share is not None:
-        is_the_judge_s = ids == _ids_for("auto", candidates, decisions)
-        chosen = _first_of_each_layer(chosen, share, (relevance or {}) if is_the_judge_s else {})
+        is_by_judge = ids == _ids_for("auto", candidates, decisions)
+        chosen = _first_of_each_layer(chosen, share, (relevance or {}) if is_by_judge else {})
         left_out = set(ids) - {direction.id for direction in chosen}
         ids = [direction.id for direction in chosen]
     draw = (options.random_seed, seed)

@@ -203,7 +203,7 @@ def test_a_copied_file_and_a_list_make_no_second_reader(run_dir: Path) -> None:
     found = compare_run(run_dir, SimulatedReviewer())
     assert found["human_against_human"] == []
     assert found["no_ceiling"].startswith("only human:ada read the cards blind")
-    assert "copies" in found["no_ceiling"] and "human:cy gave a list" in found["no_ceiling"]
+    assert "copied" in found["no_ceiling"] and "human:cy gave a list" in found["no_ceiling"]
     assert {pair["human"] for pair in found["auto_against_human"]} == {"human:ada", "human:cy"}
 
 

@@ -110,6 +110,18 @@ def test_fewer_than_four_steps_are_not_compared(selector: str, shares: tuple[int
     assert "@25%, @50% and @75%" in run_table(_found(found))
 
 
+def test_sweeps_that_were_not_measured_on_the_same_splits_or_seeds_are_not_compared() -> None:
+    rows = _rows({"auto": _linear(0.2, 0.6), "human": _linear(0.2, 0.8)})
+    without_ood = [r for r in rows if not (r.arm == "caft-sae-human@25%" and r.split == "ood")]
+    (found,) = compare_at_matched_score(without_ood, {})
+    assert found["levels"] == [] and "was measured on neutral or id, and on ood" in found["why"]
+    other_seeds = [r._replace(seed=r.seed + 10) if "human" in r.arm else r for r in rows]
+    (found,) = compare_at_matched_score(other_seeds, {})
+    assert found["levels"] == [] and "share no seed" in found["why"]
+    as_id = [r._replace(split="id") if r.split == "neutral" else r for r in rows]
+    assert compare_at_matched_score(as_id, {})[0]["task_split"] == "id", "where there is no neutral split"
+
+
 def test_a_control_is_compared_as_a_person_is_and_one_chooser_alone_with_nobody() -> None:
     curves = {"auto": _linear(0.2, 0.6), "random": _linear(0.2, 0.1), "human": _linear(0.2, 0.5)}
     (found,) = compare_at_matched_score(_rows(curves), {})
