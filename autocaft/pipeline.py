@@ -39,7 +39,7 @@ VERSION_BY_STAGE = {
     "evaluate": 1,
     "answer": 1,
     "free_form": 1,
-    "behind": 1,
+    "behind": 2,
     "causes": 1,
     "report": 4,
 }

@@ -162,20 +162,21 @@ def compare_moves(
 
 
 def _shares(own: Moves, tuned: Moves, basis_DK: Tensor | None) -> dict[str, Any]:
-    """Shares inside the ablated subspace; a random one of K dimensions holds K/D on average."""
-    if basis_DK is None:
-        return {"n_ablated": 0, "inside": None, "inside_tuned": None, "inside_random": None}
-    width, n_ablated = basis_DK.shape
+    """Shares inside the ablated subspace; a random one of K dimensions holds K/D on average. None without a subspace,
+    or where nothing moved: blocks up to a layer may be untrained."""
+    n_ablated = 0 if basis_DK is None else basis_DK.shape[1]
+    if basis_DK is None or own.mean_square == 0:
+        return {"n_ablated": n_ablated, "inside": None, "inside_tuned": None, "inside_random": None}
     return {
         "n_ablated": n_ablated,
         "inside": own.share_in(basis_DK),
         "inside_tuned": tuned.share_in(basis_DK),
-        "inside_random": n_ablated / width,
+        "inside_random": n_ablated / len(basis_DK),
     }
 
 
 def _top_latents(layer: int, own: Moves, tuned: Moves, live: Sequence[int], n_top: int) -> list[dict[str, Any]]:
-    """Live latents by absolute change, with tuned's change and its rank there (1 is the most changed)."""
+    """Live latents that changed, by absolute change, with tuned's change and its rank there (1 is the most changed)."""
     if own.change_S is None or tuned.change_S is None or not live:
         return []
     live_N = torch.tensor(live)
@@ -190,6 +191,7 @@ def _top_latents(layer: int, own: Moves, tuned: Moves, live: Sequence[int], n_to
             "rank_tuned": int(rank_N[i]),
         }
         for i in top
+        if change_N[i] != 0
     ]
 
 
@@ -202,6 +204,6 @@ def _top_pcs(layer: int, own: Moves, tuned: Moves, found: DirectionSet, n_top: i
             "share_tuned": tuned.share_in(vector_D[:, None]),
         }
         for direction, vector_D in zip(found.directions, found.vectors_ND, strict=True)
-        if direction.layer == layer and direction.source == "pca"
+        if direction.layer == layer and direction.source == "pca" and own.mean_square > 0
     ]
     return sorted(entries, key=lambda entry: -entry["share"])[:n_top]

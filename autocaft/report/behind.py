@@ -93,7 +93,7 @@ def _moved_sentence(arm: Mapping[str, Any]) -> str:
         for layer in arm["layers"]
         if layer["inside"] is not None
     ]
-    text = "Of its difference from the base model, inside the ablated subspace: " + "; ".join(parts) + "."
+    text = f"Of its difference from the base model, inside the ablated subspace: {'; '.join(parts)}." if parts else ""
     latents = [entry for layer in arm["layers"] for entry in layer["latents"]]
     if latents:
         shared = sum(

@@ -79,3 +79,11 @@ def test_the_most_moved_are_named_with_what_the_judge_said(tmp_path: Path) -> No
         ("L7.pc1", 0.75, 0.5), ("L7.pc0", 0.25, 0.5),
     ]  # fmt: skip
     assert (line["inside"], line["inside_tuned"], line["inside_random"]) == (0.25, 0.5, 1 / 32)
+
+
+def test_where_nothing_moved_nothing_is_named() -> None:
+    """Below the lowest trained block a model is its base: ties of zeros are no moves."""
+    found = DirectionSet((Direction("L7.pc0", 7, "pca", 0, 1.0, "explained-variance"),), EYE[:1])
+    still = Moves(torch.zeros(32, 32), torch.zeros(4))
+    (line,) = compare_moves({7: still}, {7: still}, {7: EYE[:, :1]}, {7: [1, 2, 3]}, found, [], [], n_top=2)
+    assert line["latents"] == line["pcs"] == [] and line["inside"] is None
