@@ -156,7 +156,8 @@ def _calibration(run: Run, judge: dict[str, Any]) -> dict[str, Any]:
     if named is not None:
         path = Path(named).expanduser()
         paths.insert(0, path / "calibration.json" if path.is_dir() else path)
-    own = calibration_of(judge["name"], judge["prompt_hash"], (read_json(path) for path in paths if path.is_file()))
+    found = (read_json(path) for path in paths if path.is_file())
+    own = calibration_of(judge["name"], judge["prompt_hash"], run.config.judge.reading, found)
     commands = calibrate_commands(run.config.judge, run.config.model)
     return calibration_card(own, threshold=judge["threshold"], commands=commands)
 
@@ -165,9 +166,13 @@ def calibrate_commands(options: JudgeOptions, model: str) -> list[str]:
     """How to calibrate the judge of these options; nothing for a panel with one that is asked through files."""
     if options.has_files_in_panel:
         return []
-    given = {key: getattr(options, key) for key in ("base_url", "api_key_env", "verifier", "rater")}
-    sets = [f"--set {key}={value}" for key, value in given.items() if value]
-    sets += [f"--set 'panel={json.dumps(options.panel)}'"] if options.panel else []
+    usual = type(options)(judge=options.judge, undesired="-", wanted="-").reading
+    given = {key: value for key, value in options.reading.items() if value != usual.get(key)}
+    given |= {"api_key_env": options.api_key_env} if options.api_key_env else {}
+    sets = [
+        f"--set {key}={value}" if isinstance(value, str) else f"--set '{key}={json.dumps(value)}'"
+        for key, value in given.items()
+    ]
     return [
         " ".join([f"autocaft calibrate --judge {options.judge} --model {model} --split {split}", *sets])
         for split in ("tuning", "held_out")

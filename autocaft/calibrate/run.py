@@ -27,11 +27,11 @@ from autocaft.judge.cards import build_cards
 from autocaft.judge.files import FilesJudge
 from autocaft.judge.options import JudgeOptions
 from autocaft.judge.stage import make_judge, neighbour_encoder, price_of, with_abstention
+from autocaft.llm.prices import NANO
 from autocaft.model.load import load_model, load_tokenizer
 from autocaft.model.locate import locate
 from autocaft.records import Direction, Example, Verdict
 from autocaft.rundir.files import digest, disk_errors, read_json, read_records, write_json, write_jsonl
-from autocaft.rundir.options import fingerprint_options
 from autocaft.rundir.progress import NullProgress, Progress
 from autocaft.rundir.store import RunStore
 
@@ -77,7 +77,12 @@ def calibrate(
     weights = locate(model)
     language_model, tokenizer = load_model(weights), load_tokenizer(weights)
     judge = make_judge(options, store=store, local_model=lambda: (language_model, tokenizer))
-    who = {"judge": judge.name, "prompt_hash": judge.prompt_hash, "model": weights.identity}
+    who = {
+        "judge": judge.name,
+        "prompt_hash": judge.prompt_hash,
+        "settings": options.reading,
+        "model": weights.identity,
+    }
     chosen = None if split == "tuning" else _tuned(out / RESULT, who)
     loaded = language_model, tokenizer, weights.identity
     material = _material(loaded, split, concepts, options, run_dir, materials or out, progress)
@@ -182,10 +187,7 @@ def _judge_all(
 
 def _asked_by(judge: Judge, options: JudgeOptions) -> dict[str, Any]:
     """All that can change an answer besides card and concept: another server under the same name is another judge."""
-    settings = fingerprint_options(options)
-    return {"judge": judge.name, "prompt_hash": judge.prompt_hash} | {
-        key: value for key, value in settings.items() if key not in ("undesired", "wanted")
-    }
+    return {"judge": judge.name, "prompt_hash": judge.prompt_hash} | options.reading
 
 
 def _asked_apart(judge: Judge, question: Question) -> Judge:
@@ -216,7 +218,8 @@ def _rated(
         if direction.id not in question.truth:
             continue
         row = row_by_id[direction.id]
-        verdict, usage = with_abstention(Verdict.from_row(row["verdict"]), options.abstain), row["usage"]
+        verdict = with_abstention(Verdict.from_row(row["verdict"]), options.abstain)
+        usage = JudgeUsage(**row["usage"])
         rated.append(
             Rated(
                 question.name,
@@ -225,9 +228,10 @@ def _rated(
                 question.truth[direction.id],
                 direction,
                 verdict,
-                usage["n_calls"],
-                usage["input_tokens"],
-                usage["output_tokens"],
+                usage.n_calls,
+                usage.input_tokens,
+                usage.output_tokens,
+                None if usage.n_unpriced else usage.nano_usd / NANO,
             )
         )
     return rated
@@ -242,25 +246,25 @@ def _read_kept(path: Path) -> dict[str, dict[str, Any]]:
     return {row["key"]: row for row in map(json.loads, whole)}
 
 
-def _tuned(path: Path, who: dict[str, str]) -> dict[str, Any]:
+def _tuned(path: Path, who: dict[str, Any]) -> dict[str, Any]:
     """What the tuning split chose for this judge and model."""
     before = read_json(path) if path.is_file() else {}
     if "tuning" not in before or not _is_of(before, who):
         raise ConfigError(
-            f"{path.parent}: the threshold comes from the tuning split, which {who['judge']} has not judged here yet. "
-            "Run it first: --split tuning"
+            f"{path.parent}: the threshold comes from the tuning split, which {who['judge']} has not judged here yet "
+            "with these settings. Run it first: --split tuning"
         )
     return {key: before["tuning"][key] for key in ("threshold", "probability")}
 
 
-def _keep(path: Path, split: Split, who: dict[str, str], found: dict[str, Any]) -> None:
+def _keep(path: Path, split: Split, who: dict[str, Any], found: dict[str, Any]) -> None:
     """Put the split's figures into the file; figures of another judge or model are not left beside them."""
     before = read_json(path) if path.is_file() else {}
     by_split = {name: before[name] for name in SPLITS if name in before and _is_of(before, who)} | {split: found}
     write_json(path, who | {name: by_split[name] for name in SPLITS if name in by_split})
 
 
-def _is_of(result: dict[str, Any], who: dict[str, str]) -> bool:
+def _is_of(result: dict[str, Any], who: dict[str, Any]) -> bool:
     return all(result.get(key) == value for key, value in who.items())
 
 
@@ -289,11 +293,17 @@ def text_of(found: dict[str, Any]) -> str:
         line("discrimination (chance .25)", "discrimination"),
         "  a direction costs "
         + f"{found['calls_per_direction']:.1f} calls, {found['input_tokens_per_direction']:,.0f} "
-        f"input and {found['output_tokens_per_direction']:,.0f} output tokens, {found['seconds_per_direction']:.2f} s",
+        f"input and {found['output_tokens_per_direction']:,.0f} output tokens, {_dollars(found)}, "
+        f"{found['seconds_per_direction']:.2f} s",
         "  said -> true (n)",
         *(_bar(row) for row in found["reliability"]),
     ]
     return "\n".join(lines)
+
+
+def _dollars(found: dict[str, Any]) -> str:
+    usd = found["usd_per_direction"]
+    return "dollars unknown (no price is known: --set prices=FILE)" if usd is None else f"${usd:.4f}"
 
 
 def _span(row: dict[str, Any]) -> str:

@@ -38,6 +38,8 @@ class Rated:
     n_calls: int
     input_tokens: int
     output_tokens: int
+    usd: float | None = None
+    """What the verdict costs at today's prices; None where one is not known."""
 
     @property
     def share(self) -> float | None:
@@ -118,8 +120,15 @@ def figures(rated: Sequence[Rated], chosen: dict[str, Any], seconds: float) -> d
         "calls_per_direction": mean(item.n_calls for item in rated),
         "input_tokens_per_direction": mean(item.input_tokens for item in rated),
         "output_tokens_per_direction": mean(item.output_tokens for item in rated),
+        "usd_per_direction": _usd_per_direction(rated),
         "seconds_per_direction": seconds / len(rated),
     }
+
+
+def _usd_per_direction(rated: Sequence[Rated]) -> float | None:
+    """None unless the price of every call is known."""
+    dollars = [item.usd for item in rated if item.usd is not None]
+    return mean(dollars) if len(dollars) == len(rated) else None
 
 
 def _at(rated: Sequence[Rated], threshold: float, families: Sequence[str]) -> dict[str, Any]:

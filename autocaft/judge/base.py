@@ -147,6 +147,10 @@ class JudgeUsage:
     n_quotes_dropped: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    nano_usd: int = 0
+    """Billionths of a dollar at today's prices, of the calls whose price is known."""
+    n_unpriced: int = 0
+    """Calls whose price nobody knows."""
 
     def __add__(self, other: JudgeUsage) -> JudgeUsage:
         return JudgeUsage(**{name: getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__})

@@ -132,7 +132,7 @@ class _Session:
         self.ratings: list[dict[str, Any]] = []
 
     def run(self, concept: Concept) -> Verdict:
-        """Ask the three parts in order; the first that gives nothing ends it."""
+        """Ask part after part; the first that gives nothing ends it."""
         poles, has_choices = self.card.poles, bool(self.card.choices)
         problem = (
             self._ask("describe", describe_schema(poles), self._describe_values(), check_describe)
@@ -147,7 +147,9 @@ class _Session:
             problem, doubt = self._check_words(concept)
         verdict, n_dropped = verdict_of(self.card, self.judge, self.replies, self.ratings, problem)
         self.usage += JudgeUsage(n_quotes_dropped=n_dropped)
-        return dataclasses.replace(verdict, abstains=True, doubt=doubt) if doubt else verdict
+        if not doubt or verdict.relevance is None:
+            return verdict
+        return dataclasses.replace(verdict, abstains=True, doubt=doubt)
 
     def _relevance(self) -> float | None:
         """Mean relevance of the pole that counts, so far."""
@@ -216,9 +218,16 @@ class _Session:
         return problem
 
     def _call(self, part: str, system: str, user: str, schema: Schema) -> Outcome:
-        outcome = self.judge.reader_by_part[READER_BY_CALL[part]].client.ask(self._request(part, system, user, schema))
-        tokens = outcome.usage
-        self.usage += JudgeUsage(n_calls=1, input_tokens=tokens.input_tokens, output_tokens=tokens.output_tokens)
+        client = self.judge.reader_by_part[READER_BY_CALL[part]].client
+        outcome = client.ask(self._request(part, system, user, schema))
+        tokens, price = outcome.usage, client.budget.price
+        self.usage += JudgeUsage(
+            n_calls=1,
+            input_tokens=tokens.input_tokens,
+            output_tokens=tokens.output_tokens,
+            nano_usd=0 if price is None else price.nano_usd(tokens),
+            n_unpriced=int(price is None),
+        )
         return outcome
 
     def _request(self, part: str, system: str, user: str, schema: Schema) -> ChatRequest:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import field_validator, model_validator
 
 from autocaft.llm.address import check_address, check_key_name
-from autocaft.rundir.options import Options, transport
+from autocaft.rundir.options import Options, fingerprint_options, transport
 
 VENDORS = ("openai", "anthropic", "local", "files")
+OF_CHAT_JUDGES = ("base_url", "verifier", "rater", "check_words", "max_output_tokens")
+"""Settings that mean nothing to the others."""
 
 
 class JudgeOptions(Options):
@@ -149,6 +153,15 @@ class JudgeOptions(Options):
     def readers_of(self, judge: str) -> dict[str, str]:
         """Who describes, verifies and rates for this member of the panel (or the judge itself)."""
         return {"describe": judge, "verify": self.verifier or judge, "rate": self.rater or judge}
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """All settings that can change what is said about a card, as JSON: figures of a calibration hold for them."""
+        settings = fingerprint_options(self)
+        unread = {"undesired", "wanted", "api_key_env", *(() if self.chat_judges else OF_CHAT_JUDGES)}
+        asks_neighbours = self.judge != "offline" if self.hard_negatives is None else self.hard_negatives
+        kept = {key: value for key, value in settings.items() if key not in unread}
+        return kept | {"hard_negatives": asks_neighbours}
 
     @property
     def self_checked(self) -> dict[str, list[str]]:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from autocaft.llm.prices import Price
 
 CARDS, VERDICTS, SUMMARY, PARTIAL = "cards.jsonl", "verdicts.jsonl", "summary.json", "verdicts.partial.jsonl"
+COUNTED = ("n_calls", "n_repairs", "n_quotes_dropped", "input_tokens", "output_tokens")
+"""Of the usage, for the summary: all but the dollars."""
 LocalModel = Callable[[], tuple[Any, Any]]
 """Gives the language model and the tokenizer that the offline judge reads with; called only if it is the judge."""
 
@@ -138,8 +140,7 @@ def judge_directions(
 
 def neighbour_encoder(options: JudgeOptions) -> Encoder | None:
     """Finds the negatives that read like positives; None where they are not asked for."""
-    wanted = options.judge != "offline" if options.hard_negatives is None else options.hard_negatives
-    if not wanted:
+    if not options.reading["hard_negatives"]:
         return None
     from autocaft.judge.offline_encoder import Encoder
 
@@ -221,5 +222,5 @@ def summarise(
         "discrimination": sum(picks) / len(picks) if picks else None,
         "agreement": agreement(verdicts) if isinstance(judge, PanelJudge) else None,
         "unscored": dict(sorted(reasons.items())),
-        **dataclasses.asdict(total),
+        **{key: getattr(total, key) for key in COUNTED},
     }

@@ -1,8 +1,8 @@
 """How far the judge of a run can be trusted: its figures on directions of known meaning, or that nobody knows.
 
-In: calibrations (`calibration.json`, made by `autocaft calibrate`), the judge's name and prompt hash. Out: plain dicts.
-The decision a reader would question: only the held-out half counts, and only if name and prompt hash are the run's own.
-Another prompt is another judge.
+In: calibrations (`calibration.json`, made by `autocaft calibrate`), the judge's name, prompt hash and settings. Out:
+plain dicts. The decision a reader would question: only the held-out half counts, and only if name, prompt hash and
+settings are the run's own. Another prompt is another judge, and so is the same one with fewer windows to read.
 """
 
 from __future__ import annotations
@@ -21,9 +21,13 @@ SHOWN = (
 """Figure, what it is called, how it is written."""
 
 
-def calibration_of(judge: str, prompt_hash: str, found: Iterable[Calibration]) -> Calibration | None:
-    """The first calibration of this very judge that has a held-out half."""
-    own = (c for c in found if (c.get("judge"), c.get("prompt_hash")) == (judge, prompt_hash))
+def calibration_of(
+    judge: str, prompt_hash: str, settings: Mapping[str, Any], found: Iterable[Calibration]
+) -> Calibration | None:
+    """The first calibration of this very judge, with these settings (`JudgeOptions.reading`), that has a held-out
+    half."""
+    who = {"judge": judge, "prompt_hash": prompt_hash, "settings": settings}
+    own = (c for c in found if all(c.get(key) == value for key, value in who.items()))
     return next((calibration for calibration in own if "held_out" in calibration), None)
 
 
@@ -45,7 +49,7 @@ def calibration_card(calibration: Calibration | None, *, threshold: float, comma
         commands: how to calibrate the judge; empty where it cannot be done.
     """
     if calibration is None:
-        note = "This judge was not calibrated: nothing here says how often it is right."
+        note = "This judge was not calibrated with these settings: nothing here says how often it is right."
         return {"figures": [], "note": note, "commands": list(commands)}
     half = calibration["held_out"]
     here = half["by_threshold"].get(f"{threshold:g}")

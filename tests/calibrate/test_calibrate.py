@@ -93,7 +93,9 @@ def test_held_out_takes_the_threshold_of_tuning_and_refuses_without(materials: P
         held_out = run(server, "held_out", tmp_path, materials)
     assert held_out["threshold"] == tuning["threshold"] and held_out["f1"] >= 0.95
     assert held_out["random_selected"] <= 0.05
-    assert set(read_json(tmp_path / "calibration.json")) == {"judge", "prompt_hash", "model", "tuning", "held_out"}
+    kept = read_json(tmp_path / "calibration.json")
+    assert set(kept) == {"judge", "prompt_hash", "settings", "model", "tuning", "held_out"}
+    assert kept["held_out"]["usd_per_direction"] is None and "dollars unknown" in text_of(kept["held_out"])
     first, second = (shown_texts(tmp_path / split / "cards.jsonl") for split in ("tuning", "held_out"))
     assert first and not first & second
 
@@ -122,6 +124,7 @@ def test_what_a_cap_left_out_is_asked_with_a_higher_one_and_another_server_is_an
 def test_the_offline_judge_runs_the_same_way(materials: Path, tmp_path: Path) -> None:
     found = run(None, "tuning", tmp_path, materials)
     assert found["calls_per_direction"] == 0.0 and found["average_precision"] > 0.8
+    assert found["usd_per_direction"] == 0.0 and ", $0.0000, " in text_of(found)
 
 
 def test_a_files_judge_in_a_panel_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
@@ -49,6 +50,13 @@ def test_a_perfect_judge_has_perfect_figures() -> None:
     assert (found["f1"], found["average_precision"], found["random_selected"]) == (1.0, 1.0, 0.0)
     assert found["brier_skill"] > 0.8 and found["ece"] < 0.16 and found["n_unscored"] == 0
     assert (found["calls_per_direction"], found["seconds_per_direction"]) == (3.0, 1.0)
+
+
+def test_dollars_a_direction_are_known_only_if_every_price_is() -> None:
+    priced = [dataclasses.replace(item, usd=0.02 * n) for n, item in enumerate(perfect())]
+    usd = figures(priced, tuned(perfect()), 1.0)["usd_per_direction"]
+    assert usd == pytest.approx(0.02 * (len(priced) - 1) / 2)
+    assert figures([*priced[1:], perfect()[0]], tuned(perfect()), 1.0)["usd_per_direction"] is None
 
 
 def test_an_unscored_direction_is_missed_and_counted_and_never_selected() -> None:

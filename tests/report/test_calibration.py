@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -21,16 +22,35 @@ HALF = {
     "average_precision": 0.97, "random_selected": 0.025, "random_selected_low": 0.0, "random_selected_high": 0.05,
     "brier_skill": 0.7, "ece": 0.081, "by_threshold": {"60": {"f1": 0.5, "f1_low": 0.4, "f1_high": 0.6}},
 }  # fmt: skip
-MINE = {"judge": "offline:m", "prompt_hash": "h", "model": "a model", "held_out": HALF}
+SETTINGS = {"n_verify": 20}
+MINE = {"judge": "offline:m", "prompt_hash": "h", "settings": SETTINGS, "model": "a model", "held_out": HALF}
 
 
 @pytest.mark.parametrize(
     "other",
-    [MINE | {"judge": "offline:n"}, MINE | {"prompt_hash": "g"}, {k: v for k, v in MINE.items() if k != "held_out"}],
+    [
+        MINE | {"judge": "offline:n"},
+        MINE | {"prompt_hash": "g"},
+        MINE | {"settings": {"n_verify": 30}},
+        {k: v for k, v in MINE.items() if k != "settings"},
+        {k: v for k, v in MINE.items() if k != "held_out"},
+    ],
 )
-def test_another_judge_another_prompt_and_a_half_calibration_do_not_count(other: dict[str, Any]) -> None:
-    assert calibration_of("offline:m", "h", [other]) is None
-    assert calibration_of("offline:m", "h", [other, MINE]) is MINE
+def test_another_judge_prompt_or_setting_and_a_half_calibration_do_not_count(other: dict[str, Any]) -> None:
+    assert calibration_of("offline:m", "h", SETTINGS, [other]) is None
+    assert calibration_of("offline:m", "h", SETTINGS, [other, MINE]) is MINE
+
+
+def test_the_settings_that_count_are_those_that_can_change_a_verdict() -> None:
+    def reading(**values: Any) -> dict[str, Any]:
+        return JudgeOptions(**({"undesired": "u", "wanted": "w"} | values)).reading
+
+    offline, paid = reading(), reading(judge="openai:m")
+    assert json.loads(json.dumps(paid)) == paid
+    assert reading(undesired="another", concurrency=2, max_usd=1.0, max_output_tokens=900) == offline
+    assert reading(judge="openai:m", max_output_tokens=900) != paid
+    assert reading(judge="openai:m", hard_negatives=True) == paid != reading(judge="openai:m", hard_negatives=False)
+    assert reading(n_verify=30) != offline != reading(abstain=(30, 70))
 
 
 def test_figures_stand_with_their_intervals() -> None:
@@ -55,10 +75,12 @@ def test_a_judge_that_was_not_calibrated_is_told_apart_with_the_command(
     make_inputs: Callable[..., dict[str, Any]],
 ) -> None:
     options = JudgeOptions(
-        judge="openai:m", rater="anthropic:r", base_url="http://127.0.0.1:1/v1", undesired="u", wanted="w"
-    )
+        judge="openai:m", rater="anthropic:r", base_url="http://127.0.0.1:1/v1", n_verify=30, abstain=(30, 70),
+        undesired="u", wanted="w",
+    )  # fmt: skip
     commands = calibrate_commands(options, "wheel:x")
-    rest = "--set base_url=http://127.0.0.1:1/v1 --set rater=anthropic:r"
+    rest = "--set base_url=http://127.0.0.1:1/v1 --set rater=anthropic:r --set 'abstain=[30.0, 70.0]'"
+    rest += " --set 'n_verify=30'"
     assert commands[1] == f"autocaft calibrate --judge openai:m --model wheel:x --split held_out {rest}"
     page = render_html(
         build_report(**make_inputs(calibration=calibration_card(None, threshold=60.0, commands=commands)))
@@ -71,3 +93,4 @@ def test_the_calibration_that_ships_is_of_the_offline_judge_as_it_is() -> None:
     shipped = read_json(calibrations_dir() / "offline.json")
     assert shipped["prompt_hash"] == method_hash() and shipped["judge"].startswith("offline:")
     assert set(shipped) >= {"tuning", "held_out"}
+    assert shipped["settings"] == JudgeOptions(undesired="u", wanted="w").reading
