@@ -30,7 +30,7 @@ N_LEVELS = 8
 """Steps of shading; 0 is none."""
 NOT_SURE = "The judge is not sure: look at these first"
 MAX_CARDS = 1000
-"""Directions on the page, the most relevant first; a browser opens that many at once without a wait."""
+"""Directions on the page, in the order of the report; a browser opens that many at once without a wait."""
 
 
 def render_html(report: Mapping[str, Any]) -> str:
@@ -57,6 +57,7 @@ def render_html(report: Mapping[str, Any]) -> str:
         shown_cards=cards[:MAX_CARDS],
         n_left_out=max(0, len(cards) - MAX_CARDS),
         agreement=agreement_text(report["judge"].get("agreement")),
+        has_selected=any(card["state"] == "selected" for card in cards),
         card_groups=_groups(cards[:MAX_CARDS]),
         sources=sorted({card["source"] for card in cards}),
         layers=sorted({card["layer"] for card in cards}),

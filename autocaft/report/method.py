@@ -87,10 +87,16 @@ def _components_of(pcs: str, text: str) -> str:
 
 def _judging(config: Mapping[str, Any], judge: str) -> str:
     options = config["judge"]
+    checked = ""
+    if options["check_words"] and not judge.startswith(("offline", "files:")):
+        checked = (
+            " A description that verifies is rated once more without the windows; where that rating differs, the "
+            "verdict abstains."
+        )
     return (
         f"The judge ({judge}) describes a direction from at most {options['n_describe']} windows of text a pole, tells "
         f"held-out windows from others by that description (at most {options['n_verify']}; detection), and rates it "
-        "from 0 to 100 against the unwanted and the wanted concept. It sees no evaluation split."
+        f"from 0 to 100 against the unwanted and the wanted concept.{checked} It sees no evaluation split."
     )
 
 

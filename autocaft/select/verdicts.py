@@ -75,7 +75,9 @@ def decide(
             reason = f"relevance {relevance:.1f} is at least {options.threshold:g}"
             if not is_selected:
                 reason += f", but {options.per_layer_cap} of layer {direction.layer} are more relevant"
-        reason += _doubt(verdict_of.get(direction.id))
+        verdict = verdict_of.get(direction.id)
+        # whichever way it was decided
+        reason += "; the judge is not sure, look at it" if verdict is not None and verdict.abstains else ""
         decisions.append(Decision(direction.id, is_selected, AUTO_RULE, reason, at))
     return decisions
 
@@ -160,13 +162,6 @@ def _refusal(verdict: Verdict | None, options: SelectOptions) -> str | None:
     if verdict.wanted_relevance is not None and lead < options.margin:
         return f"relevance {verdict.relevance:.1f} leads the wanted concept by {lead:.1f}, less than {options.margin:g}"
     return _unverified(verdict, options.min_detection)
-
-
-def _doubt(verdict: Verdict | None) -> str:
-    """What follows the reason where the judge is not sure, whichever way it was decided."""
-    if verdict is None or not verdict.abstains:
-        return ""
-    return f"; the judge is not sure, look at it{f' ({verdict.doubt})' if verdict.doubt else ''}"
 
 
 def _unverified(verdict: Verdict, min_detection: float | None) -> str | None:

@@ -242,6 +242,8 @@ def test_limits_follow_from_the_run(report: dict[str, Any], make_inputs: Make) -
     paid = build_report(**make_inputs(judge=judge, model={"spec": "org/model"}))["limits"]
     assert "No large language model" not in " ".join(paid) and "openai:some-model" in " ".join(paid)
     assert "openai:some-model checked and rated what it had described itself" in " ".join(paid)
+    assert "without the windows" in " ".join(build_report(**make_inputs(judge=judge))["method"])
+    assert "without the windows" not in " ".join(report["method"])
     three = make_inputs(judge={"name": "describe a:1, verify b:2, rate c:3", "self_checked": {}})
     assert "described itself" not in " ".join(build_report(**three)["limits"])
 
