@@ -89,7 +89,8 @@ def fetch(place: str) -> Path:
 
     owner, _, rest = place.removeprefix(HUB).partition("/")
     repo, _, folder = rest.partition("/")
-    patterns = [f"{folder}/{name}" for name in (*_READERS, "config.json", "cfg.json", "sae_weights.safetensors")]
+    names = (*_READERS, "config.json", "cfg.json", "sae_weights.safetensors")
+    patterns = [f"{folder}/{name}" if folder else name for name in names]
     try:
         found = Path(snapshot_download(f"{owner}/{repo}", allow_patterns=patterns)) / folder
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

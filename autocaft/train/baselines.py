@@ -8,8 +8,8 @@ the optimizer, so that clipping, accumulation and the learning rate treat it lik
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -98,7 +98,7 @@ def kl_penalty(model: Any, weight: float, read: Callable[[nn.Module, dict[str, T
     kept = None if has_adapter(model) else copy.deepcopy(model).eval().requires_grad_(False)
 
     def base() -> AbstractContextManager[Any]:
-        return as_base(model) if kept is None else nullcontext(kept)
+        return _base_inside(model) if kept is None else nullcontext(kept)
 
     def penalty(inputs: dict[str, Tensor], labels_BT: Tensor, logits_NV: Tensor) -> Tensor:
         with torch.no_grad(), base() as base_model:
@@ -106,6 +106,16 @@ def kl_penalty(model: Any, weight: float, read: Callable[[nn.Module, dict[str, T
         return weight * (base_NV.exp() * (base_NV - logits_NV.log_softmax(-1))).sum()
 
     return penalty
+
+
+@contextmanager
+def _base_inside(model: Any) -> Iterator[Any]:
+    """The base behind an adapter. Switching the adapter on again would train those of its weights that were frozen."""
+    trained = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    with as_base(model) as base_model:
+        yield base_model
+    for parameter, is_trained in trained.items():
+        parameter.requires_grad_(is_trained)
 
 
 def l2sp_penalty(model: Any, weight: float) -> Callable[[], Tensor]:
@@ -134,7 +144,8 @@ def _added_square(module: Any) -> Tensor:
     for name, scale in module.scaling.items():
         if name in module.lora_A:
             A_RI, B_OR = module.lora_A[name].weight.float(), module.lora_B[name].weight.float()
-            total = total.to(A_RI.device) + scale**2 * ((A_RI @ A_RI.T) * (B_OR.T @ B_OR)).sum()
+            with torch.autocast(A_RI.device.type, enabled=False):
+                total = total.to(A_RI.device) + scale**2 * ((A_RI @ A_RI.T) * (B_OR.T @ B_OR)).sum()
     return total
 
 

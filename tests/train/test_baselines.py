@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 from test_sft import batch_of, task_rows
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -186,6 +187,20 @@ def test_a_heavy_penalty_keeps_the_model_at_its_base(tmp_path: Path) -> None:
         found[name] = moved(planted)
     assert found["plain"][0] > 0.1 and found["kl"][0] < 0.1 * found["plain"][0], found
     assert found["plain"][1] > 1.0 and found["l2sp"][1] < 0.05 * found["plain"][1], found
+
+
+def test_a_penalty_trains_nothing_that_is_frozen(tmp_path: Path) -> None:
+    """To see the base, an adapter is switched off and on again, also where it is left as it was made."""
+    settings: dict[str, Any] = {"ablated": False, "method": "lora", "lora_r": 2, "epochs": 2.0}
+    found = {}
+    for name, departure in {"plain": Departure(), "kl": Departure(kl_weight=0.5)}.items():
+        found[name] = train(plant_cue(), tmp_path / name, departure, **settings)["n_trained_parameters"]
+    assert found["plain"] == found["kl"] > 0
+    saved = load_file(tmp_path / "kl/model/adapter_model.safetensors")
+    moved_at = {
+        layer: any(t.any() for n, t in saved.items() if f"layers.{layer}." in n and "lora_B" in n) for layer in range(3)
+    }
+    assert moved_at == {0: False, 1: True, 2: True}
 
 
 @pytest.mark.parametrize("departure", [Departure(kl_weight=0.5), Departure(l2sp_weight=0.5)])
