@@ -22,7 +22,10 @@ from autocaft.errors import ConfigError
 ArmSource = Literal["sae", "pca"]
 Selector = Literal["auto", "human", "oracle", "random", "random-live", "random-orthogonal", "top"]
 ArmMode = Literal["zero", "mean", "mean-shift", "resample"]
-How = Literal["fading", "inference", "activation-only", "gradient-only", "inoculation", "kl", "l2sp", "benign", "stop"]
+How = Literal[
+    "fading", "inference", "activation-only", "gradient-only", "preventative",
+    "inoculation", "kl", "l2sp", "benign", "stop",
+]  # fmt: skip
 
 SELECTORS: dict[Selector, str] = {
     "auto": "chosen by the judge",
@@ -38,6 +41,7 @@ CAFT_HOWS: dict[How, str] = {
     "inference": "plain SFT; ablated only when it is used, and measured so",
     "activation-only": "the forward pass is ablated, the gradient is not",
     "gradient-only": "the gradient is ablated, the forward pass is not",
+    "preventative": "the directions are added while it trains, and nothing is removed (preventative steering)",
 }
 TUNED_HOWS: dict[How, str] = {
     "inoculation": "a line that asks for the unwanted trait stands before every training prompt, and later does not",
@@ -111,6 +115,11 @@ def parse_arm(name: str) -> Arm:
             "it takes that share of the choice (1 to 99)"
         )
     source, selector, mode, how, percent = match.groups()
+    if how == "preventative" and (mode is not None or selector in ("random-live", "random-orthogonal")):
+        raise ConfigError(
+            f"arms: {name!r} is no arm. Preventative steering removes nothing, so it has no MODE, and adds candidates "
+            "as far as they are known to vary, so its control is `random`"
+        )
     return Arm(
         name,
         cast(ArmSource, source),

@@ -126,9 +126,11 @@ def train(run: Run, context: StepContext, arm: Arm, seed: int) -> None:
     if arm.has_directions:
         found, ids = _arm_directions(run, context, arm, seed)
         subspaces = build_subspaces(found, ids, _mean_by_layer(run, context))
+        if arm.how == "preventative":
+            subspaces = _steering(run, context, ids)
         save_subspaces(context.out / "subspaces.safetensors", subspaces)
     if arm.is_trained_apart:
-        mode = arm.mode or run.config.train.mode
+        mode = _mode_of(run, arm)
         label = f"train {arm.name}, seed {seed}"
         _fine_tune(run, context, seed, label=label, subspaces=subspaces, mode=mode, arm=arm)
 
@@ -332,6 +334,19 @@ def _fine_tune(
     write_json(context.out / "summary.json", summary)
 
 
+def _steering(run: Run, context: StepContext, ids: Sequence[str]) -> list[Subspace]:
+    """What preventative steering adds: the chosen directions themselves, towards the pole that the judge rated."""
+    from autocaft.model.directions import steering_subspaces
+
+    verdicts = read_records(context.dir_of("judge") / "verdicts.jsonl", Verdict)
+    signs = {verdict.direction_id: -1.0 if verdict.pole == "bottom" else 1.0 for verdict in verdicts}
+    return steering_subspaces(_directions(context), ids, signs, run.config.baselines.steering)
+
+
+def _mode_of(run: Run, arm: Arm) -> Mode:
+    return "mean-shift" if arm.how == "preventative" else arm.mode or run.config.train.mode
+
+
 def _rows_of(run: Run, arm: Arm | None) -> Sequence[TaskRow]:
     """The training rows, or what a rival makes of them."""
     from autocaft.train.baselines import inoculated, with_benign
@@ -429,7 +444,7 @@ def _ablation(run: Run, model: Any, arm: Arm, folder: Path | None) -> AbstractCo
 
     options = run.config.train
     subspaces = load_subspaces(folder / "subspaces.safetensors")
-    mode = _measured_mode(arm.mode or options.mode)
+    mode = _measured_mode(_mode_of(run, arm))
     return ablate(model, subspaces, mode=mode, strength=options.strength, exempt_first=options.exempt_first)
 
 

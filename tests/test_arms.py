@@ -32,6 +32,14 @@ def test_a_name_says_directions_and_how(name: str, arm: Arm) -> None:
     assert parse_arm(name) == arm
 
 
+def test_steering_has_no_mode_and_one_control() -> None:
+    name = "caft-pca-auto-preventative"
+    assert parse_arm(name) == Arm(name, "pca", "auto", None, "preventative")
+    for refused in ("caft-pca-auto-zero-preventative", "caft-sae-random-live-preventative"):
+        with pytest.raises(ConfigError, match="Preventative steering removes nothing"):
+            parse_arm(refused)
+
+
 @pytest.mark.parametrize(
     "name",
     ["tuned-fading", "tuned-stop-0", "tuned-stop-100", "caft-sae-auto-kl", "caft-sae-auto-fading-zero", "base-kl"],

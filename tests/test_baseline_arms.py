@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from autocaft.cli.app import app
 from autocaft.config import load_config
 from autocaft.evaluate.choices import answer_choices
-from autocaft.model.directions import load_subspaces
+from autocaft.model.directions import DirectionSet, load_subspaces
 from autocaft.model.hooks import ablate
 from autocaft.run import Run
 from autocaft.rundir.files import read_json, read_jsonl
@@ -21,7 +21,7 @@ from tests.tiny_task import write_task
 
 ARMS = (
     "base", "tuned", "caft-pca-top", "caft-pca-top-inference", "caft-pca-top-zero-fading", "caft-pca-random-orthogonal",
-    "tuned-inoculation", "tuned-kl", "tuned-l2sp", "tuned-benign", "tuned-stop-50",
+    "caft-pca-top-preventative", "tuned-inoculation", "tuned-kl", "tuned-l2sp", "tuned-benign", "tuned-stop-50",
 )  # fmt: skip
 
 
@@ -68,6 +68,21 @@ def test_ablated_at_inference_alone_is_the_tuned_model_in_an_ablation(finished: 
     told = read_jsonl(run_dir / "evaluate/caft-pca-top-inference/seed0/rows.jsonl")
     told_ood = [row["margin"] for row in told if row["split"] == "ood"]
     assert told_ood == pytest.approx([answer.margin for answer in found], abs=1e-3)
+
+
+@pytest.mark.slow
+def test_steering_adds_the_same_directions_as_far_as_they_vary(finished: tuple[Path, Run]) -> None:
+    run_dir, _ = finished
+    ids = read_json(run_dir / "train/caft-pca-top-preventative/seed0/set.json")["ids"]
+    assert ids == read_json(run_dir / "train/caft-pca-top/seed0/set.json")["ids"]
+    found = DirectionSet.load(run_dir / "decompose")
+    poles = {row["direction_id"]: row["pole"] for row in read_jsonl(run_dir / "judge/verdicts.jsonl")}
+    for space in load_subspaces(run_dir / "train/caft-pca-top-preventative/seed0/subspaces.safetensors"):
+        own = [d for d in found.directions if d.id in ids and d.layer == space.layer]
+        signs = [-1.0 if poles[d.id] == "bottom" else 1.0 for d in own]
+        parts = [s * d.variance**0.5 * found.vectors_of([d.id])[0] for s, d in zip(signs, own, strict=True)]
+        assert space.mean_D is not None
+        torch.testing.assert_close(space.mean_D, torch.stack(parts).sum(0), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

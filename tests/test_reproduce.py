@@ -106,7 +106,7 @@ def test_a_card_names_arm_subspaces_and_figures(made: Path) -> None:
     value = next(m["value"] for m in metrics if (m["arm"], m["split"], m["hooks"]) == ("caft-pca-top", "ood", "off"))
     row = next(line for line in card.splitlines() if line.startswith("| `caft-pca-top`"))
     assert f"| {100 * value:.0f}% [" in row and "| `tuned` |" in card and "| `base` |" in card
-    assert card.startswith("---\nlibrary_name: peft\n") and "nothing is ablated any more" in card
+    assert card.startswith("---\nlibrary_name: peft\n") and "nothing is ablated or added any more" in card
     assert "stopped after so many per cent" in cards["train/tuned-stop-50/seed0"]
     assert "subspaces.safetensors" not in cards["tune/seed0"] and "nothing was ablated" in cards["tune/seed0"]
 

@@ -117,6 +117,25 @@ def random_orthogonal(found: DirectionSet, ids: Iterable[str], *, seed: Sequence
     return DirectionSet(tuple(directions), torch.cat(vectors))
 
 
+def steering_subspaces(
+    found: DirectionSet, ids: Iterable[str], sign_by_id: Mapping[str, float], size: float
+) -> list[Subspace]:
+    """Subspaces that mode `mean-shift` of `ablate` makes steering vectors of: each layer's "mean" is the sum of its
+    directions, each `size` standard deviations long, and lies in their span.
+
+    Args:
+        sign_by_id: -1 where a direction's lower end is meant; +1 where nothing is said.
+    """
+    chosen = sorted(set(ids))
+    by_id = {direction.id: direction for direction in found.directions}
+    lengths = {i: size * sign_by_id.get(i, 1.0) * by_id[i].variance ** 0.5 for i in chosen}
+    shift_by_layer = {
+        layer: torch.stack([lengths[i] * found.vectors_of([i])[0] for i in chosen if by_id[i].layer == layer]).sum(0)
+        for layer in sorted({by_id[i].layer for i in chosen})
+    }
+    return build_subspaces(found, chosen, shift_by_layer)
+
+
 def save_subspaces(path: Path, subspaces: Iterable[Subspace]) -> None:
     """Write the subspaces as one safetensors file (`L14.basis_DK`, `L14.mean_D`)."""
     tensors: dict[str, Tensor] = {}

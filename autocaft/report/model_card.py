@@ -58,11 +58,11 @@ def _what(arm: Arm, config: Mapping[str, Any], ids: Sequence[str]) -> str:
         how = f" With a rival's way: {TUNED_HOWS[arm.how]}." if arm.how else ""
         return f"Plain fine-tuning on the task {code_span(config['data']['task'])}: nothing was ablated.{how}"
     assert arm.selector is not None
-    mode = arm.mode or config["train"]["mode"]
+    done = "added" if arm.how == "preventative" else f"ablated (mode {code_span(arm.mode or config['train']['mode'])})"
     how = f" {CAFT_HOWS[arm.how].capitalize()}." if arm.how else ""
     return (
-        f"Fine-tuned on the task {code_span(config['data']['task'])} while {len(ids)} directions were ablated (mode "
-        f"{code_span(mode)}); they were {SELECTORS[arm.selector]}.{how} Use it as it is: nothing is ablated any more."
+        f"Fine-tuned on the task {code_span(config['data']['task'])} while {len(ids)} directions were {done}; they "
+        f"were {SELECTORS[arm.selector]}.{how} Use it as it is: nothing is ablated or added any more."
     )
 
 
@@ -74,7 +74,7 @@ def _subspaces(report: Mapping[str, Any], ids: Sequence[str], sha256: str | None
     undesired = report["judge"].get("undesired")
     concept = f" The unwanted concept: {markdown(undesired)}." if undesired else ""
     return [
-        "## What was ablated",
+        "## Its directions",
         f"`subspaces.safetensors`, sha256 `{sha256}`.{concept} Descriptions are those of "
         f"{code_span(report['judge']['name'])}.",
         "\n".join(lines),

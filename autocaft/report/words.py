@@ -18,7 +18,7 @@ from autocaft.stats import Interval
 Line = dict[str, Any]
 CONTROLS = ("random", "random-candidate", "random-live", "top")
 MODE_ENDINGS = ("-mean-shift", "-zero", "-mean", "-resample")
-HOW_ENDINGS = ("-fading", "-inference", "-activation-only", "-gradient-only")
+HOW_ENDINGS = ("-fading", "-inference", "-activation-only", "-gradient-only", "-preventative")
 
 
 def percent(value: float | None) -> str:

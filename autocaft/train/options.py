@@ -84,6 +84,9 @@ class BaselineOptions(Options):
     """Arms `caft-...-fading`: share of the steps at which the ablation begins to fade."""
     fade_to: float = Field(0.95, gt=0, le=1)
     """Share of the steps at which it has faded to nothing."""
+    steering: float = Field(1.0, gt=0)
+    """Arms `caft-...-preventative`: how many standard deviations (of the base model's activations) are added along each
+    chosen direction, towards its unwanted end, while it trains."""
     inoculation: str | None = None
     """Arm `tuned-inoculation`: the line that stands before every training prompt (in a chat, as the system's turn) and
     asks for what is unwanted, so that the model need not learn it as its own. It can become a trigger."""
@@ -105,6 +108,7 @@ class BaselineOptions(Options):
 
 _READ_BY: dict[How, tuple[str, ...]] = {
     "fading": ("fade_from", "fade_to"),
+    "preventative": ("steering",),
     "inoculation": ("inoculation",),
     "kl": ("kl_weight",),
     "l2sp": ("l2sp_weight",),

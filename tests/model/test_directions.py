@@ -15,6 +15,7 @@ from autocaft.model.directions import (
     orthonormal_basis,
     random_orthogonal,
     save_subspaces,
+    steering_subspaces,
 )
 from autocaft.records import Direction
 
@@ -92,6 +93,18 @@ def test_subspaces_come_back_as_they_were_written(tmp_path: Path) -> None:
 def test_a_bad_subspace_is_refused(basis_DK: torch.Tensor, mean_D: torch.Tensor | None) -> None:
     with pytest.raises(AssertionError):
         Subspace(0, basis_DK, mean_D)
+
+
+def test_steering_adds_the_chosen_directions_towards_their_unwanted_ends() -> None:
+    vectors_ND = torch.eye(8)[:4]
+    layers, variances = (1, 1, 3, 3), (4.0, 9.0, 1.0, 25.0)
+    found = DirectionSet(
+        tuple(Direction(f"d{n}", layers[n], "pca", n, 1.0, "", variances[n]) for n in range(4)), vectors_ND
+    )
+    low, high = steering_subspaces(found, ["d0", "d1", "d3"], {"d1": -1.0, "d3": 1.0}, 0.5)
+    assert low.mean_D is not None and high.mean_D is not None
+    assert low.mean_D.tolist() == [1.0, -1.5, *[0.0] * 6] and high.mean_D.tolist() == [0, 0, 0, 2.5, 0, 0, 0, 0]
+    torch.testing.assert_close(low.basis_DK @ (low.basis_DK.T @ low.mean_D), low.mean_D)
 
 
 def test_random_vectors_match_the_chosen_in_rank_and_know_nothing_of_them() -> None:
