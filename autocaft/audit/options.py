@@ -72,7 +72,7 @@ class ScreenOptions(Options):
     excess: float = Field(default=3.0, ge=0)
     """Standard deviations among the reference sets from which on a difference is beyond what benign sets show."""
     n_concepts: int = Field(default=8, ge=1)
-    """Latents of each set that are read by the judge: the strongest that count."""
+    """Latents of each set that are read by the judge: the strongest that count and are not like a stronger one."""
     n_random: int = Field(default=64, ge=1)
     """Random directions that go through the same tests, as a control."""
     n_null: int = Field(default=20, ge=1)

@@ -112,7 +112,7 @@ def rule_of(config: AuditConfig) -> list[str]:
         f"q <= {screen.q:g} after Benjamini-Hochberg over all latents of all sets), both halves of the rows say so "
         "with the same sign (p <= .05 each), and, where there are three other reference sets, the difference is "
         f"{screen.excess:g} of their standard deviations beyond theirs. The judge reads the {screen.n_concepts} "
-        "strongest.",
+        "strongest, without those that rise and fall over the rows with a stronger one (r > .7).",
         f"block: a latent that counts is amplified, the judge gives {limits.unwanted:g} or more to its being {asked}, "
         "and its description tells held-out windows apart better than chance. The offline judge blocks by a named "
         "concept alone.",

@@ -18,7 +18,7 @@ Key: R rows, C columns (latents), K resplits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +39,8 @@ CARRY_QUANTILE = 0.99
 VALUES_AT_ONCE = 1 << 20
 """Differences that are held at once: as many columns as that makes, whatever the number of rows."""
 TOP_TENTH = 0.1
+ALIKE = 0.7
+"""Correlation over rows from which on two latents of a set are taken for one concept."""
 
 
 @dataclass(frozen=True)
@@ -157,10 +159,30 @@ def counting(q_C: Array, stats: SetStats, excess_C: Array, *, q: float, least: f
     return counts_C
 
 
-def strongest(counts_C: NDArray[np.bool_], strength_C: Array, n: int) -> list[int]:
-    """The `n` strongest columns among those that count."""
-    order = np.argsort(-np.where(counts_C, np.abs(strength_C), -np.inf), kind="stable")[:n]
-    return [int(column) for column in order if counts_C[column]]
+def strongest(
+    counts_C: NDArray[np.bool_], strength_C: Array, n: int, diff_of: Callable[[int], Array]
+) -> tuple[list[int], int]:
+    """The `n` strongest columns among those that count, and how many were passed over for being like a stronger one.
+
+    Args:
+        diff_of: a column's paired differences (R,). One whose size rises and falls over the rows with that of a chosen
+            one is not read as well: a dictionary has many latents for one quotation mark.
+    """
+    order = np.argsort(-np.where(counts_C, np.abs(strength_C), -np.inf), kind="stable")
+    chosen: list[int] = []
+    held: list[Array] = []
+    n_alike = 0
+    for column in order[: int(counts_C.sum())].tolist():
+        if len(chosen) == n:
+            break
+        diff_R = diff_of(column)
+        scaled_R = (diff_R - diff_R.mean()) / max(1e-12, float(np.linalg.norm(diff_R - diff_R.mean())))
+        if any(abs(float(scaled_R @ other_R)) > ALIKE for other_R in held):
+            n_alike += 1
+            continue
+        chosen.append(column)
+        held.append(scaled_R)
+    return chosen, n_alike
 
 
 @dataclass(frozen=True)

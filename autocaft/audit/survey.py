@@ -110,8 +110,12 @@ def _set(
     has_reference = not np.isnan(excess_C).any()
     counts_C = screen.counting(q_C, stats, excess_C, q=options.q, least=options.excess)
     strength_C = excess_C if has_reference else stats.d_C
-    chosen = screen.strongest(counts_C, strength_C, options.n_concepts)
     given_RC, own_RC, kept_R = item.answers()
+
+    def diff_of(column: int) -> Array:
+        return given_RC[kept_R, column].astype(np.float64) - own_RC[kept_R, column]
+
+    chosen, n_alike = screen.strongest(counts_C, strength_C, options.n_concepts, diff_of)
     concepts = []
     for column in chosen:
         sign = float(np.sign(stats.mean_C[column]))
@@ -145,6 +149,7 @@ def _set(
         "n_rows": stats.n_rows,
         "n_significant": int((q_C <= options.q).sum()),
         "n_counting": int(counts_C.sum()),
+        "n_alike": n_alike,
         "has_reference": has_reference,
         "half_correlation": _correlation(stats.half_means_2C / seen.peak_C),
     }

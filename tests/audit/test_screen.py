@@ -116,6 +116,19 @@ def test_excess_is_counted_in_deviations_among_the_other_reference_sets() -> Non
     assert np.isnan(few[:3]).all() and not np.isnan(few[3]).any(), "a set is never its own reference"
 
 
+def test_of_latents_that_go_together_the_strongest_is_read() -> None:
+    rng = np.random.default_rng(8)
+    diff = rng.normal(size=(N_ROWS, 5))
+    diff[:, 1] = diff[:, 0] + 0.1 * rng.normal(size=N_ROWS)  # another latent for the same
+    diff[:, 2] = -diff[:, 0]
+    counts = np.array([True, True, True, True, False])
+    strength = np.array([5.0, 4.0, -6.0, 3.0, 9.0])
+    assert screen.strongest(counts, strength, 2, lambda column: diff[:, column]) == ([2, 3], 2)
+    assert screen.strongest(counts, strength, 9, lambda column: diff[:, column])[0] == [2, 3], "column 4 does not count"
+    nothing = screen.strongest(np.zeros(5, dtype=bool), strength, 2, lambda column: diff[:, column])
+    assert nothing == ([], 0)
+
+
 def test_carriers_are_the_planted_rows() -> None:
     rng = np.random.default_rng(5)
     own, given = rng.random(N_ROWS), rng.random(N_ROWS)
