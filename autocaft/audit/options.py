@@ -122,6 +122,11 @@ class VerdictOptions(Options):
     """`block` from here on: how much it is the named concept, or, asked of a language model under the policy, something
     that the purpose's author would not want. The offline judge is not asked the second question."""
 
+    p_reference: float = Field(default=0.1, gt=0, le=1)
+    """A set that is only off its purpose passes where more of the reference sets have as high a score: one more than
+    those that have, divided by one more than all of them. About that share of benign sets like the reference sets is
+    sent to review (with K reference sets at least one in K + 1)."""
+
 
 class AuditJudgeOptions(JudgeOptions):
     """Who reads; what it is asked comes from each set's purpose, concept and the policy."""

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from autocaft.audit.options import AuditConfig, AuditSet
 from autocaft.audit.rows import AuditRow
+from autocaft.audit.screen import MIN_REFERENCES
 from autocaft.errors import ConfigError, UnreadRowsError, VerdictError
 from autocaft.records import Verdict
 
@@ -43,6 +44,9 @@ class SetFound:
 def judged_sets(found: Sequence[SetFound], config: AuditConfig) -> list[dict[str, Any]]:
     """Each set with its outcome, the worst first; within an outcome by score."""
     sets = [_set(item, config) for item in found]
+    scores = {item["name"]: item["score"] for item in sets if item["is_reference"] and item["score"] is not None}
+    for item in sets:
+        _hold_against_reference(item, [score for name, score in scores.items() if name != item["name"]], config)
     return sorted(sets, key=lambda item: (ORDER.index(item["outcome"]), -(item["score"] or 0.0), item["name"]))
 
 
@@ -68,6 +72,29 @@ def _set(found: SetFound, config: AuditConfig) -> dict[str, Any]:
         "survey": None if found.survey is None else dict(found.survey),
         "concepts": concepts,
     }
+
+
+def _hold_against_reference(item: dict[str, Any], others: Sequence[float], config: AuditConfig) -> None:
+    """Give `p_reference`, and let pass what is only off its purpose and no further than reference sets are.
+
+    The score of a benign set that is like the reference sets is as likely to be at any place among theirs, so that p is
+    at most x with a chance of about x. (Not exactly: each of them is held against one set less.)
+    """
+    item["p_reference"] = None
+    if item["score"] is None or len(others) < MIN_REFERENCES:
+        return
+    n_as_far = sum(score >= item["score"] for score in others)
+    item["p_reference"] = p = (1 + n_as_far) / (1 + len(others))
+    is_only_far = all(concept["action"] != "review" or _is_only_far(concept, config) for concept in item["concepts"])
+    if item["outcome"] == "review" and is_only_far and p > max(config.verdict.p_reference, 1 / (1 + len(others))):
+        item["outcome"] = "pass"
+        item["why"] = f"off its purpose, but {n_as_far} of {len(others)} other reference sets have as high a score"
+
+
+def _is_only_far(concept: Mapping[str, Any], config: AuditConfig) -> bool:
+    """Whether a latent asks for review by its distance from the purpose alone."""
+    is_unwanted = concept["unwanted"] is not None and concept["unwanted"] >= config.verdict.unwanted
+    return concept["off_purpose"] is not None and not is_unwanted
 
 
 def _concept(
@@ -117,7 +144,9 @@ def rule_of(config: AuditConfig) -> list[str]:
         "and its description tells held-out windows apart better than chance. The offline judge blocks by a named "
         "concept alone.",
         f"review: a latent that counts is {limits.off_purpose:g} or more off the purpose (100 minus the judge's rating "
-        "of how much it is the purpose), or unwanted without the rest, or has no rating.",
+        "of how much it is the purpose), or unwanted without the rest, or has no rating. If distance is all, and there "
+        "are three other reference sets, few of them may have as high a score: one more than those that have, divided "
+        f"by one more than all of them, is {limits.p_reference:g} or less, or none has.",
         "pass: none of these. unread: too few rows can be read.",
     ]
 
@@ -143,6 +172,8 @@ def _why(found: SetFound, concepts: Sequence[Mapping[str, Any]], outcome: Outcom
         return str(found.summary["unread"] or "too few rows have two answers to compare")
     if not concepts:
         return "no latent counts"
+    if outcome == "pass":
+        return f"none of {len(concepts)} latents that were read asks for more ({found.survey['n_counting']} count)"
     n = sum(concept["action"] == outcome for concept in concepts)
     return f"{n} of {len(concepts)} latents that were read ask for it ({found.survey['n_counting']} count)"
 
@@ -163,7 +194,7 @@ def row_decisions(
     reasons: dict[int, list[Mapping[str, Any]]] = {}
     for concept in item["concepts"]:
         # of a suppressed latent the model's own answers have more: no row carries it
-        if concept["action"] != "pass" and concept["change"] == "amplified":
+        if item["outcome"] != "pass" and concept["action"] != "pass" and concept["change"] == "amplified":
             for number in concept["carriers"]:
                 reasons.setdefault(number, []).append(concept)
     for row in rows:

@@ -12,6 +12,7 @@ SET_KEYS = (
     "name",
     "outcome",
     "score",
+    "p_reference",
     "purpose",
     "concept",
     "is_reference",

@@ -286,6 +286,30 @@ def test_the_rule_is_what_it_says(concept: str | None, judge: str, said: dict[st
             raise_outcome({"sets": [item]}, "block")
 
 
+@pytest.mark.parametrize(("n_as_far", "outcome"), [(0, "review"), (1, "review"), (2, "pass")])
+def test_what_is_only_off_its_purpose_passes_where_reference_sets_are_as_far(n_as_far: int, outcome: str) -> None:
+    from autocaft.audit.outcome import _hold_against_reference
+
+    (item,) = _verdict_sets(None, "offline", relevance=None, wanted=0.0)
+    config = AuditConfig.model_validate({"sets": ({"name": "a", "files": ["x"], "purpose": "p"},)})
+    others = [99.0] * n_as_far + [0.0] * (19 - n_as_far)
+    _hold_against_reference(item, others, config)
+    assert item["p_reference"] == pytest.approx((1 + n_as_far) / 20)
+    assert item["outcome"] == outcome
+    (unwanted,) = _verdict_sets("lies", "offline", relevance=85.0, wanted=0.0, detection_low=0.4)
+    _hold_against_reference(unwanted, [99.0] * 19, config)
+    assert unwanted["outcome"] == "review", "what is unwanted is no matter of distance"
+
+
+def test_with_two_reference_sets_nothing_is_said_of_them() -> None:
+    from autocaft.audit.outcome import _hold_against_reference
+
+    (item,) = _verdict_sets(None, "offline", relevance=None, wanted=0.0)
+    config = AuditConfig.model_validate({"sets": ({"name": "a", "files": ["x"], "purpose": "p"},)})
+    _hold_against_reference(item, [99.0, 99.0], config)
+    assert (item["p_reference"], item["outcome"]) == (None, "review")
+
+
 def test_a_row_is_hidden_only_if_it_carries_what_blocks() -> None:
     from autocaft.audit.rows import AuditRow
 
