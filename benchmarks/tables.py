@@ -107,11 +107,24 @@ def _variants(lines: Sequence[Mapping[str, Any]], what: str, name: Callable[[Map
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
+def behind_table(result: Mapping[str, Any]) -> str:
+    """How well a linear probe reads the cue at the prompt's last token, as the arms are used and with hooks on."""
+    head = ["arm", "layer", "hooks off", "hooks on, before the hook", "hooks on, behind it", "permuted labels"]
+    rows = [head, ["---", *["---:"] * (len(head) - 1)]]
+    for line in result["behind"]["probes"]:
+        if line["position"] == "last":
+            cells = [f"{percent(cell['value'])} {interval_text(cell)}" if cell else "-" for cell in line["cells"]]
+            permuted = next(cell["permuted"] for cell in reversed(line["cells"]) if cell)
+            rows.append([line["arm"], str(line["layer"]), *cells, percent(permuted)])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
 TABLES: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "quickstart": ("quickstart.json", arms_table),
     "gender": ("gender.json", arms_table),
     "transfer": ("transfer.json", arms_table),
     "rivals": ("rivals.json", arms_table),
+    "behind": ("behind.json", behind_table),
     "calibration": ("calibration/offline.json", calibration_table),
     "wordings": ("variants.json", wordings_table),
     "settings": ("variants.json", settings_table),
@@ -169,10 +182,11 @@ def take(run_dir: Path, results: Path) -> Path:
     if (run_dir / "calibration.json").is_file():
         return _take_calibration(run_dir / "calibration.json", results / "calibration")
     report = json.loads((run_dir / "report.json").read_text(encoding="utf-8"))
+    kept = {key: report[key] for key in KEPT}
+    if "probes" in report["behind"]:
+        kept["behind"] = {"probes": report["behind"]["probes"]}
     path = results / f"{run_dir.name}.json"
-    path.write_text(
-        json.dumps({key: report[key] for key in KEPT}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    path.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
 
 
