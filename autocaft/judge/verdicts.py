@@ -47,7 +47,7 @@ def verdict_of(
         return dataclasses.replace(nothing, description=own, other_description=other), n_dropped
     pole = strongest_pole(card, ratings)
     own, other = _descriptions(describe, pole)
-    other_relevance = [_mean(numbers(ratings, other, "relevance")) for other in card.poles if other != pole]
+    other_relevance = [_mean(numbers(ratings, name, "relevance")) for name in card.poles if name != pole]
     relevance, wanted = (numbers(ratings, pole, name) for name in ("relevance", "wanted_relevance"))
     verify = replies["verify"]
     found = detection_of(card, verify, pole)

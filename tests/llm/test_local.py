@@ -119,16 +119,16 @@ def test_a_template_that_refuses_the_system_role_gets_it_with_the_question_and_n
 
 
 @pytest.mark.slow
-def test_smollm2_answers_a_real_cards_three_calls() -> None:
+def test_smollm2_answers_a_real_cards_four_calls() -> None:
     from planted import direction, planted
 
     options = JudgeOptions(undesired="gender", wanted="case", judge=f"local:{SMOL}", n_verify=8)
     card = build_cards([direction("L14.latent1")], planted("L14.latent1", "gender"), n_describe=3, n_verify=8)[0]
     client = make_client(options.judge, options, MemoryStore())
     planned = [request for _, request, _ in planned_requests(card, Concept("gender", "case"), options.judge, options)]
-    with ThreadPoolExecutor(3) as pool:
+    with ThreadPoolExecutor(4) as pool:
         outcomes = list(pool.map(client.ask, [replace(r, logprobs=True, max_output_tokens=70) for r in planned]))
-    assert len(outcomes) == 3
+    assert len(outcomes) == 4
     for outcome in outcomes:
         assert outcome.kind in ("ok", "truncated", "parse_failure") and outcome.usage.input_tokens > 100
         assert outcome.token_odds is not None and len(outcome.token_odds) > 5
