@@ -10,7 +10,7 @@ a finished run trains that one alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,8 @@ from autocaft.resources import data_path, prompts_dir
 from autocaft.run import Run
 from autocaft.rundir.files import digest, sha256_of
 from autocaft.rundir.progress import Log, QuietProgress
-from autocaft.rundir.runner import LOG_NAME, Step, StepContext, run_alone
+from autocaft.rundir.runner import LOG_NAME, Step, run_alone
+from autocaft.rundir.steps import step_of
 from autocaft.train.options import baseline_options
 
 VERSION_BY_STAGE = {
@@ -44,6 +45,7 @@ VERSION_BY_STAGE = {
     "report": 4,
 }
 """Counted up when a stage's code changes what it writes: an older run folder is then refused, not mixed."""
+_step = partial(step_of, VERSION_BY_STAGE)
 
 DICTIONARY_ENDINGS = ("safetensors", "pt", "npz")
 """Of the files that hold a dictionary's weights, in any format."""
@@ -236,18 +238,6 @@ def _trained_in(arm: Arm, seed: int) -> str | None:
     if arm.name == "base":
         return None
     return f"train/{arm.name}/seed{seed}" if arm.is_trained_apart else f"tune/seed{seed}"
-
-
-def _step(
-    name: str,
-    run: Callable[[StepContext], None],
-    options: Mapping[str, object],
-    inputs: Mapping[str, str],
-    *needs: str,
-    derived: bool = False,
-) -> Step:
-    stage = name.split("/")[0].removesuffix("-final")
-    return Step(name, stage, options, inputs, needs, VERSION_BY_STAGE[stage], run, derived)
 
 
 def _corpus(run: Run) -> dict[str, str]:

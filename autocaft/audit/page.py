@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from autocaft.report.figures import resource
 from autocaft.report.html import N_LEVELS, content_policy, shade
-from autocaft.report.plain import for_template
+from autocaft.report.plain import environment
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -112,14 +112,4 @@ def _resource(name: str) -> str:
 
 @cache
 def _template() -> Template:
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
-
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=FunctionLoader(_resource),
-        finalize=for_template,
-    )
-    return environment.get_template("audit.html.jinja")
+    return environment(_resource).get_template("audit.html.jinja")

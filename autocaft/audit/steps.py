@@ -10,7 +10,7 @@ behind it (`--redo dictionary`). Rows and own answers of the other sets are kept
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from autocaft.rundir.files import (
 )
 from autocaft.rundir.progress import Log, QuietProgress
 from autocaft.rundir.runner import LOG_NAME, Step, StepContext, run_alone
+from autocaft.rundir.steps import step_of
 
 VERSION_BY_STAGE = {
     "rows": 1,
@@ -46,6 +47,7 @@ VERSION_BY_STAGE = {
     "report": 1,
 }
 """Counted up when a stage's code changes what it writes."""
+_step = partial(step_of, VERSION_BY_STAGE)
 
 
 def build_steps(audit: Audit, name: str) -> list[Step]:
@@ -83,18 +85,6 @@ def run_step(config: AuditConfig, name: str, run_dir: Path, step: str) -> None:
     set_threads(config.threads)
     progress = QuietProgress(Log(run_dir / LOG_NAME))
     run_alone(build_steps(Audit(config), name), step, run_dir, progress)
-
-
-def _step(
-    name: str,
-    run: Callable[[StepContext], None],
-    options: Mapping[str, object],
-    inputs: Mapping[str, str],
-    *needs: str,
-    derived: bool = False,
-) -> Step:
-    stage = name.split("/")[0]
-    return Step(name, stage, options, inputs, needs, VERSION_BY_STAGE[stage], run, derived)
 
 
 def _files(chosen: AuditSet) -> dict[str, str]:

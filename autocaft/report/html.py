@@ -19,7 +19,7 @@ from autocaft.report.arms import split_order
 from autocaft.report.figure import arm_style, marker
 from autocaft.report.figures import figures_of, resource
 from autocaft.report.free_form import figure_text
-from autocaft.report.plain import for_template, readable
+from autocaft.report.plain import environment, readable
 from autocaft.report.words import agreement_text, costs, duration, interval_text, percent, points_text
 
 if TYPE_CHECKING:
@@ -172,14 +172,4 @@ def _makers(model: Mapping[str, Any], judge: Mapping[str, Any]) -> list[tuple[st
 
 @cache
 def _template() -> Template:
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
-
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=FunctionLoader(resource),
-        finalize=for_template,
-    )
-    return environment.get_template("report.html.jinja")
+    return environment(resource).get_template("report.html.jinja")

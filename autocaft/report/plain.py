@@ -2,13 +2,18 @@
 
 In: text that anybody may have written, since it comes from training data and from models. Out: the same to the eye,
 and inert: no control character for a terminal, no formula for a spreadsheet, no markup or link for a Markdown reader.
-HTML is escaped by the template.
+HTML is escaped by the templates, which all come from `environment`.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 SIGNS = "=+-@＝＋－＠"  # the last four are the full-width forms
 OPENING = re.compile(rf"(?= *['\t\r\n{SIGNS}])")
@@ -35,6 +40,24 @@ def json_text(value: object) -> str:
     """JSON for people, safe to print: what would move a terminal is escaped, which a reader of JSON undoes."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     return UNSEEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def environment(read: Callable[[str], str]) -> Environment:
+    """The one way a page is made: everything is escaped, and a name that a template does not have is an error.
+
+    Args:
+        read: gives the text of a template by its file name.
+    """
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    return Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=FunctionLoader(read),
+        finalize=for_template,
+    )
 
 
 def for_template(value: object) -> object:

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs
 
 from autocaft.errors import ConfigError
 from autocaft.report.figures import resource
-from autocaft.report.plain import for_template
+from autocaft.report.plain import environment
 from autocaft.report.words import duration
 from autocaft.review.acts import CHOICES, ActLog, first_answers, log_path
 from autocaft.review.deck import ShownCard, load_deck, signed
@@ -246,17 +246,16 @@ def _seconds(form: Mapping[str, str]) -> float:
 
 @cache
 def _environment() -> Environment:
-    """Everything that is shown is text of an attacker: autoescape everywhere, and nothing is marked safe."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    """Everything that is shown is text of an attacker: nothing is marked safe."""
+    found = environment(_template)
+    found.globals["duration"] = duration
+    found.globals["bars"] = bars
+    found.globals["signed"] = signed
+    return found
 
-    environment = Environment(
-        loader=PackageLoader("autocaft.review"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, finalize=for_template,
-    )  # fmt: skip
-    environment.globals["duration"] = duration
-    environment.globals["bars"] = bars
-    environment.globals["signed"] = signed
-    return environment
+
+def _template(name: str) -> str:
+    return resources.files("autocaft.review").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def bars(card: ShownCard) -> list[dict[str, Any]]:

@@ -58,6 +58,20 @@ class Step:
     """Cheap and made from other steps alone (a report): made anew when they change, never a reason to refuse."""
 
 
+def step_of(
+    version_by_stage: Mapping[str, int],
+    name: str,
+    run: Callable[[StepContext], None],
+    options: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    *needs: str,
+    derived: bool = False,
+) -> Step:
+    """A step whose name begins with its stage: `train/caft-sae-auto/seed0`; `evaluate-final/...` is of `evaluate`."""
+    stage = name.split("/")[0].removesuffix("-final")
+    return Step(name, stage, options, inputs, needs, version_by_stage[stage], run, derived)
+
+
 def declared_by_name(steps: list[Step]) -> dict[str, Step]:
     """The steps by name, after a check of what only a mistake in a pipeline can break."""
     by_name: dict[str, Step] = {}
