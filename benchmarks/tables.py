@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from autocaft.arms import parse_arm
-from autocaft.report.arms import split_order
+from autocaft.report.arms import arm_order, split_order
 from autocaft.report.calibration import figures_of
 from autocaft.report.words import interval_text, percent, points_text
 from autocaft.select.options import SelectOptions
@@ -98,7 +98,7 @@ def _wording(options: Sequence[str]) -> str:
 def _variants(lines: Sequence[Mapping[str, Any]], what: str, name: Callable[[Mapping[str, Any]], str]) -> str:
     head = [what, "arm", "selected (also by the recipe)", "id", "ood", "ood by seed"]
     rows = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
-    for line in lines:
+    for line in sorted(lines, key=lambda line: arm_order(line["arm"])):
         shared = "" if line["n_shared"] is None else f" ({line['n_shared']})"
         scores = [line["scores"][split] for split in ("id", "ood")]
         seeds = " ".join(percent(value) for value in scores[1]["by_seed"].values())
