@@ -284,7 +284,10 @@ def report(
         path = folder / "subspaces.safetensors"
         sha256 = sha256_of(path) if path.is_file() else None
         ids = read_json(folder / "set.json")["ids"] if sha256 else []
-        write_text(folder / "model/README.md", model_card(built, arm, seed, ids=ids, subspaces_sha256=sha256))
+        card = model_card(built, arm, seed, ids=ids, subspaces_sha256=sha256)
+        place = folder / "model/README.md"
+        if not place.is_file() or place.read_text(encoding="utf-8") != card:  # the folder is another step's
+            write_text(place, card)
     write_report(built, context.out.parent)
 
 

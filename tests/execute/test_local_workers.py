@@ -121,7 +121,11 @@ def test_workers_end_with_the_run(sent: signal.Signals, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(code)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    run = subprocess.Popen([sys.executable, str(script)], env=environment, stderr=subprocess.PIPE, text=True)
+    # a shell's background job is deaf to Ctrl-C, and hands that on to all it starts
+    run = subprocess.Popen(
+        [sys.executable, str(script)], env=environment, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     wait_for(tmp_path / "train/a/out")
     worker = int(outs_of(tmp_path, "train/a"))
     run.send_signal(sent)
