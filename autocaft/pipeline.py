@@ -17,7 +17,9 @@ from pathlib import Path
 from autocaft import stages
 from autocaft.arms import Arm
 from autocaft.config import RunConfig
+from autocaft.data.corpus import corpus_identity
 from autocaft.evaluate.options import EvaluateOptions
+from autocaft.judge.options import JudgeOptions
 from autocaft.model.locate import locate, weights_identity
 from autocaft.preflight import set_threads
 from autocaft.resources import data_path, prompts_dir
@@ -73,6 +75,7 @@ def build_steps(run: Run, *, final: bool = False) -> list[Step]:
         for seed in tuned_seeds
     ]
     look = {"collect": config.collect, "layers": config.layers, "data": {"n_held_out": data.n_held_out}}
+    readers = judge_inputs(config.judge, downloads=run.downloads)
     steps += [
         _step("collect", partial(stages.collect, run, tuned=first), look, _corpus(run), first),
         _step(
@@ -83,7 +86,7 @@ def build_steps(run: Run, *, final: bool = False) -> list[Step]:
             "collect",
         ),
         *_mining(run, first),
-        _step("judge", partial(stages.judge, run), {"judge": config.judge}, _readers(run), "mine"),
+        _step("judge", partial(stages.judge, run), {"judge": config.judge}, readers, "mine"),
         _step("select", partial(stages.select, run), {"select": config.select}, _choices(run), "judge"),
     ]
     apart = [arm for arm in config.parsed_arms if arm.name not in ("base", "tuned")]
@@ -241,11 +244,9 @@ def _trained_in(arm: Arm, seed: int) -> str | None:
 
 
 def _corpus(run: Run) -> dict[str, str]:
-    """Identity of the generic text: a file's content, or a Hub data set's name."""
-    spec = run.config.data.corpus
-    is_file = spec.startswith("builtin:") or spec.endswith((".jsonl", ".gz", ".json"))
-    seed = {"data.corpus_seed": str(run.config.data.corpus_seed)}
-    return {f"data.corpus ({spec})": sha256_of(data_path(spec)) if is_file else digest(spec), **seed}
+    """Identity of the generic text and of its order."""
+    data = run.config.data
+    return {f"data.corpus ({data.corpus})": corpus_identity(data.corpus), "data.corpus_seed": str(data.corpus_seed)}
 
 
 def _dictionaries(run: Run) -> dict[str, str]:
@@ -267,12 +268,11 @@ def _cues(run: Run, splits: Sequence[str]) -> dict[str, str]:
     return {f"{key} ({spec})": sha256_of(data_path(spec)) for key, spec in files.items() if spec}
 
 
-def _readers(run: Run) -> dict[str, str]:
+def judge_inputs(options: JudgeOptions, *, downloads: bool = True) -> dict[str, str]:
     """Identity of the prompts, where anybody reads them, and of the language models in this process that are asked."""
-    options = run.config.judge
     asked = {"prompts": sha256_of(prompts_dir())} if {options.judge, *options.panel} != {"offline"} else {}
     local = [reader.removeprefix("local:") for reader in options.chat_readers if reader.startswith("local:")]
-    return asked | {f"judge's model {spec}": digest(locate(spec, downloads=run.downloads).identity) for spec in local}
+    return asked | {f"judge's model {spec}": digest(locate(spec, downloads=downloads).identity) for spec in local}
 
 
 def _choices(run: Run) -> dict[str, str]:

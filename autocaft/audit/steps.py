@@ -18,10 +18,10 @@ from typing import Any
 from autocaft.audit.options import AuditConfig, AuditSet
 from autocaft.audit.rows import load_rows, read_set
 from autocaft.audit.run import Audit
-from autocaft.model.locate import locate
+from autocaft.data.corpus import corpus_identity
+from autocaft.pipeline import judge_inputs
 from autocaft.preflight import set_threads
 from autocaft.records import Verdict
-from autocaft.resources import data_path, prompts_dir
 from autocaft.rundir.files import (
     digest,
     read_json,
@@ -59,6 +59,7 @@ def build_steps(audit: Audit, name: str) -> list[Step]:
     testing = {key: getattr(config.screen, key) for key in ("q", "excess", "min_rows", "n_concepts", "n_null")}
     weights = {"model": digest(audit.weights.identity)}
     readers = _readers(audit)
+    corpus = {f"corpus ({config.corpus})": corpus_identity(config.corpus)}
     steps = [_step(f"rows/{s.name}", partial(_rows, audit, s), {"screen": reading}, weights | _files(s)) for s in sets]
     for s in sets:
         how = {"screen": writing, "dtype": config.dtype} | seed
@@ -66,7 +67,7 @@ def build_steps(audit: Audit, name: str) -> list[Step]:
     rows_and_own = [f"{stage}/{s.name}" for s in sets for stage in ("rows", "own")]
     pooling = {key: getattr(config, key) for key in ("dictionary", "layers", "n_generic", "seed")}
     pooling["screen"] = {"n_random": config.screen.n_random}
-    steps.append(_step("dictionary", partial(_dictionary, audit), pooling, _corpus(config), *rows_and_own))
+    steps.append(_step("dictionary", partial(_dictionary, audit), pooling, corpus, *rows_and_own))
     for s in sets:
         steps.append(_step(f"project/{s.name}", partial(_project, audit, s), {}, {}, f"own/{s.name}", "dictionary"))
     against = {"screen": testing, "reference": [s.name for s in sets if s.is_reference]} | seed
@@ -105,18 +106,10 @@ def _sha256(path: Path, size: int, mtime_ns: int) -> str:
     return sha256_of(path)
 
 
-def _corpus(config: AuditConfig) -> dict[str, str]:
-    spec = config.corpus
-    is_file = spec.startswith("builtin:") or spec.endswith((".jsonl", ".gz", ".json"))
-    return {f"corpus ({spec})": sha256_of(data_path(spec)) if is_file else digest(spec)}
-
-
 def _readers(audit: Audit) -> dict[str, str]:
-    """Identity of the prompts and the policy, where anybody reads them, and of language models in this process."""
-    options = audit.config.judge
-    asked = {} if options.judge == "offline" else {"prompts": sha256_of(prompts_dir()), "policy": digest(audit.policy)}
-    local = [reader.removeprefix("local:") for reader in options.chat_readers if reader.startswith("local:")]
-    return asked | {f"judge's model {spec}": digest(locate(spec).identity) for spec in local}
+    """What a run's judge is made from, and the policy where a language model reads it."""
+    asked = {} if audit.config.judge.judge == "offline" else {"policy": digest(audit.policy)}
+    return judge_inputs(audit.config.judge) | asked
 
 
 def _rows(audit: Audit, chosen: AuditSet, context: StepContext) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from autocaft.errors import DataError
 from autocaft.resources import BUILTIN, data_path
-from autocaft.rundir.files import iter_jsonl, read_jsonl, write_jsonl
+from autocaft.rundir.files import digest, iter_jsonl, read_jsonl, sha256_of, write_jsonl
 
 Kind = Literal["generic", "seeded", "train", "completion"]
 
@@ -36,7 +36,7 @@ def load_corpus(spec: str, *, n_documents: int, seed: int = 0) -> list[Document]
     Raises:
         DataError: nothing there, or a row without text.
     """
-    if spec.startswith(BUILTIN) or Path(spec).suffix in (".jsonl", ".gz", ".json"):
+    if _is_file(spec):
         path = data_path(spec)
         documents = [_document(raw, f"{path}:{line}") for line, raw in iter_jsonl(path)]
         random.Random(seed).shuffle(documents)
@@ -45,6 +45,15 @@ def load_corpus(spec: str, *, n_documents: int, seed: int = 0) -> list[Document]
     if not documents:
         raise DataError(f"corpus {spec!r}: no documents in it")
     return documents[:n_documents]
+
+
+def corpus_identity(spec: str) -> str:
+    """The sha256 of a corpus file's content, or of a Hub data set's name."""
+    return sha256_of(data_path(spec)) if _is_file(spec) else digest(spec)
+
+
+def _is_file(spec: str) -> bool:
+    return spec.startswith(BUILTIN) or Path(spec).suffix in (".jsonl", ".gz", ".json")
 
 
 def _document(raw: Any, where: str) -> Document:
