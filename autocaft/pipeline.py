@@ -250,13 +250,17 @@ def _corpus(run: Run) -> dict[str, str]:
 
 
 def _dictionaries(run: Run) -> dict[str, str]:
-    """Content of dictionaries in folders of this disk; elsewhere their name says what they are."""
     options = run.config.decompose
-    if "sae" not in options.sources or options.sae == "train":
+    return dictionary_inputs(options.sae, run.config.layers, "decompose.sae") if "sae" in options.sources else {}
+
+
+def dictionary_inputs(spec: str, layers: Sequence[int], key: str) -> dict[str, str]:
+    """Content of dictionaries in folders of this disk; elsewhere their name says what they are."""
+    if spec == "train":
         return {}
-    folders = {layer: Path(options.sae.replace("{layer}", str(layer))) for layer in run.config.layers}
+    folders = {layer: Path(spec.replace("{layer}", str(layer))) for layer in layers}
     return {
-        f"decompose.sae of layer {layer} ({folder})": digest(weights_identity(folder, DICTIONARY_ENDINGS))
+        f"{key} of layer {layer} ({folder})": digest(weights_identity(folder, DICTIONARY_ENDINGS))
         for layer, folder in folders.items()
         if folder.is_dir()
     }

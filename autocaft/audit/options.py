@@ -24,6 +24,8 @@ from autocaft.resources import BUILTIN, eval_data_dir
 from autocaft.rundir.options import Options, make_options, transport
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+DICTIONARY_KEY = "dictionary.sae"
+"""The setting that names a given dictionary, for messages."""
 
 
 class SetOptions(Options):

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from autocaft.audit.options import DictionaryOptions, ScreenOptions
+from autocaft.audit.options import DICTIONARY_KEY, DictionaryOptions, ScreenOptions
 from autocaft.audit.own import SIDES, Answers, Read, read_answers
 from autocaft.data.corpus import Document, write_documents
 from autocaft.data.encode import Encoded, encode
@@ -96,7 +96,8 @@ class Lens:
         columns = load_columns(folder)
         places = {c.layer: dictionary_place(options.sae, c.layer, folder) for c in columns}
         width = len(columns[0].mean_D)
-        dictionaries = {layer: load_dictionary(place, layer, width=width) for layer, place in places.items()}
+        how: dict[str, Any] = {"width": width, "key": DICTIONARY_KEY}
+        dictionaries = {layer: load_dictionary(place, layer, **how) for layer, place in places.items()}
         return cls(model, tokenizer, screen, columns, dictionaries, folder)
 
     def read(self, encoded: Sequence[Encoded], layers: Sequence[int]) -> Iterator[Read]:
@@ -138,7 +139,7 @@ def make_dictionary(
         if options.sae == "train" and not Path(place).is_dir():
             decompose = options.as_decompose(seed)
             train_dictionary(reader, layer, mean_D, options=decompose, folder=Path(place), progress=progress)
-        stats = measure(load_dictionary(place, layer, width=reader.d_model), reader, layer, mean_D)
+        stats = measure(load_dictionary(place, layer, width=reader.d_model, key=DICTIONARY_KEY), reader, layer, mean_D)
         live_L = (~stats.dead_S() & ~stats.always_on_S(options.always_on_share)).nonzero()[:, 0]
         if not len(live_L):
             raise DataError(f"no latent of layer {layer} is alive; give the dictionary more text (dictionary.n_tokens)")

@@ -15,11 +15,11 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from autocaft.audit.options import AuditConfig, AuditSet
+from autocaft.audit.options import DICTIONARY_KEY, AuditConfig, AuditSet
 from autocaft.audit.rows import load_rows, read_set
 from autocaft.audit.run import Audit
 from autocaft.data.corpus import corpus_identity
-from autocaft.pipeline import judge_inputs
+from autocaft.pipeline import dictionary_inputs, judge_inputs
 from autocaft.preflight import set_threads
 from autocaft.records import Verdict
 from autocaft.rundir.files import (
@@ -59,7 +59,8 @@ def build_steps(audit: Audit, name: str) -> list[Step]:
     testing = {key: getattr(config.screen, key) for key in ("q", "excess", "min_rows", "n_concepts", "n_null")}
     weights = {"model": digest(audit.weights.identity)}
     readers = _readers(audit)
-    corpus = {f"corpus ({config.corpus})": corpus_identity(config.corpus)}
+    pooled = {f"corpus ({config.corpus})": corpus_identity(config.corpus)}
+    pooled |= dictionary_inputs(config.dictionary.sae, config.layers, DICTIONARY_KEY)
     steps = [_step(f"rows/{s.name}", partial(_rows, audit, s), {"screen": reading}, weights | _files(s)) for s in sets]
     for s in sets:
         how = {"screen": writing, "dtype": config.dtype} | seed
@@ -67,7 +68,7 @@ def build_steps(audit: Audit, name: str) -> list[Step]:
     rows_and_own = [f"{stage}/{s.name}" for s in sets for stage in ("rows", "own")]
     pooling = {key: getattr(config, key) for key in ("dictionary", "layers", "n_generic", "seed")}
     pooling["screen"] = {"n_random": config.screen.n_random}
-    steps.append(_step("dictionary", partial(_dictionary, audit), pooling, corpus, *rows_and_own))
+    steps.append(_step("dictionary", partial(_dictionary, audit), pooling, pooled, *rows_and_own))
     for s in sets:
         steps.append(_step(f"project/{s.name}", partial(_project, audit, s), {}, {}, f"own/{s.name}", "dictionary"))
     against = {"screen": testing, "reference": [s.name for s in sets if s.is_reference]} | seed

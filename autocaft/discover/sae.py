@@ -94,9 +94,14 @@ class LatentStats:
         return self.share_S > share
 
 
-def load_dictionary(spec: str, layer: int, *, width: int, device: torch.device | str = "cpu") -> Dictionary:
+def load_dictionary(
+    spec: str, layer: int, *, width: int, device: torch.device | str = "cpu", key: str = "decompose.sae"
+) -> Dictionary:
     """A dictionary from a folder (SAELens's format, or one of sae_files.py), `hub:OWNER/REPO/FOLDER`, or a SAELens
     `release/sae_id`; `{layer}` is filled in.
+
+    Args:
+        key: the setting that names it, for messages.
 
     Raises:
         ModelError: it is not there, cannot be read, or was made for another width or hookpoint.
@@ -106,12 +111,12 @@ def load_dictionary(spec: str, layer: int, *, width: int, device: torch.device |
         dictionary = Dictionary.of(_load(place).to(device))
     except READ_ERRORS as error:
         raise ModelError(
-            f"decompose.sae = {spec!r}: no dictionary for layer {layer} ({type(error).__name__}: {str(error)[:200]}). "
+            f"{key} = {spec!r}: no dictionary for layer {layer} ({type(error).__name__}: {str(error)[:200]}). "
             'Give "train", a SAELens release/sae_id, hub:OWNER/REPO/FOLDER, or a folder: of SAELens (cfg.json, '
             "sae_weights.safetensors), dictionary_learning (ae.pt), Gemma Scope (params.npz) or sparsify "
             "(sae.safetensors)"
         ) from error
-    _check_fits(dictionary, spec, layer, width)
+    _check_fits(dictionary, f"{key} = {spec!r}", layer, width)
     return dictionary
 
 
@@ -128,15 +133,13 @@ def _load(place: str) -> Any:
     return SAE.from_pretrained(release, sae_id, device="cpu")
 
 
-def _check_fits(dictionary: Dictionary, spec: str, layer: int, width: int) -> None:
+def _check_fits(dictionary: Dictionary, named: str, layer: int, width: int) -> None:
     if dictionary.d_in != width:
-        raise ModelError(
-            f"decompose.sae = {spec!r}: made for activations of width {dictionary.d_in}, the model's width is {width}"
-        )
+        raise ModelError(f"{named}: made for activations of width {dictionary.d_in}, the model's width is {width}")
     for name, weight in dictionary.sae.named_parameters():
         if not weight.isfinite().all():
             raise ModelError(
-                f"decompose.sae = {spec!r}, layer {layer}: {name} holds values that are no numbers (NaN or infinity); "
+                f"{named}, layer {layer}: {name} holds values that are no numbers (NaN or infinity); "
                 "take it from where it was published once more"
             )
     metadata = dictionary.sae.cfg.metadata
@@ -144,7 +147,7 @@ def _check_fits(dictionary: Dictionary, spec: str, layer: int, width: int) -> No
     expected = {f"blocks.{layer}.hook_resid_post", f"blocks.{layer + 1}.hook_resid_pre"}
     if re.fullmatch(r"blocks\.\d+\.[\w.]+", hook_name or "") and hook_name not in expected:
         raise ModelError(
-            f"decompose.sae = {spec!r}: made for {hook_name}, but layer {layer} is the value after block {layer} "
+            f"{named}: made for {hook_name}, but layer {layer} is the value after block {layer} "
             f"({' or '.join(sorted(expected))}); put {{layer}} into the name, or choose that layer"
         )
 

@@ -74,7 +74,7 @@ def read_foreign(folder: Path) -> Any:
     except READ_ERRORS as error:
         raise ModelError(
             f"{folder / name} cannot be used as a dictionary: {_said(error)}. Nothing in it was run. Compare it with "
-            "where it was published and download it again, or name another one in decompose.sae"
+            "where it was published and download it again, or name another dictionary"
         ) from error
 
 

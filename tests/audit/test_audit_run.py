@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from autocaft.audit.options import AuditConfig, AuditSet, expand_sets, load_audit
+from autocaft.audit.options import DICTIONARY_KEY, AuditConfig, AuditSet, expand_sets, load_audit
 from autocaft.audit.outcome import judged_sets, raise_outcome, row_decisions, rule_of
 from autocaft.audit.read import question
 from autocaft.audit.rows import load_rows
@@ -21,7 +21,7 @@ from autocaft.audit.run import Audit
 from autocaft.audit.steps import build_steps
 from autocaft.cli.actions import audit_sets
 from autocaft.cli.app import app
-from autocaft.errors import ConfigError, RunChangedError, UnreadRowsError, VerdictError
+from autocaft.errors import ConfigError, ModelError, RunChangedError, UnreadRowsError, VerdictError
 from autocaft.rundir.files import read_json, read_jsonl
 from autocaft.rundir.steps import fingerprints
 from tests.tiny_task import NOUNS, PLACES, VERBS, write_task
@@ -202,6 +202,26 @@ def test_another_set_keeps_rows_and_own_answers(folder: Path) -> None:
     after = fingerprints(build_steps(Audit(fewer), "tiny"))
     kept = {name for name in after if after[name] == before[name]}
     assert kept == {name for name in after if name.split("/")[0] in ("rows", "own")}
+
+
+def test_the_content_of_a_given_dictionary_counts_and_messages_name_the_audits_key(tmp_path: Path) -> None:
+    from autocaft.discover.sae import load_dictionary
+
+    spec = f"{tmp_path}/L{{layer}}"
+    values = {"sets": ({"name": "a", "files": ["x"], "purpose": "p"},), "dictionary": {"sae": spec}}
+
+    def dictionary_inputs() -> dict[str, str]:
+        steps = build_steps(Audit(AuditConfig.model_validate(values)), "a")
+        return dict(next(step for step in steps if step.stage == "dictionary").inputs)
+
+    (tmp_path / "L14").mkdir()
+    (tmp_path / "L14" / "ae.pt").write_bytes(b"one")
+    before = dictionary_inputs()
+    (tmp_path / "L14" / "ae.pt").write_bytes(b"two")
+    after = dictionary_inputs()
+    assert [key for key in before if before[key] != after[key]] == [f"{DICTIONARY_KEY} of layer 14 ({tmp_path}/L14)"]
+    with pytest.raises(ModelError, match=r"^dictionary\.sae = "):
+        load_dictionary(f"{tmp_path}/nothing", 14, width=8, key=DICTIONARY_KEY)
 
 
 def test_init_writes_a_file_that_loads(tmp_path: Path) -> None:
