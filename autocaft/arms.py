@@ -21,7 +21,7 @@ from autocaft.errors import ConfigError
 
 ArmSource = Literal["sae", "pca"]
 Selector = Literal["auto", "human", "oracle", "random", "random-live", "random-orthogonal", "top"]
-ArmMode = Literal["zero", "mean", "mean-shift", "resample"]
+ArmMode = Literal["zero", "mean", "mean-shift", "resample", "leace"]
 How = Literal[
     "fading", "inference", "activation-only", "gradient-only", "preventative",
     "inoculation", "kl", "l2sp", "benign", "stop",
@@ -35,6 +35,13 @@ SELECTORS: dict[Selector, str] = {
     "random-live": "control: as many live latents of the whole dictionary",
     "random-orthogonal": "control: random orthogonal vectors, as many a layer as the chosen ones span",
     "top": "control: as many by rank alone",
+}
+MODES: dict[ArmMode, str] = {
+    "zero": "the projection is removed (the paper)",
+    "mean-shift": "control: the mean's component is added, and nothing removed",
+    "mean": "the base model's mean takes the projection's place",
+    "resample": "another row's projection takes its place",
+    "leace": "the mean takes its place, and what goes along with it changes as little as can be (LEACE)",
 }
 CAFT_HOWS: dict[How, str] = {
     "fading": "the ablation fades to nothing over the last part of the training",
@@ -52,7 +59,7 @@ TUNED_HOWS: dict[How, str] = {
 }
 _CAFT = re.compile(
     r"caft-(sae|pca)-(random-live|random-orthogonal|auto|human|oracle|random|top)"
-    r"(?:-(zero|mean-shift|mean|resample))?"
+    rf"(?:-({'|'.join(MODES)}))?"
     rf"(?:-({'|'.join(CAFT_HOWS)}))?"
     r"(?:@([1-9]\d?)%)?"
 )
@@ -111,8 +118,8 @@ def parse_arm(name: str) -> Arm:
         raise ConfigError(
             f"arms: {name!r} is no arm. Arms are base, tuned, tuned-HOW with HOW one of {', '.join(TUNED_HOWS)} "
             "(stop-25: after 25 % of the steps), and caft-SOURCE-SELECTOR[-MODE][-HOW]; SOURCE is sae or pca, SELECTOR "
-            f"{', '.join(SELECTORS)}, MODE zero, mean, resample or mean-shift, HOW {', '.join(CAFT_HOWS)}; @25% behind "
-            "it takes that share of the choice (1 to 99)"
+            f"{', '.join(SELECTORS)}, MODE {', '.join(MODES)}, HOW {', '.join(CAFT_HOWS)}; @25% behind it takes that "
+            "share of the choice (1 to 99)"
         )
     source, selector, mode, how, percent = match.groups()
     if how == "preventative" and (mode is not None or selector in ("random-live", "random-orthogonal")):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from autocaft.evaluate.options import EvaluateOptions
     from autocaft.model.directions import DirectionSet, Subspace
     from autocaft.model.hooks import Ablation, Mode
+    from autocaft.model.leace import LeastChange
 
 
 def tune(run: Run, context: StepContext, seed: int) -> None:
@@ -128,6 +129,8 @@ def train(run: Run, context: StepContext, arm: Arm, seed: int) -> None:
         subspaces = build_subspaces(found, ids, _mean_by_layer(run, context))
         if arm.how == "preventative":
             subspaces = _steering(run, context, ids)
+        elif _mode_of(run, arm) == "leace":
+            subspaces = list(map(_least_change(run, context), subspaces))
         save_subspaces(context.out / "subspaces.safetensors", subspaces)
     if arm.is_trained_apart:
         mode = _mode_of(run, arm)
@@ -242,8 +245,10 @@ def causes(run: Run, context: StepContext, tuned: str) -> None:
     from autocaft.model.hooks import ablate
 
     options, mode = run.config.train, _measured_mode(run.config.train.mode)
+    least_change = _least_change(run, context) if mode == "leace" else None
 
     def ablate_one(model: Any, subspace: Subspace) -> AbstractContextManager[Ablation]:
+        subspace = subspace if least_change is None else least_change(subspace)
         return ablate(model, [subspace], mode=mode, strength=options.strength, exempt_first=options.exempt_first)
 
     run_causes(
@@ -344,6 +349,14 @@ def _steering(run: Run, context: StepContext, ids: Sequence[str]) -> list[Subspa
     verdicts = read_records(context.dir_of("judge") / "verdicts.jsonl", Verdict)
     signs = {verdict.direction_id: -1.0 if verdict.pole == "bottom" else 1.0 for verdict in verdicts}
     return steering_subspaces(_directions(context), ids, signs, run.config.baselines.steering)
+
+
+def _least_change(run: Run, context: StepContext) -> LeastChange:
+    """What makes mode `leace` of a subspace, of the covariance of the activations that directions were sought in."""
+    from autocaft.discover.decompose import load_covariances
+    from autocaft.model.leace import LeastChange
+
+    return LeastChange(load_covariances(context.dir_of("decompose")), spans=run.config.train.basis)
 
 
 def _mode_of(run: Run, arm: Arm) -> Mode:

@@ -24,6 +24,7 @@ from autocaft.rundir.steps import Step, all_needs, declared_by_name
             "caft-sae-auto-mean-fading@25%",
             Arm("caft-sae-auto-mean-fading@25%", "sae", "auto", "mean", "fading", 0.25),
         ),
+        ("caft-pca-top-leace-inference", Arm("caft-pca-top-leace-inference", "pca", "top", "leace", "inference")),
         ("tuned-kl", Arm("tuned-kl", how="kl")),
         ("tuned-stop-25", Arm("tuned-stop-25", how="stop", stop_at=0.25)),
     ],
@@ -35,7 +36,11 @@ def test_a_name_says_directions_and_how(name: str, arm: Arm) -> None:
 def test_steering_has_no_mode_and_one_control() -> None:
     name = "caft-pca-auto-preventative"
     assert parse_arm(name) == Arm(name, "pca", "auto", None, "preventative")
-    for refused in ("caft-pca-auto-zero-preventative", "caft-sae-random-live-preventative"):
+    for refused in (
+        "caft-pca-auto-zero-preventative",
+        "caft-pca-auto-leace-preventative",
+        "caft-sae-random-live-preventative",
+    ):
         with pytest.raises(ConfigError, match="Preventative steering removes nothing"):
             parse_arm(refused)
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from autocaft.cli.app import app
 from autocaft.config import load_config
+from autocaft.discover.decompose import load_covariances
 from autocaft.evaluate.choices import answer_choices
 from autocaft.model.directions import DirectionSet, load_subspaces
 from autocaft.model.hooks import ablate
@@ -21,7 +22,8 @@ from tests.tiny_task import write_task
 
 ARMS = (
     "base", "tuned", "caft-pca-top", "caft-pca-top-inference", "caft-pca-top-zero-fading", "caft-pca-random-orthogonal",
-    "caft-pca-top-preventative", "tuned-inoculation", "tuned-kl", "tuned-l2sp", "tuned-benign", "tuned-stop-50",
+    "caft-pca-top-preventative", "caft-pca-top-leace", "tuned-inoculation", "tuned-kl", "tuned-l2sp",
+    "tuned-benign", "tuned-stop-50",
 )  # fmt: skip
 
 
@@ -83,6 +85,22 @@ def test_steering_adds_the_same_directions_as_far_as_they_vary(finished: tuple[P
         parts = [s * d.variance**0.5 * found.vectors_of([d.id])[0] for s, d in zip(signs, own, strict=True)]
         assert space.mean_D is not None
         torch.testing.assert_close(space.mean_D, torch.stack(parts).sum(0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_least_change_keeps_the_coordinates_of_its_directions_constant(finished: tuple[Path, Run]) -> None:
+    run_dir, _ = finished
+    subspaces = load_subspaces(run_dir / "train/caft-pca-top-leace/seed0/subspaces.safetensors")
+    found = DirectionSet.load(run_dir / "decompose")
+    ids = read_json(run_dir / "train/caft-pca-top-leace/seed0/set.json")["ids"]
+    covariances = load_covariances(run_dir / "decompose")
+    for subspace in subspaces:
+        chosen_ND = found.vectors_of([i for i in ids if i.startswith(f"L{subspace.layer}.")])
+        assert subspace.read_DK is not None and len(chosen_ND) == subspace.basis_DK.shape[1]
+        kept_DD = torch.eye(len(subspace.basis_DK)) - subspace.read_DK @ subspace.basis_DK.T
+        left = (chosen_ND @ covariances[subspace.layer] @ kept_DD).norm()
+        assert left <= 1e-4 * (chosen_ND @ covariances[subspace.layer]).norm()
+        torch.testing.assert_close(chosen_ND @ kept_DD.T, torch.zeros_like(chosen_ND), atol=1e-4, rtol=0)
 
 
 @pytest.mark.slow

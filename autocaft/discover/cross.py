@@ -4,7 +4,8 @@ In: activations (N, D) and coordinates (N, C), some at a time; a latent's coordi
 projection. Out: one unit vector (D,) a direction. Ablating their span leaves activations whose covariance with every
 one of these coordinates is zero, so that no linear reader can tell them (LEACE, arXiv 2306.03819, theorem 3.1). What
 a latent's decoder row alone leaves is told in NEGATIVE.md. The decision a reader would question: an orthogonal
-projection, and not LEACE's oblique one, which changes less: the hooks take orthonormal bases alone.
+projection, unless mode `leace` asks for LEACE's oblique one (model/leace.py), which needs the covariance of all
+activations besides.
 
 Key: N tokens, C directions of a layer, D d_model.
 """

@@ -60,23 +60,35 @@ class DirectionSet:
 
 @dataclass(frozen=True)
 class Subspace:
-    """What is ablated after one layer: the span of `basis_DK`, towards `mean_D` or towards zero."""
+    """What is ablated after one layer: along `basis_DK`, towards `mean_D` or towards zero."""
 
     layer: int
     basis_DK: Tensor
     """fp32, orthonormal columns."""
     mean_D: Tensor | None = None
     """Mean activation of the base model on generic text; None allows mode `zero` only."""
+    read_DK: Tensor | None = None
+    """fp32; what mode `leace` reads each basis column's share with (model/leace.py). The other modes read with the
+    basis, and never look at it."""
 
     def __post_init__(self) -> None:
         basis_DK = self.basis_DK
         assert basis_DK.ndim == 2 and basis_DK.shape[0] >= basis_DK.shape[1] > 0, tuple(basis_DK.shape)
-        gram_KK = basis_DK.T.double() @ basis_DK.double()
-        error = (gram_KK - torch.eye(len(gram_KK), dtype=gram_KK.dtype, device=gram_KK.device)).abs().max().item()
+        error = _off_identity(basis_DK, basis_DK)
         assert error < 1e-5, f"basis of layer {self.layer} is not orthonormal: off by {error:.1e}"
         if self.mean_D is not None:
             assert self.mean_D.shape == basis_DK.shape[:1], (tuple(self.mean_D.shape), tuple(basis_DK.shape))
             assert self.mean_D.isfinite().all(), f"mean of layer {self.layer} holds NaN or infinity"
+        if self.read_DK is not None:
+            assert self.read_DK.shape == basis_DK.shape, (tuple(self.read_DK.shape), tuple(basis_DK.shape))
+            error = _off_identity(self.read_DK, basis_DK)
+            assert error < 1e-4, f"reader of layer {self.layer} is not dual to its basis: off by {error:.1e}"
+
+
+def _off_identity(read_DK: Tensor, basis_DK: Tensor) -> float:
+    """By how much a reader of the basis columns takes one for another, at most."""
+    product_KK = read_DK.T.double() @ basis_DK.double()
+    return float((product_KK - torch.eye(len(product_KK)).to(product_KK)).abs().max())
 
 
 def orthonormal_basis(vectors_ND: Tensor, *, rtol: float = 1e-4) -> Tensor:
@@ -137,12 +149,13 @@ def steering_subspaces(
 
 
 def save_subspaces(path: Path, subspaces: Iterable[Subspace]) -> None:
-    """Write the subspaces as one safetensors file (`L14.basis_DK`, `L14.mean_D`)."""
+    """Write the subspaces as one safetensors file (`L14.basis_DK`, and where there is one `.mean_D`, `.read_DK`)."""
     tensors: dict[str, Tensor] = {}
     for subspace in subspaces:
         tensors[f"L{subspace.layer}.basis_DK"] = subspace.basis_DK.contiguous()
-        if subspace.mean_D is not None:
-            tensors[f"L{subspace.layer}.mean_D"] = subspace.mean_D.contiguous()
+        for name, tensor in (("mean_D", subspace.mean_D), ("read_DK", subspace.read_DK)):
+            if tensor is not None:
+                tensors[f"L{subspace.layer}.{name}"] = tensor.contiguous()
     with replacing(path) as tmp:
         save_file(tensors, tmp)
 
@@ -151,4 +164,5 @@ def load_subspaces(path: Path) -> list[Subspace]:
     """Read what `save_subspaces` wrote, in order of depth."""
     tensors = load_file(path)
     layers = sorted(int(name[1:].split(".")[0]) for name in tensors if name.endswith("basis_DK"))
-    return [Subspace(i, tensors[f"L{i}.basis_DK"], tensors.get(f"L{i}.mean_D")) for i in layers]
+    parts = ("mean_D", "read_DK")
+    return [Subspace(i, tensors[f"L{i}.basis_DK"], *(tensors.get(f"L{i}.{part}") for part in parts)) for i in layers]

@@ -7,9 +7,10 @@
     acts_by_layer = recorder.run(input_ids=..., attention_mask=...)
 
 Ablation is `act - (act - origin) Q Qᵀ` after the decoder block (arXiv 2507.16795, section 3), origin 0 (mode `zero`)
-or the base model's mean (mode `mean`, the affine form of LEACE, arXiv 2306.03819). Gradients flow through it. Mode
-`resample` puts another row's projection in the place of the row's own (resampling ablation, as in causal scrubbing): it
-tells as little of the row, and what stands there stays like what will stand there once the ablation ends.
+or the base model's mean (mode `mean`). Mode `leace` is `act - (act - mean) R Qᵀ`, R such that as little changes as can
+(arXiv 2306.03819, model/leace.py). Gradients flow through it. Mode `resample` puts another row's projection in the
+place of the row's own (resampling ablation, as in causal scrubbing): it tells as little of the row, and what stands
+there stays like what will stand there once the ablation ends.
 
 The decision a reader would question: the first unpadded position of each row is left alone. It is an attention sink
 whose norm is a hundred times that of any other token; projecting it changes the model everywhere. To leave it alone
@@ -19,6 +20,7 @@ leaks nothing only while it is the same token in every row, so that is checked i
 from __future__ import annotations
 
 import inspect
+import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +33,7 @@ from autocaft.errors import AblationError
 from autocaft.model.blocks import check_layers, d_model, decoder_blocks, unwrapped
 from autocaft.model.directions import Subspace
 
-Mode = Literal["zero", "mean", "mean-shift", "resample"]
+Mode = Literal["zero", "mean", "mean-shift", "resample", "leace"]
 Passes = Literal["both", "activations", "gradients"]
 
 
@@ -85,8 +87,8 @@ def ablate(
             alone leaves the forward pass.
 
     Raises:
-        AblationError: no subspace, one that does not fit the model, a missing mean, rows that open with different
-            tokens, or a packed batch.
+        AblationError: no subspace, one that does not fit the model, a missing mean or reader, rows that open with
+            different tokens, or a packed batch.
         ConfigError: a layer the model does not have, or one named twice.
     """
     _check_subspaces(model, subspaces, mode, strength)
@@ -110,7 +112,7 @@ def ablate(
 
 def _check_subspaces(model: nn.Module, subspaces: Sequence[Subspace], mode: str, strength: float) -> None:
     """Everything that would make the ablation a silent no-op, or another one than was asked for, is an error."""
-    assert mode in ("zero", "mean", "mean-shift", "resample"), mode
+    assert mode in typing.get_args(Mode), mode
     assert 0.0 <= strength <= 1.0, f"strength is a share between 0 and 1, got {strength}"
     if not subspaces:
         raise AblationError("ablate: no subspace given, so nothing would be removed")
@@ -118,6 +120,8 @@ def _check_subspaces(model: nn.Module, subspaces: Sequence[Subspace], mode: str,
     check_layers(model, layers)
     if mode != "zero" and any(subspace.mean_D is None for subspace in subspaces):
         raise AblationError(f"ablate: mode {mode!r} needs the base model's mean, and a subspace has none; use 'zero'")
+    if mode == "leace" and any(subspace.read_DK is None for subspace in subspaces):
+        raise AblationError("ablate: mode 'leace' needs readers, and a subspace has none; model/leace.py makes them")
     width = d_model(model)
     for subspace in subspaces:
         if len(subspace.basis_DK) != width:
@@ -256,30 +260,34 @@ def _ablation_hook(
     subspace: Subspace, mode: Mode, ablation: Ablation, in_flight: _Passes, passes: Passes
 ) -> Callable[[nn.Module, Any, Any], Any]:
     """Forward hook of one block. Thin factors move to the block's device once, in fp32."""
-    placed: dict[torch.device, tuple[Tensor, Tensor]] = {}
+    placed: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
 
-    def factors(device: torch.device) -> tuple[Tensor, Tensor]:
+    def factors(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         if device not in placed:
             basis_DK = subspace.basis_DK.to(device)
+            read_DK = basis_DK
+            if mode == "leace":
+                assert subspace.read_DK is not None
+                read_DK = subspace.read_DK.to(device)
             origin_K = torch.zeros(basis_DK.shape[1], device=device)
             if mode != "zero":
                 assert subspace.mean_D is not None
-                origin_K = subspace.mean_D.to(device) @ basis_DK
-            placed[device] = basis_DK, origin_K
+                origin_K = subspace.mean_D.to(device) @ read_DK
+            placed[device] = read_DK, basis_DK, origin_K
         return placed[device]
 
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
         if ablation.strength == 0.0:
             return output
         acts_BTD = output[0] if isinstance(output, tuple) else output
-        basis_DK, origin_K = factors(acts_BTD.device)
+        read_DK, basis_DK, origin_K = factors(acts_BTD.device)
         now, strength = in_flight.current(), ablation.strength
         # Autocast would turn the two thin products into bf16 and leave a hundred times more behind.
         with torch.autocast(acts_BTD.device.type, enabled=False):
             if mode == "mean-shift":
                 new_BTD = _shift(acts_BTD, basis_DK, origin_K * strength, now.keep_BT1)
             else:
-                new_BTD = _project_out(acts_BTD, basis_DK, origin_K, strength, now)
+                new_BTD = _project_out(acts_BTD, read_DK, basis_DK, origin_K, strength, now)
         if passes == "activations":
             new_BTD = _ValueOf.apply(new_BTD.detach(), acts_BTD)
         elif passes == "gradients":
@@ -301,10 +309,12 @@ class _ValueOf(torch.autograd.Function):
         return None, grads[0]
 
 
-def _project_out(acts_BTD: Tensor, basis_DK: Tensor, origin_K: Tensor, strength: float, now: _Pass) -> Tensor:
-    """`acts - strength (acts Q - target) Qᵀ`, the target being the origin or what another row lends; the only
-    full-width tensor it keeps is its result."""
-    coords_BTK = acts_BTD.float() @ basis_DK - origin_K
+def _project_out(
+    acts_BTD: Tensor, read_DK: Tensor, basis_DK: Tensor, origin_K: Tensor, strength: float, now: _Pass
+) -> Tensor:
+    """`acts - strength (acts R - target) Qᵀ`, R mostly Q, the target being the origin or what another row lends; the
+    only full-width tensor it keeps is its result."""
+    coords_BTK = acts_BTD.float() @ read_DK - origin_K
     if now.shift:
         lent_BTK = coords_BTK.detach() if now.lends_BT1 is None else coords_BTK.detach() * now.lends_BT1
         coords_BTK = coords_BTK - lent_BTK.roll(now.shift, dims=0)

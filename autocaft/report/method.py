@@ -15,6 +15,8 @@ MODES = {
     "mean": "the projection on {what} set to the base model's mean on {text}",
     "zero": "the projection on {what} set to zero",
     "resample": "the projection on {what} replaced by that of another row of the batch",
+    "leace": "what of the activations goes along with {what} set to the base model's mean on {text}, by the oblique "
+    "projection that changes them least (LEACE)",
     "mean-shift": "the base model's mean on {text} along {what} added, and nothing removed",
 }
 

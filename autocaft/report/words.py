@@ -17,7 +17,7 @@ from autocaft.stats import Interval
 
 Line = dict[str, Any]
 CONTROLS = ("random", "random-candidate", "random-live", "top")
-MODE_ENDINGS = ("-mean-shift", "-zero", "-mean", "-resample")
+MODE_ENDINGS = ("-mean-shift", "-zero", "-mean", "-resample", "-leace")
 HOW_ENDINGS = ("-fading", "-inference", "-activation-only", "-gradient-only", "-preventative")
 
 

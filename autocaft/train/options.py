@@ -62,9 +62,12 @@ class TuneOptions(Options):
 class TrainOptions(Options):
     """How the chosen directions are ablated while an arm trains."""
 
-    mode: Literal["mean", "zero", "resample"] = "mean"
+    mode: Literal["mean", "zero", "resample", "leace"] = "mean"
     """`zero` removes the projection (the paper), `mean` keeps the base model's mean, `resample` puts another row's
-    projection there: the model meets in training what it will meet when the ablation ends, and cannot rely on it."""
+    projection there: the model meets in training what it will meet when the ablation ends, and cannot rely on it.
+    `leace` goes towards the mean by an oblique projection that leaves no more for a linear reader and changes the
+    activations least (model/leace.py); with `basis = "direction"` the coordinates are the projections on the chosen
+    directions, with `"covariance"` those that the covariances are with."""
     basis: Literal["direction", "covariance"] = "direction"
     """What is removed for a chosen direction. `direction`: its own vector (the paper). `covariance`: the covariance of
     the activations with its coordinate, after which no linear reader can tell that coordinate (discover/cross.py)."""

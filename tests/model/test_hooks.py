@@ -17,6 +17,7 @@ from autocaft.errors import AblationError, ConfigError
 from autocaft.model.blocks import decoder_blocks
 from autocaft.model.directions import Subspace, orthonormal_basis
 from autocaft.model.hooks import Recorder, ablate
+from autocaft.model.leace import LeastChange
 
 MakeModel = Callable[..., PreTrainedModel]
 LAYER, RANK, WIDTH = 1, 4, 32
@@ -26,6 +27,13 @@ def subspace_at(layer: int, *, seed: int = 0, rank: int = RANK) -> Subspace:
     generator = torch.Generator().manual_seed(seed)
     basis_DK = orthonormal_basis(torch.randn(rank, WIDTH, generator=generator))
     return Subspace(layer, basis_DK, torch.randn(WIDTH, generator=generator))
+
+
+def oblique_at(layer: int) -> Subspace:
+    """A subspace with a reader that leans away from its basis."""
+    subspace = subspace_at(layer)
+    draws_DD = torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(1))
+    return LeastChange({layer: draws_DD @ draws_DD.T + torch.eye(WIDTH)}, spans="covariance")(subspace)
 
 
 def rows(*, n: int = 3, width: int = 7, seed: int = 0) -> Tensor:
@@ -115,6 +123,27 @@ def test_mean_mode_leaves_exactly_the_mean_s_component(family_model: PreTrainedM
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("how", ["fp32", "bf16 weights", "autocast"])
+def test_least_change_leaves_the_reader_nothing_and_moves_along_the_basis_alone(
+    family: str, make_model: MakeModel, how: str
+) -> None:
+    model, subspace, ids_BT = make_model(family), oblique_at(LAYER), rows()
+    assert subspace.mean_D is not None and subspace.read_DK is not None
+    model = model.to(torch.bfloat16) if how == "bf16 weights" else model
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=how == "autocast"):
+        before_BTD = next_input(model, LAYER, input_ids=ids_BT).float()
+        with ablate(model, [subspace], mode="leace"):
+            after_BTD = next_input(model, LAYER, input_ids=ids_BT).float()
+    assert torch.equal(after_BTD[:, 0], before_BTD[:, 0]), "the exempt position changed"
+    read_BTK = (before_BTD[:, 1:] - subspace.mean_D) @ subspace.read_DK
+    left = ((after_BTD[:, 1:] - subspace.mean_D) @ subspace.read_DK).norm() / read_BTK.norm()
+    assert left <= (1e-5 if how == "fp32" else 0.01), left
+    removed_BTD = read_BTK @ subspace.basis_DK.T
+    off = (before_BTD[:, 1:] - after_BTD[:, 1:] - removed_BTD).norm() / removed_BTD.norm()
+    assert off <= (1e-5 if how == "fp32" else 0.01), off
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("strength", [0.0, 0.25, 1.0])
 def test_strength_is_the_share_that_is_removed(make_model: MakeModel, strength: float) -> None:
     model, subspace, ids_BT = make_model("llama"), subspace_at(LAYER), rows()
@@ -186,19 +215,20 @@ def test_gradient_flows_through_and_none_through_what_was_ablated(family_model: 
     assert sum(float(p.grad.abs().sum()) for p in first.parameters() if p.grad is not None) > 0
 
 
-def test_gradient_equals_that_of_the_formula() -> None:
-    model, subspace = toy(tuple_output=False), subspace_at(0)
-    assert subspace.mean_D is not None
+@pytest.mark.parametrize("mode", ["mean", "leace"])
+def test_gradient_equals_that_of_the_formula(mode: Any) -> None:
+    model, subspace = toy(tuple_output=False), oblique_at(0)
+    assert subspace.mean_D is not None and subspace.read_DK is not None
     ids_BT, strength = rows(), 0.5
     acts_BTD = model.embed(ids_BT).detach().requires_grad_()
     blocks = model.model.layers
-    projector_DD = subspace.basis_DK @ subspace.basis_DK.T
+    projector_DD = (subspace.read_DK if mode == "leace" else subspace.basis_DK) @ subspace.basis_DK.T
     keep_BT1 = torch.ones(*ids_BT.shape, 1)
     keep_BT1[:, 0] = 0
     out_BTD = blocks[0](acts_BTD)
     out_BTD = out_BTD - strength * keep_BT1 * ((out_BTD - subspace.mean_D) @ projector_DD)
     wanted_BTD = torch.autograd.grad(blocks[1](out_BTD).square().sum(), acts_BTD)[0]
-    with ablate(model, [subspace], mode="mean", strength=strength):
+    with ablate(model, [subspace], mode=mode, strength=strength):
         model.given = acts_BTD
         found_BTD = torch.autograd.grad(model(input_ids=ids_BT).square().sum(), acts_BTD)[0]
     torch.testing.assert_close(found_BTD, wanted_BTD, rtol=1e-4, atol=1e-4)
@@ -593,6 +623,11 @@ def test_a_missing_mean_is_an_error(make_model: MakeModel, mode: Any) -> None:
     bare = Subspace(0, subspace_at(0).basis_DK)
     with pytest.raises(AblationError, match="mean"):
         ablate(make_model("llama"), [bare], mode=mode).__enter__()
+
+
+def test_a_missing_reader_is_an_error(make_model: MakeModel) -> None:
+    with pytest.raises(AblationError, match="'leace' needs readers"):
+        ablate(make_model("llama"), [subspace_at(0)], mode="leace").__enter__()
 
 
 def test_a_subspace_of_another_model_is_an_error(make_model: MakeModel) -> None:
