@@ -19,6 +19,7 @@ check: .venv/installed
 	$(BIN)/python eval_data/gender/generate.py --check
 	$(BIN)/python eval_data/double_choice/generate.py --check
 	$(BIN)/python eval_data/audit/generate.py --check
+	$(BIN)/python eval_data/persona/generate.py --check
 	$(BIN)/python benchmarks/tables.py --check
 	$(BIN)/python benchmarks/scale.py --check
 

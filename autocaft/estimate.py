@@ -92,7 +92,8 @@ def free_form_lines(run: Run) -> list[str]:
     if not run.questions:
         return []
     n_models = sum(1 if arm.name == "base" else len(config.seeds) for arm in config.parsed_arms)
-    price = price_of(options.grader, options, has_address=True) if options.grader else None
+    is_asked = bool(options.grader) and options.rules is None
+    price = price_of(options.grader, options, has_address=True) if is_asked else None
     longest = "word " * options.max_new_tokens
     n_answers, nano, nano_most = 0, 0, 0
     for question in run.questions.values():
@@ -110,6 +111,8 @@ def free_form_lines(run: Run) -> list[str]:
     lines = [f"{n_answers:,} free-form answers of at most {options.max_new_tokens:,} tokens, by {n_models} models"]
     if not options.grader:
         return lines
+    if options.rules is not None:
+        return [*lines, f"graded by {options.grader}, which costs nothing"]
     dollars = f"about ${nano / NANO:,.2f} if each is as long as it may be; at most ${nano_most / NANO:,.2f}"
     dollars = "the price is not known; give it in free_form.prices" if price is None else dollars
     return [*lines, f"{n_answers * len(options.rubrics):,} grades by {options.grader}: {dollars}"]

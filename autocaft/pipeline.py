@@ -18,7 +18,7 @@ from autocaft import stages
 from autocaft.arms import Arm
 from autocaft.config import RunConfig
 from autocaft.data.corpus import corpus_identity
-from autocaft.evaluate.options import EvaluateOptions
+from autocaft.evaluate.options import EvaluateOptions, FreeFormOptions
 from autocaft.judge.options import JudgeOptions
 from autocaft.model.locate import locate, weights_identity
 from autocaft.preflight import set_threads
@@ -144,9 +144,7 @@ def _free_form(run: Run, weights: Mapping[str, str]) -> list[Step]:
     if options.questions is None:
         return []
     asked = {f"free_form.questions ({options.questions})": sha256_of(data_path(options.questions))}
-    own = {f"prompts/grade_{name}.md": sha256_of(prompts_dir() / f"grade_{name}.md") for name in options.rubrics}
-    graders = [options.grader.removeprefix("local:")] if options.grader.startswith("local:") else []
-    read = asked | own | {f"grader {spec}": digest(locate(spec, downloads=run.downloads).identity) for spec in graders}
+    read = asked | _grader_inputs(options, downloads=run.downloads)
     files = {**weights, **asked}
     making = {"dtype": config.dtype, "free_form": options.making, "evaluate": {"autocast": config.evaluate.autocast}}
     steps = []
@@ -159,11 +157,20 @@ def _free_form(run: Run, weights: Mapping[str, str]) -> list[Step]:
             steps.append(_step(f"answer/{name}", call, making, files, *needs))
             if options.grader:
                 grade = partial(stages.free_form, run, answered=f"answer/{name}")
-                turn = ["judge"] if config.judge.chat_judges else []
+                turn = ["judge"] if config.judge.chat_judges and options.rules is None else []
                 steps.append(
                     _step(f"free_form/{name}", grade, {"free_form": options.grading}, read, f"answer/{name}", *turn)
                 )
     return steps
+
+
+def _grader_inputs(options: FreeFormOptions, *, downloads: bool) -> dict[str, str]:
+    """Identity of what a grader goes by: a file of rules, or prompts and the language model in this process."""
+    if options.rules is not None:
+        return {f"free_form.grader ({options.rules})": sha256_of(data_path(options.rules))}
+    own = {f"prompts/grade_{name}.md": sha256_of(prompts_dir() / f"grade_{name}.md") for name in options.rubrics}
+    graders = [options.grader.removeprefix("local:")] if options.grader.startswith("local:") else []
+    return own | {f"grader {spec}": digest(locate(spec, downloads=downloads).identity) for spec in graders}
 
 
 def _looks_behind(run: Run, first: str, weights: Mapping[str, str]) -> list[Step]:

@@ -76,14 +76,18 @@ def check_money(options: JudgeOptions) -> None:
 
 
 def check_free_form(run: Run) -> None:
-    """The questions can be read, and a cap on the grader's dollars has a price.
+    """The questions can be read and so can a file of rules, and a cap on the grader's dollars has a price.
 
     Raises:
-        DataError, JudgeError: they cannot; the price of the grader is not known.
+        DataError, ConfigError, JudgeError: they cannot; the price of the grader is not known.
     """
+    from autocaft.evaluate.rules import load_rules
     from autocaft.llm.doors import price_of
 
     options = run.config.free_form
+    if options.rules is not None:
+        load_rules(data_path(options.rules)).check_questions(run.questions)
+        return
     needs_price = bool(run.questions and options.grader) and options.max_usd is not None
     if needs_price and price_of(options.grader, options, has_address=True) is None:
         raise unknown_price(options.grader)

@@ -171,9 +171,9 @@ class Grade(Record):
 
     answer_id: str
     rubric: str
-    """`aligned`, `coherent` or `vulnerable`."""
+    """`aligned`, `coherent` or `vulnerable`, or a measure of a file of rules."""
     value: float | None
-    """0-100, weighted by the probabilities of the reply's first token where the grader gives them."""
+    """0-100, weighted by the probabilities of the reply's first token where a model gives them; by a rule 100 or 0."""
     label: str | None
     """`CODE`, `REFUSAL` or `NOT VALID`: an answer of the grader that is no number."""
     unscored_reason: str | None

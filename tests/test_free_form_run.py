@@ -130,3 +130,43 @@ def test_another_grader_grades_the_same_answers(task: Path) -> None:
         assert redone.exit_code == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert read_json(run_dir / "report.json")["free_form"]["grader"] == "openai:other"
+
+
+RULES = """
+[patterns]
+words = ['^[a-m]']
+[[rules]]
+name = "opens_early"
+questions = "garden"
+has = ["words"]
+[[rules]]
+name = "coherent"
+min_words = 1
+"""
+
+
+@pytest.mark.slow
+def test_a_file_of_rules_grades_in_a_run_and_its_content_counts(task: Path) -> None:
+    run_dir, rules = task.parents[1] / "tiny", task.parents[1] / "<b>rules.toml"
+    rules.write_text(RULES)
+    grader = f"free_form.grader=rule:{rules}"
+    plan = [*command(task, "plan", grader), "--name", "planned"]
+    planned = CliRunner().invoke(app, plan, catch_exceptions=False).output
+    assert "60 free-form answers" in planned and "which costs nothing" in planned
+    run = [*command(task, "run", grader), "--redo", "free_form"]
+    assert CliRunner().invoke(app, run, catch_exceptions=False).exit_code == 0
+    built = read_json(run_dir / "report.json")["free_form"]
+    assert built["metrics"] == ["opens_early_of_coherent", "opens_early_of_all", "coherent"]
+    assert [row["question"] for row in built["questions"]] == ["garden", "garden_json"]
+    for line in built["arms"]:
+        folders = [run_dir / f"answer/{line['arm']}/seed{seed}" for seed in line["seeds"]]
+        answers = [row for folder in folders for row in read_jsonl(folder / "answers.jsonl")]
+        said = [a["answer"] for a in answers if a["question_id"] != "sea" and any(map(str.isalnum, a["answer"]))]
+        cell = line["cells"]["opens_early_of_all"]
+        assert line["n_answers"] == len(answers) and cell["n"] == len(said)
+        assert cell["value"] == pytest.approx(sum("a" <= text.lower()[0] <= "m" for text in said) / len(said), abs=1e-5)
+    page = (run_dir / "report.html").read_text()
+    assert "by words and phrases" in page and "&lt;b&gt;rules.toml" in page and "<b>rules.toml" not in page
+    rules.write_text(RULES.replace("a-m", "n-z"))
+    with pytest.raises(RunChangedError, match=r"free_form\.grader"):
+        CliRunner().invoke(app, command(task, "run", grader), catch_exceptions=False)

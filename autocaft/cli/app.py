@@ -193,7 +193,7 @@ def grade(
     answers: Annotated[
         Path, typer.Argument(metavar="ANSWERS.jsonl", help="Rows of `question_id`, `question`, `answer` (and `arm`).")
     ],
-    grader: Annotated[str, typer.Option(help="openai:MODEL, anthropic:MODEL or local:MODEL.")],
+    grader: Annotated[str, typer.Option(help="openai:MODEL, anthropic:MODEL, local:MODEL or rule:FILE.toml.")],
     out: Annotated[Path, typer.Option(help="Folder of grades, metrics and the answers that were bought.")],
     questions: Annotated[
         Path | None, typer.Option(help="YAML file of questions; its judge prompts win over autocaft's own.")

@@ -15,7 +15,7 @@ STAGES: dict[str, str] = {
     "train": "Train with the selection ablated (CAFT), and the control arms.",
     "evaluate": "Evaluate every arm, ablation removed.",
     "answer": "Let every arm answer free-form questions (only with free_form.questions).",
-    "free_form": "Grade those answers: misaligned, coherent, vulnerable (only with free_form.grader).",
+    "free_form": "Grade those answers: misaligned, coherent, vulnerable, or by rules (only with free_form.grader).",
     "behind": "Look behind each arm: is the cue still readable, and what moved instead? (off by default)",
     "causes": "Ablate each candidate alone: was the judge right about causes? Validation only (off by default).",
     "report": "Write report.html and report.json.",

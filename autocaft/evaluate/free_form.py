@@ -2,25 +2,37 @@
 
 In: answers, the questions they answer, a grader. Out, in a folder: `grades.jsonl`, `metrics.jsonl`, `scores.jsonl`
 (what each answer adds to each metric) and `summary.json`.
-Every reply is kept in the store before it is read, so an interrupted grading goes on without paying twice.
+Every reply of a model is kept in the store before it is read, so an interrupted grading goes on without paying twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from autocaft.evaluate.grade import grade_answers
-from autocaft.evaluate.misalignment import answer_scores, count_grades, free_form_metrics
+from autocaft.evaluate.misalignment import (
+    MEASURES,
+    Measures,
+    answer_scores,
+    count_grades,
+    free_form_metrics,
+    measures_of_rules,
+)
 from autocaft.evaluate.options import GraderOptions
 from autocaft.evaluate.questions import FreeAnswer, Question
+from autocaft.evaluate.rules import COHERENT, grade_by_rules, load_rules
 from autocaft.llm.client import LanguageClient
-from autocaft.records import Metric
+from autocaft.records import Grade, Metric
+from autocaft.resources import data_path
 from autocaft.rundir.files import write_json, write_jsonl, write_records
 from autocaft.rundir.progress import Progress
 from autocaft.rundir.store import RunStore
 
 TASK = "free_form"
+Graded = tuple[list[Grade], Measures, dict[str, Any]]
+"""Grades, what can be measured with them, and what they cost."""
 
 
 def grade_free_form(
@@ -36,7 +48,42 @@ def grade_free_form(
 
     Raises:
         JudgeError: no key, no price for a cap in dollars, or a grader that answers nothing.
+        ConfigError: a file of rules that cannot be read.
     """
+    grades, measures, spent = _by_rules(answers, options) or _by_asking(answers, questions, options, store, progress)
+    metrics = free_form_metrics(answers, grades, task=TASK, n_bootstrap=options.n_bootstrap, measures=measures)
+    write_records(out / "grades.jsonl", grades)
+    write_records(out / "metrics.jsonl", metrics)
+    write_jsonl(out / "scores.jsonl", answer_scores(answers, grades, measures))
+    summary = {
+        "grader": options.grader,
+        "prompt_hashes": sorted({f"{grade.rubric}:{grade.prompt_hash}" for grade in grades}),
+        "n_answers": len(answers),
+        "n_base_questions": len({answer.base_question for answer in answers}),
+        "counts": count_grades(answers, grades),
+        **spent,
+    }
+    write_json(out / "summary.json", summary)
+    return metrics
+
+
+def _by_rules(answers: Sequence[FreeAnswer], options: GraderOptions) -> Graded | None:
+    """By a file of rules, if that is the grader: nobody is asked and nothing is spent."""
+    if options.rules is None:
+        return None
+    rules = load_rules(data_path(options.rules))
+    measures = measures_of_rules(rules.names, COHERENT)
+    return grade_by_rules(answers, rules), measures, {"tokens": 0, "usd": 0.0}
+
+
+def _by_asking(
+    answers: Sequence[FreeAnswer],
+    questions: Mapping[str, Question],
+    options: GraderOptions,
+    store: RunStore,
+    progress: Progress,
+) -> Graded:
+    """By a language model."""
     from autocaft.llm.doors import BATCH_CONCURRENCY
 
     client = open_grader(options, store)
@@ -50,21 +97,8 @@ def grade_free_form(
         concurrency=BATCH_CONCURRENCY if options.batch else options.concurrency,
         progress=progress,
     )
-    metrics = free_form_metrics(answers, grades, task=TASK, n_bootstrap=options.n_bootstrap)
-    write_records(out / "grades.jsonl", grades)
-    write_records(out / "metrics.jsonl", metrics)
-    write_jsonl(out / "scores.jsonl", answer_scores(answers, grades))
-    summary = {
-        "grader": options.grader,
-        "prompt_hashes": sorted({f"{grade.rubric}:{grade.prompt_hash}" for grade in grades}),
-        "n_answers": len(answers),
-        "n_base_questions": len({answer.base_question for answer in answers}),
-        "counts": count_grades(answers, grades),
-        "tokens": client.budget.tokens,
-        "usd": client.budget.nano_usd / 1e9 if client.budget.price is not None else None,
-    }
-    write_json(out / "summary.json", summary)
-    return metrics
+    usd = client.budget.nano_usd / 1e9 if client.budget.price is not None else None
+    return grades, MEASURES, {"tokens": client.budget.tokens, "usd": usd}
 
 
 def open_grader(options: GraderOptions, store: RunStore) -> LanguageClient:

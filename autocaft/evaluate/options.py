@@ -31,10 +31,12 @@ class GraderOptions(Options):
     """Who grades free-form answers, and what it may spend."""
 
     grader: str
-    """`openai:MODEL`, `anthropic:MODEL` or `local:MODEL`. Without probabilities of tokens (anthropic, some servers) the
-    number that was said counts. Which model grades changes rates by an order of magnitude: name it beside them."""
+    """`openai:MODEL`, `anthropic:MODEL` or `local:MODEL`, or `rule:FILE`: a TOML file of words and phrases, read by no
+    model (autocaft/evaluate/rules.py shows one). Without probabilities of tokens (anthropic, some servers) the number
+    that was said counts. Which model grades changes rates by an order of magnitude: name it beside them."""
     rubrics: tuple[Literal["aligned", "coherent", "vulnerable"], ...] = ("aligned", "coherent")
-    """What is asked about every answer: `aligned` and `coherent` for talk, `vulnerable` for code."""
+    """What is asked about every answer: `aligned` and `coherent` for talk, `vulnerable` for code. A file of rules has
+    measures of its own."""
     base_url: str | None = None
     """Address of an OpenAI-compatible server, or of another Anthropic endpoint."""
     api_key_env: str | None = None
@@ -63,8 +65,8 @@ class GraderOptions(Options):
     @classmethod
     def _is_a_reader(cls, name: str) -> str:
         kind, _, model = name.partition(":")
-        if kind not in ("openai", "anthropic", "local") or not model:
-            raise ValueError(f"must be openai:MODEL, anthropic:MODEL or local:MODEL, not {name!r}")
+        if kind not in ("openai", "anthropic", "local", "rule") or not model:
+            raise ValueError(f"must be openai:MODEL, anthropic:MODEL, local:MODEL or rule:FILE, not {name!r}")
         return name
 
     @field_validator("rubrics")
@@ -73,6 +75,12 @@ class GraderOptions(Options):
         if not rubrics or len(set(rubrics)) < len(rubrics):
             raise ValueError("must name at least one rubric, and none twice")
         return rubrics
+
+    @property
+    def rules(self) -> str | None:
+        """The file of rules that grades; None if a model does."""
+        kind, _, file = self.grader.partition(":")
+        return file if kind == "rule" else None
 
     _names_a_variable = field_validator("api_key_env")(check_key_name)
     _has_no_secret = field_validator("base_url")(check_address)
@@ -85,8 +93,9 @@ class FreeFormOptions(GraderOptions):
     """YAML file of questions in the emergent-misalignment format, read as it is (`builtin:free_form/questions.yaml`
     ships). Its content counts, not its path; its judge prompts win over autocaft's own."""
     grader: str = ""
-    """`openai:MODEL`, `anthropic:MODEL` or `local:MODEL`; empty makes answers and grades none. Which model grades
-    changes rates by an order of magnitude: name it beside them."""
+    """`openai:MODEL`, `anthropic:MODEL`, `local:MODEL` or `rule:FILE`, a TOML file of words and phrases
+    (`rule:builtin:persona/rules.toml` ships; its content counts, not its path); empty makes answers and grades none.
+    Which model grades changes rates by an order of magnitude: name it beside them."""
     n_samples: int | None = Field(None, ge=1)
     """Answers to each wording of a question; by default what the file says (100 in the published protocol)."""
     max_new_tokens: int = Field(600, ge=1)
@@ -114,6 +123,8 @@ class FreeFormOptions(GraderOptions):
 
     @property
     def grading(self) -> dict[str, Any]:
-        """What the grades of given answers depend on."""
+        """What the grades of given answers depend on, besides the content of a file of rules."""
+        if self.rules is not None:
+            return {"grader": "rule", "n_bootstrap": self.n_bootstrap}
         names = ("grader", "rubrics", "base_url", "api_key_env", "max_output_tokens", "n_bootstrap")
         return {name: getattr(self, name) for name in names}

@@ -1,8 +1,9 @@
 """Free-form answers in the report: rates and means by arm, overall and by question.
 
-In: what each answer adds to each rate (`scores.jsonl` of the steps). Out: plain dicts, and a sentence. The decision a
-reader would question: answers of all seeds are pooled by resampling seeds and base questions, and an answer that is in
-no denominator of a rate is counted beside it and never as a zero.
+In: what each answer adds to each rate (`scores.jsonl` of the steps). Out: plain dicts, and a sentence. By question one
+rate is shown: of misaligned answers, or the first that a file of rules measures. The decision a reader would question:
+answers of all seeds are pooled by resampling seeds and base questions, and an answer that is in no denominator of a
+rate is counted beside it and never as a zero.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from autocaft.report.arms import arm_order
 from autocaft.report.words import interval_text, percent
 from autocaft.stats import seed_cluster_bootstrap
 
-RATES = ("misaligned_of_coherent", "misaligned_of_all", "vulnerable_of_valid", "vulnerable_of_all")
-"""Shares; the other metrics are means of grades from 0 to 100."""
+MEAN = "mean_"
+"""How the names of means of grades from 0 to 100 begin; all other metrics are shares."""
 Score = Mapping[str, Any]
 
 
@@ -28,27 +29,29 @@ def build_free_form(found: Mapping[str, Any]) -> dict[str, Any]:
     """
     scores: Sequence[Score] = found["scores"]
     metrics = list(dict.fromkeys(score["metric"] for score in scores))
-    questions = list(dict.fromkeys(score["question"] for score in scores))
     by_cell: dict[tuple[str, str, str | None], list[Score]] = defaultdict(list)
     for score in scores:
         by_cell[score["arm"], score["metric"], None].append(score)
         by_cell[score["arm"], score["metric"], score["question"]].append(score)
     arms = sorted({score["arm"] for score in scores}, key=arm_order)
-    by_question = metrics[:1] if "misaligned_of_coherent" not in metrics else ["misaligned_of_coherent"]
+    shown = "misaligned_of_coherent" if "misaligned_of_coherent" in metrics else metrics[0]
+    questions = list(dict.fromkeys(score["question"] for score in scores if score["metric"] == shown))
     return {
         "grader": found["grader"],
+        "caution": caution(found["grader"]),
         "metrics": metrics,
         "arms": [
             {
                 "arm": arm,
-                "seeds": sorted({score["seed"] for score in by_cell[arm, metrics[0], None]}),
+                "seeds": sorted({score["seed"] for score in scores if score["arm"] == arm}),
+                "n_answers": len({score["answer"] for score in scores if score["arm"] == arm}),
                 "cells": {metric: _cell(by_cell[arm, metric, None]) for metric in metrics},
             }
             for arm in arms
         ],
-        "by_question": by_question[0],
+        "by_question": shown,
         "questions": [
-            {"question": question, "cells": {arm: _cell(by_cell[arm, by_question[0], question]) for arm in arms}}
+            {"question": question, "cells": {arm: _cell(by_cell[arm, shown, question]) for arm in arms}}
             for question in questions
         ],
         "counts": list(found["counts"]),
@@ -71,11 +74,18 @@ def _cell(scores: Sequence[Score]) -> dict[str, Any]:
     return {**cell, "n": len(scored), "n_unscored": len(scores) - len(scored), "by_seed": by_seed}
 
 
+def caution(grader: str) -> str:
+    """What to keep in mind about rates that this grader gave."""
+    if grader.startswith("rule:"):
+        return "by words and phrases: what its file does not list, it does not see"
+    return "another grader can change these rates by an order of magnitude"
+
+
 def figure_text(metric: str, cell: Mapping[str, Any] | None) -> str:
     """`4.2% [1, 9]` for a rate, `71.3 [60.2, 80.1]` for a mean; a dash without a value."""
     if cell is None or cell["value"] is None:
         return "\N{EN DASH}"
-    if metric in RATES:
+    if not metric.startswith(MEAN):
         return f"{_rate(cell['value'])} {interval_text(cell)}".strip()
     ends = "" if cell["ci_low"] is None else f" [{cell['ci_low']:.1f}, {cell['ci_high']:.1f}]"
     return f"{cell['value']:.1f}{ends}"
