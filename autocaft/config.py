@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from autocaft.arms import Arm, parse_arm
 from autocaft.behind.options import BehindOptions, CausesOptions
 from autocaft.data.options import DataOptions
+from autocaft.data.sets import HUB
 from autocaft.discover.options import CollectOptions, DecomposeOptions, DecoyOptions, MineOptions
 from autocaft.errors import ConfigError
 from autocaft.evaluate.options import EvaluateOptions, FreeFormOptions
@@ -72,6 +73,24 @@ class RunConfig(Options):
     def parsed_arms(self) -> list[Arm]:
         """The arms with what their names say."""
         return [parse_arm(name) for name in self.arms]
+
+    @property
+    def hub_sets(self) -> list[str]:
+        """The data sets that come from the Hub, as the config names them."""
+        data = self.data
+        specs = [data.train, *data.splits.values(), *data.final.values(), self.baselines.benign or "", data.corpus]
+        return [spec for spec in dict.fromkeys(specs) if spec.startswith(HUB)]
+
+    def with_sets(self, other: Mapping[str, str]) -> RunConfig:
+        """The same with other names for some of its data sets."""
+        if not other:
+            return self
+        data, benign = self.data, self.baselines.benign
+        named: dict[str, Any] = {key: other.get(getattr(data, key), getattr(data, key)) for key in ("train", "corpus")}
+        for key in ("splits", "final"):
+            named[key] = {split: other.get(spec, spec) for split, spec in getattr(data, key).items()}
+        baselines = self.baselines.model_copy(update={"benign": benign and other.get(benign, benign)})
+        return self.model_copy(update={"data": data.model_copy(update=named), "baselines": baselines})
 
     @property
     def cued_splits(self) -> list[str]:

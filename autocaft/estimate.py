@@ -42,10 +42,10 @@ def estimate(run: Run, run_dir: Path) -> list[str]:
 
     config = run.config
     n_trainings = len(config.seeds) * (1 + sum(arm.is_trained_apart for arm in config.parsed_arms))
-    lines = [
-        "",
-        f"{len(run.train_rows):,} training rows, {n_trainings} trainings of {config.tune.epochs:g} epochs",
-    ]
+    absent = run.absent_sets
+    n_rows = "an unknown number of" if config.data.train in absent else f"{len(run.train_rows):,}"
+    lines = ["", f"{n_rows} training rows, {n_trainings} trainings of {config.tune.epochs:g} epochs"]
+    lines += [f"{spec} is not on this disk yet, and nothing is known of its rows" for spec in absent]
     lines += model_lines(run)
     width = run.weights.d_model or (run.shape.hidden_size if run.shape else None)
     if width is not None:
@@ -62,15 +62,15 @@ def model_lines(run: Run) -> list[str]:
     shape, config, tune = run.shape, run.config, run.config.tune
     if shape is None:
         return []
-    n_adapter = shape.n_adapter(tune.lora_r, tune.lora_targets) if tune.method == "lora" else None
+    lora_r = tune.lora_r if tune.method == "lora" else None
     n_bytes = shape.training_bytes(
         dtype=config.dtype,
-        n_adapter=n_adapter,
+        lora_r=lora_r,
         n_rows=tune.batch_size,
         max_tokens=tune.max_tokens,
         checkpointing=tune.gradient_checkpointing,
     )
-    adapter = "" if n_adapter is None else f", LoRA of rank {tune.lora_r}: {n_adapter / 1e6:,.0f} M"
+    adapter = "" if lora_r is None else f", LoRA of rank {lora_r}: {shape.n_adapter(lora_r) / 1e6:,.0f} M"
     where = "" if run.weights.config is not None else "; its weights are not on this disk yet"
     return [
         f"{shape.n_parameters / 1e9:,.2f} B parameters, {shape.weight_bytes(config.dtype) / 1e9:,.1f} GB as "
@@ -235,7 +235,8 @@ def planned_cards(run: Run, run_dir: Path) -> list[tuple[Card, int]]:
         "sae": n_layers * len(config.decompose.rankings) * config.decompose.n_candidates,
         "pca": n_layers * config.decompose.n_pcs,
     }
-    texts = [document.text for document in run.generic_documents]
+    # of a corpus that is not on this disk yet, the length of its windows is known and no more is needed
+    texts = [document.text for document in run.generic_documents] or ["word " * (2 * config.mine.window + 1)]
     planned = []
     for source, n in kinds.items():
         if source in config.decompose.sources:

@@ -18,7 +18,7 @@ from autocaft.data.rows import load_rows
 from autocaft.records import Decision, Direction, Evidence, Example, Metric, Verdict
 from autocaft.report.arms import RowScore
 from autocaft.report.calibration import calibration_card, calibration_of
-from autocaft.resources import calibrations_dir, data_path
+from autocaft.resources import calibrations_dir
 from autocaft.rundir.files import digest, read_json, read_jsonl, read_records, sha256_of
 from autocaft.rundir.runner import StepContext
 
@@ -249,8 +249,12 @@ def _data(run: Run) -> dict[str, Any]:
     return {
         "task": data.task,
         "splits": {
-            split: {"n": len(load_rows(path)), "sha256": sha256_of(path), "path": spec}
+            split: {
+                "n": len(run.train_rows if spec == data.train else load_rows(found.files)),
+                "sha256": found.identity,
+                "path": spec,
+            }
             for split, spec in files.items()
-            if (path := data_path(spec))
+            if (found := run.found(spec))
         },
     }

@@ -62,9 +62,11 @@ def build_steps(run: Run, *, final: bool = False) -> list[Step]:
     config, data = run.config, run.config.data
     first = f"tune/seed{config.seeds[0]}"
     weights = {"model": digest(run.weights.identity)}
-    train_rows = {f"data.train ({data.train})": sha256_of(data_path(data.train))}
+    train_rows = _contents(run, {"data.train": data.train})
 
-    tuning: dict[str, object] = {"dtype": config.dtype, "tune": config.tune, "data": {"chat": data.chat}}
+    # a key that is new since runs were made counts only where it says something
+    reading: dict[str, object] = {"chat": data.chat} | ({} if data.turns == "last" else {"turns": data.turns})
+    tuning: dict[str, object] = {"dtype": config.dtype, "tune": config.tune, "data": reading}
     if config.tune.trained_blocks == "above":
         tuning["layers"] = config.layers
     # directions are sought in the first seed's tuned model; the others are trained as an arm, or not at all
@@ -133,7 +135,7 @@ def _training(run: Run, arm: Arm, seed: int, tuning: Mapping[str, object], files
         needs = ["select", f"tune/seed{seed}"] if arm.how == "inference" else ["select"]
         return _step(name, call, options | own, {}, *needs)
     benign = config.baselines.benign
-    read = {f"baselines.benign ({benign})": sha256_of(data_path(benign))} if arm.how == "benign" and benign else {}
+    read = _contents(run, {"baselines.benign": benign}) if arm.how == "benign" else {}
     return _step(name, call, {**tuning, **own}, {**files, **read})
 
 
@@ -204,7 +206,7 @@ def _mining(run: Run, tuned: str) -> list[Step]:
     the loss without each direction is measured."""
     options, decoys = run.config.mine, run.config.decoys
     spec = run.config.data.splits.get("val") if options.n_loss_rows else None
-    read = {f"data.val ({spec})": sha256_of(data_path(spec))} if spec else {}
+    read = _contents(run, {"data.val": spec})
     call = partial(stages.mine, run, tuned=tuned, loss_split=spec)
     steps = [_step("mine", call, {"mine": options}, read, "decompose")]
     if decoys.n_random:
@@ -220,7 +222,7 @@ def _evaluations(
     config = run.config
     data = {key: getattr(config.data, key) for key in ("task", "chat", "n_held_out")}
     settings = {"dtype": config.dtype, "evaluate": options, "data": data}
-    files = {f"data.{split} ({spec})": sha256_of(data_path(spec)) for split, spec in splits.items()}
+    files = _contents(run, {f"data.{split}": spec for split, spec in splits.items()})
     steps = []
     for arm in config.parsed_arms:
         for seed in config.seeds[:1] if arm.name == "base" else config.seeds:
@@ -253,7 +255,13 @@ def _trained_in(arm: Arm, seed: int) -> str | None:
 def _corpus(run: Run) -> dict[str, str]:
     """Identity of the generic text and of its order."""
     data = run.config.data
-    return {f"data.corpus ({data.corpus})": corpus_identity(data.corpus), "data.corpus_seed": str(data.corpus_seed)}
+    identity = corpus_identity(data.corpus, downloads=run.downloads)
+    return {f"data.corpus ({data.corpus})": identity, "data.corpus_seed": str(data.corpus_seed)}
+
+
+def _contents(run: Run, specs: Mapping[str, str | None]) -> dict[str, str]:
+    """What data sets hold, by key, wherever they lie."""
+    return {f"{key} ({spec})": run.found(spec).identity for key, spec in specs.items() if spec}
 
 
 def _dictionaries(run: Run) -> dict[str, str]:
@@ -275,8 +283,10 @@ def dictionary_inputs(spec: str, layers: Sequence[int], key: str) -> dict[str, s
 
 def _cues(run: Run, splits: Sequence[str]) -> dict[str, str]:
     """Content of the rows whose cue is read, and of the cues."""
-    files = {f"data.{split}": run.config.data.splits[split] for split in splits} | {"data.cues": run.config.data.cues}
-    return {f"{key} ({spec})": sha256_of(data_path(spec)) for key, spec in files.items() if spec}
+    data = run.config.data
+    assert data.cues is not None, "checked by the config"
+    rows = _contents(run, {f"data.{split}": data.splits[split] for split in splits})
+    return rows | {f"data.cues ({data.cues})": sha256_of(data_path(data.cues))}
 
 
 def judge_inputs(options: JudgeOptions, *, downloads: bool = True) -> dict[str, str]:

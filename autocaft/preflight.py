@@ -25,14 +25,14 @@ def check_inputs(run: Run, *, final: bool) -> None:
     Raises:
         DataError, ConfigError, ModelError: see `autocaft --help` for their exit codes.
     """
-    train_rows = run.train_rows
+    train_rows, absent = run.train_rows, run.absent_sets
     splits = run.config.data.splits | (run.config.data.final if final else {})
     rows_by_split = run.eval_rows(splits)
     for split, rows in rows_by_split.items():
-        check_no_leak(train_rows, rows, data_path(splits[split]))
-    if run.config.cued_splits:
+        check_no_leak(train_rows, rows, Path(splits[split]))
+    if run.config.cued_splits and not absent:
         run.cued_rows(run.config.cued_splits)
-    if not run.generic_documents:
+    if not run.generic_documents and run.config.data.corpus not in absent:
         raise DataError(
             f"data.corpus {run.config.data.corpus!r}: no document is left beside the data.n_held_out = "
             f"{run.config.data.n_held_out} that are kept back; give a larger corpus or hold out fewer"
@@ -44,11 +44,11 @@ def check_inputs(run: Run, *, final: bool) -> None:
     tokenizer = light_tokenizer(run.weights)
     if tokenizer is not None:
         for split, rows in rows_by_split.items():
-            check_first_tokens(rows, tokenizer, data_path(splits[split]))
+            check_first_tokens(rows, tokenizer, Path(splits[split]))
         if run.config.tune.loss == "choices":
-            check_first_tokens(train_rows, tokenizer, data_path(run.config.data.train))
+            check_first_tokens(train_rows, tokenizer, Path(run.config.data.train))
             if mixed_in and run.config.baselines.benign:
-                check_first_tokens(mixed_in, tokenizer, data_path(run.config.baselines.benign))
+                check_first_tokens(mixed_in, tokenizer, Path(run.config.baselines.benign))
 
 
 def check_model(weights: Weights, layers: tuple[int, ...], judge: JudgeOptions) -> None:

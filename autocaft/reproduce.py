@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from autocaft.config import RunConfig, load_config
+from autocaft.data.sets import find_set
 from autocaft.errors import AutocaftError, ConfigError, DataError
 from autocaft.outcome import installed_versions
 from autocaft.pipeline import build_steps
-from autocaft.resources import data_path
 from autocaft.run import Run
 from autocaft.rundir.files import digest, read_json, sha256_of
 from autocaft.rundir.steps import changed_keys, fingerprints
@@ -107,7 +107,8 @@ def _weights(report: Mapping[str, Any], run: Run) -> Iterator[Difference]:
 def _data(report: Mapping[str, Any]) -> Iterator[Difference]:
     for split, info in report["data"]["splits"].items():
         try:
-            now = sha256_of(data_path(info["path"]))
+            found = find_set(info["path"], downloads=False)
+            now = found.identity if found.is_here else "not here"
         except DataError:
             now = "not here"
         if now != info["sha256"]:

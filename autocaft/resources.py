@@ -6,6 +6,7 @@ inside it.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from autocaft.errors import DataError
@@ -37,6 +38,13 @@ def calibrations_dir() -> Path:
 def recipes_dir() -> Path:
     """Folder of the recipes that `autocaft run NAME` finds."""
     return _PACKAGE / "recipes"
+
+
+def cache_dir() -> Path:
+    """What is made once for all runs: `$AUTOCAFT_CACHE`, else `$XDG_CACHE_HOME/autocaft`, else `~/.cache/autocaft`."""
+    if "AUTOCAFT_CACHE" in os.environ:
+        return Path(os.environ["AUTOCAFT_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "autocaft"
 
 
 def data_path(spec: str) -> Path:

@@ -5,7 +5,7 @@ In: a `RunConfig`. Out: rows, documents, models, loaded when they are asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,14 +16,39 @@ from autocaft.config import RunConfig
 from autocaft.data.corpus import Document, load_corpus
 from autocaft.data.cues import CuedRow, load_cued_rows
 from autocaft.data.rows import TaskRow, chosen_rows, load_rows
+from autocaft.data.sets import DataSet, find_set
 from autocaft.model.locate import Weights, locate
 from autocaft.model.shape import ModelShape, shape_of
 from autocaft.resources import data_path
+from autocaft.rundir.files import read_json, write_json
 
 if TYPE_CHECKING:
     from autocaft.discover.pair import ModelPair
     from autocaft.evaluate.damage import BaseContext
     from autocaft.evaluate.questions import Question
+
+
+LOCK = "data.lock.json"
+"""In a run folder: the commit of each Hub data set, by its name in the user's config."""
+
+
+def pin_sets(specs: Sequence[str], run_dir: Path, *, downloads: bool) -> dict[str, str]:
+    """Each Hub data set by name, with the commit that the run folder was begun with, or else the present one.
+
+    Raises:
+        DataError: one is neither here nor given by the Hub.
+    """
+    path = run_dir / LOCK
+    begun: dict[str, str] = read_json(path) if path.is_file() else {}
+    return {spec: begun.get(spec) or find_set(spec, downloads=downloads).pinned for spec in specs}
+
+
+def write_lock(pinned: Mapping[str, str], run_dir: Path) -> None:
+    """Keep the commits, so that the same config means the same rows when it is run there again."""
+    path = run_dir / LOCK
+    begun: dict[str, str] = read_json(path) if path.is_file() else {}
+    if pinned.items() - begun.items():
+        write_json(path, begun | dict(pinned))
 
 
 @dataclass(frozen=True)
@@ -32,7 +57,7 @@ class Run:
 
     config: RunConfig
     downloads: bool = True
-    """Whether a model that is not on this disk is downloaded: not to make a plan."""
+    """Whether a model or a data set that is not on this disk is downloaded: not to make a plan."""
 
     @cached_property
     def weights(self) -> Weights:
@@ -48,15 +73,29 @@ class Run:
     @cached_property
     def train_rows(self) -> list[TaskRow]:
         """The rows every arm learns from."""
-        data, in_choices = self.config.data, self.config.tune.loss == "choices"
-        return load_rows(data_path(data.train), choices_required=in_choices, chat=data.chat)
+        return self._rows(self.config.data.train)
 
     @cached_property
     def benign_rows(self) -> list[TaskRow]:
         """Harmless rows for the arm that mixes them in."""
-        data, in_choices = self.config.data, self.config.tune.loss == "choices"
         assert self.config.baselines.benign is not None, "checked by the config"
-        return load_rows(data_path(self.config.baselines.benign), choices_required=in_choices, chat=data.chat)
+        return self._rows(self.config.baselines.benign)
+
+    def _rows(self, spec: str) -> list[TaskRow]:
+        """Rows to train on; none of a Hub data set that is not here yet."""
+        data, in_choices = self.config.data, self.config.tune.loss == "choices"
+        files = self.found(spec).files
+        return load_rows(files, choices_required=in_choices, chat=data.chat, turns=data.turns)
+
+    def found(self, spec: str) -> DataSet:
+        """The files behind a data set of the config."""
+        return find_set(spec, downloads=self.downloads)
+
+    @property
+    def absent_sets(self) -> list[str]:
+        """Hub data sets of the config that are not on this disk yet, where nothing is downloaded."""
+        specs = self.config.hub_sets
+        return [] if self.downloads else [spec for spec in specs if not self.found(spec).is_here]
 
     @cached_property
     def read_rows(self) -> list[TaskRow]:
@@ -66,7 +105,9 @@ class Run:
     def eval_rows(self, splits: dict[str, str]) -> dict[str, list[TaskRow]]:
         """Choice rows by split."""
         chat = self.config.data.chat
-        return {split: load_rows(data_path(spec), choices_required=True, chat=chat) for split, spec in splits.items()}
+        return {
+            split: load_rows(self.found(spec).files, choices_required=True, chat=chat) for split, spec in splits.items()
+        }
 
     @cached_property
     def questions(self) -> dict[str, Question]:
@@ -86,7 +127,7 @@ class Run:
     def _generic(self) -> list[Document]:
         data, collect = self.config.data, self.config.collect
         n_documents = data.n_held_out + max(collect.n_generic, collect.n_completions)
-        return load_corpus(data.corpus, n_documents=n_documents, seed=data.corpus_seed)
+        return load_corpus(data.corpus, n_documents=n_documents, seed=data.corpus_seed, downloads=self.downloads)
 
     @property
     def held_out_documents(self) -> list[Document]:

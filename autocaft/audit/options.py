@@ -7,20 +7,20 @@ file that the user edits; a feared concept can be named all the same.
 
 from __future__ import annotations
 
-import glob
 import re
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from autocaft.data.sets import HUB, find_set, local_files, parse_hub, place_of
 from autocaft.discover.options import DecomposeOptions
-from autocaft.errors import ConfigError
+from autocaft.errors import ConfigError, DataError
 from autocaft.judge.options import JudgeOptions
-from autocaft.resources import BUILTIN, eval_data_dir
 from autocaft.rundir.options import Options, make_options, transport
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -34,9 +34,12 @@ class SetOptions(Options):
     name: str = ""
     """Letters, digits, `.`, `_`, `-`. With `each` it goes before the file's name."""
     files: tuple[str, ...]
-    """JSON lines (`{"prompt", "answer"}` or `{"messages"}`, plain or .gz): paths, globs, or `builtin:` names."""
+    """Rows of `{"prompt", "answer"}`, `{"prompt", "completion"}` (texts, or lists of messages) or `{"messages"}`: JSON
+    lines (plain or .gz) or Parquet, as paths, folders, patterns, `builtin:` names or
+    `hub:OWNER/NAME/CONFIG:SPLIT@REVISION` (CONFIG, SPLIT and REVISION may be left out; the audit's folder keeps the
+    commit it was begun with)."""
     each: bool = False
-    """Every file is a set of its own, named after the file; otherwise all files together are one set."""
+    """Every file, or Hub data set, is a set of its own, named after it; otherwise all files together are one set."""
     purpose: str
     """What the set is for, in a sentence: "answers cooking questions"."""
     concept: str | None = None
@@ -157,7 +160,8 @@ class AuditConfig(Options):
     policy: str | None = None
     """File with the policy that a language model judges under; `autocaft audit --init` writes one to edit."""
     corpus: str = "builtin:generic/completions.jsonl.gz"
-    """Generic text: a .jsonl or .jsonl.gz file (`{"text"}`, or `{"prompt", "completion"}`), or a Hub data set's id."""
+    """Generic text, `{"text"}` or `{"prompt", "completion"}`, from files or `hub:` as of a set; or the bare id of a Hub
+    data set, `OWNER/NAME`: of that only the first documents are downloaded, and no commit is kept."""
     n_generic: int = Field(default=300, ge=1)
     """Generic documents that are read."""
     reference: tuple[str, ...] = ()
@@ -196,6 +200,8 @@ class AuditSet:
     purpose: str
     concept: str | None
     is_reference: bool
+    why_missing: Mapping[Path, str] = field(default_factory=dict)
+    """What is known of those that are not there."""
 
 
 def load_audit(path: Path) -> AuditConfig:
@@ -211,17 +217,36 @@ def load_audit(path: Path) -> AuditConfig:
     return make_options(AuditConfig, values, str(path))
 
 
-def expand_sets(config: AuditConfig) -> list[AuditSet]:
+def hub_sets(config: AuditConfig) -> list[str]:
+    """The data sets that come from the Hub, as the config names them."""
+    specs = [*(spec for options in config.sets for spec in options.files), config.corpus]
+    return [spec for spec in dict.fromkeys(specs) if spec.startswith(HUB)]
+
+
+def with_sets(config: AuditConfig, other: Mapping[str, str]) -> AuditConfig:
+    """The same with other names for some of its data sets."""
+    sets = tuple(
+        options.model_copy(update={"files": tuple(other.get(spec, spec) for spec in options.files)})
+        for options in config.sets
+    )
+    return config.model_copy(update={"sets": sets, "corpus": other.get(config.corpus, config.corpus)})
+
+
+def expand_sets(config: AuditConfig, *, downloads: bool = True) -> list[AuditSet]:
     """The sets one by one, in order of the file.
+
+    Args:
+        downloads: False takes a Hub data set that is not on this disk for one that is not there.
 
     Raises:
         ConfigError: two sets of one name, or a reference that is no set.
     """
     found: list[AuditSet] = []
     for options in config.sets:
-        for name, files in _named(options):
+        why_missing: dict[Path, str] = {}
+        for name, files in _named(options, [_found(spec, why_missing, downloads) for spec in options.files]):
             is_reference = any(fnmatchcase(name, pattern) for pattern in config.reference)
-            found.append(AuditSet(name, files, options.purpose, options.concept, is_reference))
+            found.append(AuditSet(name, files, options.purpose, options.concept, is_reference, why_missing))
     names = [item.name for item in found]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -232,22 +257,35 @@ def expand_sets(config: AuditConfig) -> list[AuditSet]:
     return found
 
 
-def _named(options: SetOptions) -> list[tuple[str, tuple[Path, ...]]]:
-    files = tuple(path for spec in options.files for path in _paths(spec))
+def _found(spec: str, why_missing: dict[Path, str], downloads: bool) -> list[tuple[str, tuple[Path, ...]]]:
+    """The files behind one spec, each under its own name, or those of a Hub data set together under its name; where
+    there are none, the place where they should be."""
+    name = parse_hub(spec).repo.partition("/")[2] if spec.startswith(HUB) else _stem(Path(spec))
+    try:
+        if not spec.startswith(HUB):
+            return [(_stem(path), (path,)) for path in local_files(spec) or (place_of(spec),)]
+        files = find_set(spec, downloads=downloads).files
+        why = "the Hugging Face Hub did not give it"
+    except DataError as error:
+        files, why = (), str(error)
+    if not files:
+        files = (Path(spec),)
+        why_missing[files[0]] = why
+    return [(name, files)]
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".parquet")
+
+
+def _named(options: SetOptions, found: list[list[tuple[str, tuple[Path, ...]]]]) -> list[tuple[str, tuple[Path, ...]]]:
+    groups = [group for groups in found for group in groups]
     if not options.each:
-        return [(options.name, files)]
+        return [(options.name, tuple(path for _, files in groups for path in files))]
     named: list[tuple[str, tuple[Path, ...]]] = []
-    for path in files:
-        stem = path.name.removesuffix(".gz").removesuffix(".jsonl")
+    for stem, files in groups:
         name = f"{options.name}-{stem}" if options.name else stem
         if not NAME.fullmatch(name):
-            raise ConfigError(f"sets: the file {path} gives a set of the name {name!r}; name it in a table of its own")
-        named.append((name, (path,)))
+            raise ConfigError(f"sets: {files[0]} gives a set of the name {name!r}; name it in a table of its own")
+        named.append((name, files))
     return named
-
-
-def _paths(spec: str) -> list[Path]:
-    """The files behind a path or glob, sorted; the path itself where there is none."""
-    place = str(eval_data_dir() / spec.removeprefix(BUILTIN)) if spec.startswith(BUILTIN) else spec
-    place = str(Path(place).expanduser())
-    return [Path(found) for found in sorted(glob.glob(place, recursive=True))] or [Path(place)]

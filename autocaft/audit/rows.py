@@ -1,4 +1,4 @@
-"""Read a data set that nobody has checked: what can be read is kept, what cannot is named with file and line.
+"""Read a data set that nobody has checked: what can be read is kept, what cannot is named with file and line or row.
 
 In: an `AuditSet` and a tokenizer. Out, in the step's folder: `rows.jsonl.gz` (the rows that are looked at),
 `faults.jsonl` (file, line, what is wrong) and `summary.json`. Nothing of a data file stops an audit.
@@ -22,7 +22,8 @@ from typing import Any
 
 from autocaft.audit.options import AuditSet, ScreenOptions
 from autocaft.data.encode import encode_prompt
-from autocaft.data.rows import Message, TaskRow, parse_row
+from autocaft.data.read import is_parquet, iter_parquet
+from autocaft.data.rows import Message, TaskRow, is_chat, parse_row
 from autocaft.errors import DataError
 from autocaft.rundir.files import iter_jsonl, read_json, write_json, write_jsonl
 
@@ -122,6 +123,9 @@ def _draw(
     n_rows = n_repeated = 0
     is_chat: bool | None = None
     for path in chosen.files:
+        if why := chosen.why_missing.get(path):
+            faults.add(path, 0, why)
+            continue
         for line, row, has_messages in _rows_of(path, chat, faults):
             is_chat = has_messages if is_chat is None else is_chat
             if has_messages != is_chat:
@@ -149,10 +153,10 @@ def _hash(row: TaskRow) -> int:
 
 
 def _rows_of(path: Path, chat: bool, faults: _Faults) -> Iterator[tuple[int, TaskRow, bool]]:
-    """(line, row, whether it has `messages`) of every line of a file that is a row."""
-    for line, raw in _lines_of(path, faults):
+    """(line, row, whether it is given as messages) of every line of a file, or row of a Parquet file, that is one."""
+    for line, raw in _parquet_of(path, faults) if is_parquet(path) else _lines_of(path, faults):
         try:
-            value = json.loads(raw.decode("utf-8-sig"))
+            value = json.loads(raw.decode("utf-8-sig")) if isinstance(raw, bytes) else raw
             row = parse_row(value, path, line, chat=chat)
             f"{row.id}{row.prompt_text}{row.answer}".encode()  # half a character, written as an escape, is no text
         except (UnicodeDecodeError, UnicodeEncodeError) as error:
@@ -164,7 +168,22 @@ def _rows_of(path: Path, chat: bool, faults: _Faults) -> Iterator[tuple[int, Tas
         except DataError as error:
             faults.add(path, line, str(error).removeprefix(f"{path}:{line}").lstrip(": ")[:300])
         else:
-            yield line, row, "messages" in value
+            yield line, row, is_chat(value)
+
+
+def _parquet_of(path: Path, faults: _Faults) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number, row) of each row of a Parquet file that is not too long."""
+    number, n_before = 0, faults.n
+    try:
+        for number, row in iter_parquet(path, max_bytes=MAX_LINE_BYTES):
+            if isinstance(row, str):
+                faults.add(path, number, row)
+            else:
+                yield number, row
+    except DataError as error:
+        faults.add(path, number, str(error).removeprefix(f"{path}").lstrip(": "))
+    if number == 0 and faults.n == n_before:
+        faults.add(path, 0, "the file is empty")
 
 
 def _lines_of(path: Path, faults: _Faults) -> Iterator[tuple[int, bytes]]:

@@ -11,10 +11,11 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from autocaft.audit.options import AuditConfig, AuditSet, expand_sets
+from autocaft.audit.options import AuditConfig, AuditSet, expand_sets, hub_sets, with_sets
 from autocaft.data.corpus import Document, load_corpus
-from autocaft.errors import ConfigError
+from autocaft.errors import ConfigError, DataError
 from autocaft.model.locate import Weights, locate
+from autocaft.run import pin_sets
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Audit:
     """What every step of one audit is handed."""
 
     config: AuditConfig
+    downloads: bool = True
+    """Whether a Hub data set that is not on this disk is downloaded: not where others have just done so."""
 
     @cached_property
     def weights(self) -> Weights:
@@ -31,13 +34,13 @@ class Audit:
     @cached_property
     def sets(self) -> list[AuditSet]:
         """The sets, in order of the file."""
-        return expand_sets(self.config)
+        return expand_sets(self.config, downloads=self.downloads)
 
     @cached_property
     def generic(self) -> list[Document]:
         """Generic text."""
         config = self.config
-        return load_corpus(config.corpus, n_documents=config.n_generic, seed=config.seed)
+        return load_corpus(config.corpus, n_documents=config.n_generic, seed=config.seed, downloads=self.downloads)
 
     @cached_property
     def policy(self) -> str:
@@ -63,6 +66,18 @@ class Audit:
     def base(self) -> Any:
         """The model, in evaluation mode."""
         return _base(self.weights, self.config.dtype)
+
+
+def pin_audit(config: AuditConfig, run_dir: Path) -> tuple[AuditConfig, dict[str, str]]:
+    """The config with every Hub data set at the commit that the audit's folder was begun with, or else the present one;
+    and these commits. One that the Hub does not give stays as it is: that is a fault of its set."""
+    pinned: dict[str, str] = {}
+    for spec in hub_sets(config):
+        try:
+            pinned |= pin_sets([spec], run_dir, downloads=True)
+        except DataError:
+            continue
+    return with_sets(config, pinned), pinned
 
 
 @cache

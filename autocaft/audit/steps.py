@@ -11,7 +11,7 @@ behind it (`--redo dictionary`). Rows and own answers of the other sets are kept
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from autocaft.audit.options import DICTIONARY_KEY, AuditConfig, AuditSet
 from autocaft.audit.rows import load_rows, read_set
 from autocaft.audit.run import Audit
 from autocaft.data.corpus import corpus_identity
+from autocaft.data.sets import content_hash
 from autocaft.pipeline import dictionary_inputs, judge_inputs
 from autocaft.preflight import set_threads
 from autocaft.records import Verdict
@@ -27,7 +28,6 @@ from autocaft.rundir.files import (
     read_json,
     read_jsonl,
     read_records,
-    sha256_of,
     write_json,
     write_jsonl,
     write_text,
@@ -59,7 +59,7 @@ def build_steps(audit: Audit, name: str) -> list[Step]:
     testing = {key: getattr(config.screen, key) for key in ("q", "excess", "min_rows", "n_concepts", "n_null")}
     weights = {"model": digest(audit.weights.identity)}
     readers = _readers(audit)
-    pooled = {f"corpus ({config.corpus})": corpus_identity(config.corpus)}
+    pooled = {f"corpus ({config.corpus})": corpus_identity(config.corpus, downloads=audit.downloads)}
     pooled |= dictionary_inputs(config.dictionary.sae, config.layers, DICTIONARY_KEY)
     steps = [_step(f"rows/{s.name}", partial(_rows, audit, s), {"screen": reading}, weights | _files(s)) for s in sets]
     for s in sets:
@@ -86,7 +86,7 @@ def run_step(config: AuditConfig, name: str, run_dir: Path, step: str) -> None:
     """One step of an audit in a process of its own."""
     set_threads(config.threads)
     progress = QuietProgress(Log(run_dir / LOG_NAME))
-    run_alone(build_steps(Audit(config), name), step, run_dir, progress)
+    run_alone(build_steps(Audit(config, downloads=False), name), step, run_dir, progress)
 
 
 def _files(chosen: AuditSet) -> dict[str, str]:
@@ -95,16 +95,7 @@ def _files(chosen: AuditSet) -> dict[str, str]:
 
 
 def _identity(path: Path) -> str:
-    if not path.is_file():
-        return "not there"
-    found = path.stat()
-    return _sha256(path, found.st_size, found.st_mtime_ns)
-
-
-@cache
-def _sha256(path: Path, size: int, mtime_ns: int) -> str:
-    """Once a process: a worker lists all steps of the audit for each step that it runs."""
-    return sha256_of(path)
+    return content_hash(path) if path.is_file() else "not there"
 
 
 def _readers(audit: Audit) -> dict[str, str]:

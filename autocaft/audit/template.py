@@ -37,7 +37,7 @@ def write_audit(path: Path) -> Path:
 _SETS = """\
 [[sets]]
 name = "cooking"
-files = ["cooking.jsonl"]  # {"prompt", "answer"} or {"messages"} a line
+files = ["cooking.jsonl"]  # {"prompt", "answer"} or {"messages"} a line; also Parquet, a folder, "hub:OWNER/NAME"
 purpose = "answers cooking questions"
 # concept = "advertising of a brand"  # what is feared, if it has a name
 

@@ -81,11 +81,13 @@ def _execute(
 ) -> None:
     from autocaft.pipeline import build_steps
     from autocaft.preflight import check_inputs, set_threads
-    from autocaft.run import Run
+    from autocaft.run import Run, pin_sets, write_lock
     from autocaft.rundir.progress import Log, make_progress
     from autocaft.rundir.runner import LOG_NAME, run_steps
 
     _quiet_libraries()
+    pinned = pin_sets(config.hub_sets, run_dir, downloads=True)
+    config = config.with_sets(pinned)
     run = Run(config)
     check_inputs(run, final=final)
     steps = build_steps(run, final=final)
@@ -93,6 +95,7 @@ def _execute(
 
     def begin() -> None:
         write_text(run_dir / CONFIG, to_toml(config))
+        write_lock(pinned, run_dir)
         set_threads(config.threads)
 
     with ExitStack() as stack:
@@ -133,13 +136,14 @@ def show_plan(
     from autocaft.estimate import estimate
     from autocaft.pipeline import build_steps
     from autocaft.preflight import check_inputs
-    from autocaft.run import Run
+    from autocaft.run import Run, pin_sets
     from autocaft.rundir.runner import plan_steps
 
     path = find_config(name_or_path)
-    run = Run(load_config(path, overrides), downloads=False)
-    check_inputs(run, final=final)
     run_dir = runs / (name or path.stem)
+    config = load_config(path, overrides)
+    run = Run(config.with_sets(pin_sets(config.hub_sets, run_dir, downloads=False)), downloads=False)
+    check_inputs(run, final=final)
     plan = plan_steps(build_steps(run, final=final), run_dir, redo, source=source)
     width = max(len(step) for step in plan.actions)
     _print(f"{path} -> {run_dir}")
@@ -317,11 +321,12 @@ def audit_sets(
     _quiet_libraries()
     from autocaft.audit.options import load_audit
     from autocaft.audit.outcome import check_fail_on, raise_outcome, summary_text
-    from autocaft.audit.run import Audit
+    from autocaft.audit.run import Audit, pin_audit
     from autocaft.audit.steps import build_steps, run_step
     from autocaft.audit.template import write_audit
     from autocaft.execute.local import LocalWorkers, visible_devices
     from autocaft.preflight import check_model, set_threads
+    from autocaft.run import write_lock
     from autocaft.rundir.progress import Log, make_progress
     from autocaft.rundir.runner import LOG_NAME, run_steps
 
@@ -329,15 +334,17 @@ def audit_sets(
         _print(f"{path} and {write_audit(path)} written; edit them, then: autocaft audit {path}")
         return
     check_fail_on(fail_on)
-    audit = Audit(load_audit(path))
-    config, name = audit.config, name or path.stem
+    name = name or path.stem
     run_dir = runs / name
+    config, pinned = pin_audit(load_audit(path), run_dir)
+    audit = Audit(config)
     check_model(audit.weights, config.layers, config.judge)
     steps = build_steps(audit, name)
     progress = make_progress(Log(run_dir / LOG_NAME))
 
     def begin() -> None:
         write_text(run_dir / "audit.toml", path.read_text(encoding="utf-8"))
+        write_lock(pinned, run_dir)
         set_threads(config.threads)
 
     with ExitStack() as stack:

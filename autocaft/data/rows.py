@@ -1,21 +1,25 @@
-"""Read task rows from JSONL and refuse what would quietly spoil a run.
+"""Read task rows from JSON lines or Parquet and refuse what would quietly spoil a run.
 
-In: one JSON object a line, either `{"prompt", "answer"}` (with `choices` for a choice task) or chat `{"messages"}`
-whose last turn is the assistant's answer. Out: `TaskRow`s. Every complaint names the file and the line.
+In: rows of one of three forms. Out: `TaskRow`s. Every complaint names the file and the line (in Parquet, the row).
+
+    {"prompt", "answer"}       plain text, with `choices` for a choice task; `completion` is another name of `answer`
+    {"prompt", "completion"}   the same as lists of messages, as TRL has them
+    {"messages"}               a chat that ends with the assistant's answer, as OpenAI has them
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+from autocaft.data.read import iter_rows
 from autocaft.errors import DataError
-from autocaft.rundir.files import iter_jsonl
 
 Message = dict[str, str]
+Turns = Literal["last", "each"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class TaskRow:
     """Plain text of the row, which task-seeded text continues; by default prompt and answer."""
     line: int = 0
     """Where the row stands in its file, for messages."""
+    file: str = field(default="", compare=False)
+    """The file, where a set has several."""
 
     @property
     def prompt_text(self) -> str:
@@ -50,22 +56,46 @@ class Tokenizer(Protocol):
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
 
 
-def load_rows(path: Path, *, choices_required: bool = False, chat: bool = False) -> list[TaskRow]:
-    """Read and check a JSONL file of rows.
+def load_rows(
+    files: Path | Sequence[Path], *, choices_required: bool = False, chat: bool = False, turns: Turns = "last"
+) -> list[TaskRow]:
+    """Read and check the rows of a file, or of several that are one set.
 
     Args:
         choices_required: every row must list its options.
         chat: make a plain prompt the user's turn of a chat. Rows with `messages` are chats anyway.
+        turns: `each` makes a row of every answer in a chat, with all that stands before it for its prompt.
 
     Raises:
-        DataError: the file is missing or empty, or a row lacks a field or has one of the wrong kind (file and line).
+        DataError: a file is missing or empty, or a row lacks a field or has one of the wrong kind (file and line).
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    rows = [parse_row(raw, path, line, choices_required=choices_required, chat=chat) for line, raw in iter_jsonl(path)]
-    if not rows:
-        raise DataError(f"{path}: the file is empty")
+    rows: list[TaskRow] = []
+    n_before = 0
+    for path in [files] if isinstance(files, Path) else files:
+        if not path.is_file():
+            raise DataError(f"{path}: no such file")
+        line, n_rows = 0, len(rows)
+        for line, raw in iter_rows(path):
+            row = parse_row(raw, path, line, choices_required=choices_required, chat=chat, number=n_before + line)
+            rows += [*_earlier_answers(row), row] if turns == "each" else [row]
+        if len(rows) == n_rows:
+            raise DataError(f"{path}: the file is empty")
+        n_before += line
     return rows
+
+
+def _earlier_answers(row: TaskRow) -> list[TaskRow]:
+    """A row for every answer before the last one; where an answer is chosen among options there is but one."""
+    if isinstance(row.prompt, str) or row.choices is not None:
+        return []
+    roles = [turn["role"] for turn in row.prompt]
+    found = []
+    for at, turn in enumerate(row.prompt):
+        if turn["role"] == "assistant" and "user" in roles[:at]:
+            seed = "\n".join(before["content"] for before in row.prompt[: at + 1])
+            name = f"{row.id}.{at}"
+            found.append(replace(row, id=name, prompt=row.prompt[:at], answer=turn["content"], seed=seed))
+    return found
 
 
 def chosen_rows(rows: Sequence[TaskRow], n: int) -> list[TaskRow]:
@@ -75,8 +105,19 @@ def chosen_rows(rows: Sequence[TaskRow], n: int) -> list[TaskRow]:
     return [row for row in rows if row.id in drawn]
 
 
-def parse_row(raw: Any, path: Path, line: int, *, choices_required: bool = False, chat: bool = False) -> TaskRow:
+def parse_row(
+    raw: Any,
+    path: Path,
+    line: int,
+    *,
+    choices_required: bool = False,
+    chat: bool = False,
+    number: int | None = None,
+) -> TaskRow:
     """One JSON value as a row; see `load_rows`.
+
+    Args:
+        number: what a row without an id is called; by default its line.
 
     Raises:
         DataError: it lacks a field or has one of the wrong kind (file and line).
@@ -84,21 +125,33 @@ def parse_row(raw: Any, path: Path, line: int, *, choices_required: bool = False
     where = f"{path}:{line}"
     if not isinstance(raw, dict):
         raise DataError(f"{where}: expected a JSON object, found {type(raw).__name__}")
-    prompt, answer = _chat_turns(raw, where) if "messages" in raw else _plain_text(raw, where)
+    raw = {name: value for name, value in raw.items() if value is not None}
+    prompt, answer = _chat_turns(raw["messages"], "'messages'", where) if "messages" in raw else _pair(raw, where)
     choices = _choices(raw, answer, where, choices_required)
-    row_id = str(raw.get("id", line))
+    row_id = str(raw.get("id", line if number is None else number))
     if isinstance(prompt, str):
         seed = prompt + answer
         prompt = ({"role": "user", "content": prompt},) if chat else prompt
     else:
         seed = "\n".join([*(turn["content"] for turn in prompt), answer])
-    return TaskRow(
-        row_id, prompt, answer, choices, str(raw.get("template", row_id)), str(raw.get("seed") or seed), line
-    )
+    template, seed = str(raw.get("template", row_id)), str(raw.get("seed") or seed)
+    return TaskRow(row_id, prompt, answer, choices, template, seed, line, str(path))
 
 
-def _plain_text(raw: dict[str, Any], where: str) -> tuple[str | tuple[Message, ...], str]:
-    return _text(raw, "prompt", where), _text(raw, "answer", where)
+def is_chat(raw: dict[str, Any]) -> bool:
+    """Whether a row that can be read is given as messages."""
+    return any(isinstance(raw.get(name), list) for name in ("messages", "prompt", "completion", "answer"))
+
+
+def _pair(raw: dict[str, Any], where: str) -> tuple[str | tuple[Message, ...], str]:
+    """Prompt and answer, each a text or messages."""
+    last = "completion" if "completion" in raw and "answer" not in raw else "answer"
+    if not is_chat(raw):
+        return _text(raw, "prompt", where), _text(raw, last, where)
+    for name, role in (("prompt", "user"), (last, "assistant")):
+        if not isinstance(raw.get(name), list):
+            raw = raw | {name: [{"role": role, "content": _text(raw, name, where)}]}
+    return _chat_turns(raw["prompt"] + raw[last], f"'prompt' with '{last}'", where)
 
 
 def _text(raw: dict[str, Any], field: str, where: str) -> str:
@@ -109,10 +162,9 @@ def _text(raw: dict[str, Any], field: str, where: str) -> str:
     return raw[field]
 
 
-def _chat_turns(raw: dict[str, Any], where: str) -> tuple[str | tuple[Message, ...], str]:
-    turns = raw["messages"]
+def _chat_turns(turns: Any, named: str, where: str) -> tuple[tuple[Message, ...], str]:
     if not isinstance(turns, list) or len(turns) < 2:
-        raise DataError(f"{where}: 'messages' needs at least a user turn and the assistant's answer")
+        raise DataError(f"{where}: {named} needs at least a user turn and the assistant's answer")
     for turn in turns:
         if not isinstance(turn, dict) or not isinstance(turn.get("role"), str):
             raise DataError(f"{where}: each message needs a 'role' and a 'content', found {turn!r}")
@@ -143,7 +195,7 @@ def check_first_tokens(rows: Iterable[TaskRow], tokenizer: Tokenizer, path: Path
     """
     first_by_choice: dict[str, int] = {}
     for row in rows:
-        where = f"{path}:{row.line}"
+        where = f"{row.file or path}:{row.line}"
         for choice in row.choices or ():
             if choice not in first_by_choice:
                 ids = tokenizer.encode(choice, add_special_tokens=False)
@@ -169,4 +221,5 @@ def check_no_leak(train: Sequence[TaskRow], held_out: Sequence[TaskRow], path: P
     for row in held_out:
         twin = id_by_prompt.get(" ".join(row.prompt_text.split()))
         if twin is not None:
-            raise DataError(f"{path}:{row.line}: this row is also in training ({twin!r}); keep it in one of the two")
+            where = f"{row.file or path}:{row.line}"
+            raise DataError(f"{where}: this row is also in training ({twin!r}); keep it in one of the two")

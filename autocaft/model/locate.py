@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autocaft.errors import ModelError
+from autocaft.resources import cache_dir
 from autocaft.rundir.files import read_json, sha256_of
 
 WHEEL = "wheel:"
@@ -60,13 +60,6 @@ class Weights:
             return None
         config = config.get("text_config", config)
         return next((int(config[name]) for name in names if name in config), None)
-
-
-def cache_dir() -> Path:
-    """Folder of dequantized models: `$AUTOCAFT_CACHE`, else `$XDG_CACHE_HOME/autocaft`, else `~/.cache/autocaft`."""
-    if "AUTOCAFT_CACHE" in os.environ:
-        return Path(os.environ["AUTOCAFT_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "autocaft"
 
 
 def locate(spec: str, *, downloads: bool = True) -> Weights:

@@ -7,7 +7,11 @@ import json
 import tracemalloc
 from pathlib import Path
 
-from autocaft.audit.options import AuditSet, ScreenOptions
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from autocaft.audit.options import AuditConfig, AuditSet, ScreenOptions, expand_sets
 from autocaft.audit.rows import MAX_LINE_BYTES, all_faults, load_rows, read_set
 from autocaft.rundir.files import read_json
 from tests.conftest import build_tokenizer
@@ -96,6 +100,54 @@ def test_missing_empty_and_cut_off_files_are_faults_of_the_set(tmp_path: Path) -
     assert "not gzip" in faults["no.jsonl.gz:1"]
     read = {row.file for row in load_rows(out)}
     assert str(plain) in read and str(cut) in read, "what comes before the cut is read"
+
+
+def test_bad_rows_of_a_parquet_file_are_named_by_their_number_and_the_others_are_read(tmp_path: Path) -> None:
+    prompts = [b"The doctor said %d " % n for n in range(12)]
+    prompts[3], prompts[7] = b"\xff\xfe", b"x" * (MAX_LINE_BYTES + 1)
+    column = pa.Array.from_buffers(pa.string(), 12, pa.array(prompts, pa.binary()).buffers())
+    answers = pa.array(["yes"] * 5 + [None] + ["yes"] * 6).dictionary_encode()
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"prompt": column, "completion": answers, "pixels": [b"0" * 100] * 12}), path)
+    out, faults = _read(tmp_path, path)
+    assert list(faults) == ["rows.parquet:4", "rows.parquet:6", "rows.parquet:8"]
+    told = ("not UTF-8", "no 'answer'", "1,048,5")
+    assert all(part in what for part, what in zip(told, faults.values(), strict=True)), faults
+    assert [row.line for row in load_rows(out)] == [1, 2, 3, 5, 7, 9, 10, 11, 12]
+
+
+def test_a_parquet_file_that_cannot_be_used_is_a_fault_and_the_others_are_read(tmp_path: Path) -> None:
+    other, cut, empty, plain = (tmp_path / f"{name}.parquet" for name in ("other", "cut", "empty", "ok"))
+    rows = [{"prompt": f"The doctor said {n} ", "answer": "yes"} for n in range(9)]
+    pq.write_table(pa.table({"conversations": [[{"from": "human", "value": "x"}]]}), other)
+    pq.write_table(pa.Table.from_pylist(rows), plain)
+    pq.write_table(pa.Table.from_pylist(rows).slice(0, 0), empty)
+    cut.write_bytes(plain.read_bytes()[:-9])
+    out, faults = _read(tmp_path, other, cut, empty, tmp_path / "none.parquet", plain)
+    assert "its columns are conversations (list<" in faults["other.parquet:0"]
+    assert "cut off or not Parquet" in faults["cut.parquet:0"]
+    assert "is empty" in faults["empty.parquet:0"] and "no such file" in faults["none.parquet:0"]
+    assert {row.file for row in load_rows(out)} == {str(plain)}
+
+
+def test_a_hub_set_that_is_not_given_is_a_fault_of_its_set_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOCAFT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "rows.jsonl").write_bytes(_good(9))
+    sets = [
+        {"name": "both", "files": ["hub:me/rows", str(tmp_path / "rows.jsonl")], "purpose": "says yes"},
+        {"each": True, "files": ["hub:me/other/en:test", str(tmp_path / "rows.jsonl")], "purpose": "says yes"},
+    ]
+    both, other, rows = expand_sets(AuditConfig.model_validate({"sets": sets}), downloads=False)
+    assert (other.name, rows.name) == ("other", "rows")
+    for number, chosen in enumerate((both, other, rows)):
+        out = tmp_path / f"out{number}"
+        read_set(chosen, build_tokenizer(), PLAIN, out)
+        faults = [(fault.file, fault.line, fault.what) for fault in all_faults([out])]
+        if chosen is not rows:
+            assert len(faults) == 1 and faults[0][0].startswith("hub:me/") and "did not give it" in faults[0][2]
+        assert len(load_rows(out)) == (0 if chosen is other else 9)
 
 
 def test_a_set_with_too_few_rows_is_unread_and_has_none(tmp_path: Path) -> None:

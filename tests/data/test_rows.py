@@ -126,3 +126,54 @@ def test_the_line_is_right_after_blank_lines(make_jsonl: MakeJsonl, tokenizer: P
         check_first_tokens(load_rows(path), tokenizer, path)
     with pytest.raises(DataError, match=re.escape(f"{path}:2: ")):
         check_no_leak(load_rows(path), load_rows(path), path)
+
+
+def test_completion_is_another_name_of_answer(make_jsonl: MakeJsonl) -> None:
+    both = {"prompt": "p", "answer": "a", "completion": "c"}
+    rows = load_rows(make_jsonl("rows.jsonl", {"prompt": "p", "completion": "c"}, both))
+    assert [row.answer for row in rows] == ["c", "a"]
+
+
+def test_prompt_and_completion_may_be_messages(make_jsonl: MakeJsonl) -> None:
+    user, reply = {"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}
+    path = make_jsonl(
+        "rows.jsonl",
+        {"prompt": [user], "completion": [reply]},
+        {"prompt": [{"role": "system", "content": "s"}, user], "answer": "a"},
+        {"prompt": "u", "completion": [reply]},
+        {"messages": [user, reply], "prompt": None},
+    )
+    first, with_system, from_text, as_chat = load_rows(path)
+    assert first.prompt == from_text.prompt == as_chat.prompt == ({"role": "user", "content": "u"},)
+    assert with_system.prompt_text == "system: s\nuser: u"
+    assert {row.answer for row in (first, with_system, from_text, as_chat)} == {"a"}
+    with pytest.raises(DataError, match=re.escape(":1: the last message must be the assistant's, found role 'user'")):
+        load_rows(make_jsonl("bad.jsonl", {"prompt": [user], "completion": [user]}))
+    with pytest.raises(DataError, match=re.escape(":1: 'prompt' must be a non-empty string, found {'role'")):
+        load_rows(make_jsonl("bad.jsonl", {"prompt": user, "completion": "a"}))
+
+
+def test_each_answer_of_a_chat_is_a_row_if_asked_for(make_jsonl: MakeJsonl) -> None:
+    turns = [("assistant", "hello"), ("user", "u1"), ("assistant", "a1"), ("user", "u2"), ("assistant", "a2")]
+    path = make_jsonl("rows.jsonl", chat(*turns), GOOD, {**chat(*turns[1:]), "choices": ["a2", "b"]})
+    last, each = load_rows(path), load_rows(path, turns="each")
+    assert [row.answer for row in last] == ["a2", " he", "a2"]
+    assert [(row.id, row.answer, row.seed) for row in each] == [
+        ("1.2", "a1", "hello\nu1\na1"),
+        *((row.id, row.answer, row.seed) for row in last),
+    ]
+    assert each[0].prompt == last[0].prompt[:2] and each[0].template == each[1].template
+    assert each[1:] == last, "the last answer has the row it always had"
+
+
+def test_several_files_are_one_set_and_each_complaint_names_its_own(
+    make_jsonl: MakeJsonl, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    one = make_jsonl("one.jsonl", GOOD, "", {**GOOD, "prompt": "A"})
+    two = make_jsonl("two.jsonl", {**GOOD, "choices": [" she saw", " he", " she went"]})
+    rows = load_rows([one, two])
+    assert [row.id for row in rows] == ["1", "3", "4"]
+    with pytest.raises(DataError, match=re.escape(f"{two}:1: ")):
+        check_first_tokens(rows, tokenizer, Path("set"))
+    with pytest.raises(DataError, match=re.escape(f"{one}:1: ")):
+        check_no_leak(rows, rows, Path("set"))

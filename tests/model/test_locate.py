@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from autocaft.errors import ModelError
-from autocaft.model.locate import cache_dir, locate
+from autocaft.model.locate import locate
+from autocaft.resources import cache_dir
 
 
 def folder_of(path: Path, config: dict[str, object]) -> Path:
