@@ -8,9 +8,6 @@
 In: the recipe `double_choice`. Out: a run folder a pair in runs/double_choice/, and after each pair its cells (arm and
 seed) in results/double_choice.json. The same command continues where it was stopped. `pilot` leaves out the search for
 directions, which base and tuned do not need; `arms` on the same pair goes on from there and trains nothing twice.
-
-The decision a reader would question: the share of the oracle's gain is that of the sums over all pairs, not a mean of
-the pairs' shares, in which a pair without a gain would count most.
 """
 
 from __future__ import annotations
@@ -20,11 +17,14 @@ import json
 import shlex
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import permutations
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from cells import Cell, complete, share_of_gain
 
 from autocaft.config import RunConfig, find_config, load_config, to_toml
 from autocaft.outcome import row_scores
@@ -37,15 +37,11 @@ from autocaft.rundir.files import read_json, read_records, write_json, write_tex
 from autocaft.rundir.progress import Log, make_progress
 from autocaft.rundir.runner import LOG_NAME, run_steps
 from autocaft.rundir.store import STORE_NAME, RunStore
-from autocaft.stats import Interval, seed_cluster_bootstrap, seed_cluster_ratio
 
 RECIPE = "double_choice"
 FORMS = ("words", "cue_words", "letters")
 PILOT_ARMS, PILOT_STAGES = ("base", "tuned"), {"tune", "evaluate"}
 SHOWN = ("id", "ood", "neutral")
-AUTO, ORACLE = "caft-sae-auto", "caft-sae-oracle"
-
-Cell = dict[str, Any]
 
 
 def pairs() -> list[str]:
@@ -130,37 +126,6 @@ def _scores(folder: Path) -> dict[str, Any]:
         for metric in read_records(folder / "metrics.jsonl", Metric)
         if metric.metric == "accuracy" and metric.hooks == "off"
     }
-
-
-def pooled(cells: Sequence[Cell], arm: str, split: str) -> Interval:
-    """An arm's accuracy over all pairs and seeds."""
-    values, seeds, clusters = zip(*_templates(cells, arm, split), strict=True)
-    return seed_cluster_bootstrap(values, seeds, clusters)
-
-
-def share_of_gain(cells: Sequence[Cell]) -> Interval | None:
-    """The judge's gain over tuned on `ood`, as a share of the oracle's, summed over all pairs and seeds."""
-    before, auto, oracle = (list(_templates(cells, arm, "ood")) for arm in ("tuned", AUTO, ORACLE))
-    assert [one[1:] for one in before] == [one[1:] for one in auto] == [one[1:] for one in oracle], "not the same cells"
-    gains = [[after[0] - tuned[0] for after, tuned in zip(arm, before, strict=True)] for arm in (auto, oracle)]
-    return seed_cluster_ratio(gains[0], gains[1], [one[1] for one in before], [one[2] for one in before])
-
-
-def _templates(cells: Sequence[Cell], arm: str, split: str) -> Iterator[tuple[float, int, str]]:
-    """Each template's accuracy, with its seed and its name among all pairs."""
-    for cell in cells:
-        if cell["arm"] == arm:
-            for number, value in enumerate(cell["scores"][split]["by_template"]):
-                yield value, cell["seed"], f"{cell['pair']}-{cell['form']}-{number}"
-
-
-def complete(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells of those pairs, forms and seeds that have all that a comparison needs."""
-    arms_by_place = defaultdict[tuple[str, str, int], set[str]](set)
-    for cell in cells:
-        arms_by_place[cell["pair"], cell["form"], cell["seed"]].add(cell["arm"])
-    needed = {"tuned", AUTO, ORACLE}
-    return [cell for cell in cells if needed <= arms_by_place[cell["pair"], cell["form"], cell["seed"]]]
 
 
 def keep(path: Path, settings: Sequence[str], where: dict[str, str], cells: Sequence[Cell]) -> None:

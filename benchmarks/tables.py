@@ -1,4 +1,4 @@
-"""Write or check the tables of README.md, NEGATIVE.md and eval_data/audit/README.md from the measurements in results/.
+"""Write or check the tables of README.md, NEGATIVE.md and two READMEs of eval_data/ from the measurements in results/.
 
 In: results/*.json. Out: the text between `<!-- table:NAME -->` and `<!-- /table:NAME -->` in these files. Every table
 of the README comes from here, so a figure in it cannot drift from its measurement.
@@ -19,13 +19,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import cells
+
 from autocaft.arms import parse_arm
 from autocaft.report.arms import arm_order, split_order
 from autocaft.report.calibration import figures_of
 from autocaft.report.words import interval_text, percent, points_text
 from autocaft.select.options import SelectOptions
 
-DOCUMENTS = ("README.md", "NEGATIVE.md", "eval_data/audit/README.md")
+DOCUMENTS = ("README.md", "NEGATIVE.md", "eval_data/audit/README.md", "eval_data/double_choice/README.md")
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- /table:(?P=name) -->)", re.DOTALL)
 OPENING = re.compile(r"<!-- table:([\w-]+) -->")
@@ -124,6 +127,8 @@ TABLES: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "gender": ("gender.json", arms_table),
     "transfer": ("transfer.json", arms_table),
     "rivals": ("rivals.json", arms_table),
+    "double-choice": ("double_choice.json", cells.arms_table),
+    "pilot": ("double_choice.json", cells.pilot_table),
     "behind": ("behind.json", behind_table),
     "calibration": ("calibration/offline.json", calibration_table),
     "wordings": ("variants.json", wordings_table),
