@@ -62,15 +62,15 @@ def model_lines(run: Run) -> list[str]:
     shape, config, tune = run.shape, run.config, run.config.tune
     if shape is None:
         return []
-    lora_r = tune.lora_r if tune.method == "lora" else None
+    n_adapter = shape.n_adapter(tune.lora_r, tune.lora_targets) if tune.method == "lora" else None
     n_bytes = shape.training_bytes(
         dtype=config.dtype,
-        lora_r=lora_r,
+        n_adapter=n_adapter,
         n_rows=tune.batch_size,
         max_tokens=tune.max_tokens,
         checkpointing=tune.gradient_checkpointing,
     )
-    adapter = "" if lora_r is None else f", LoRA of rank {lora_r}: {shape.n_adapter(lora_r) / 1e6:,.0f} M"
+    adapter = "" if n_adapter is None else f", LoRA of rank {tune.lora_r}: {n_adapter / 1e6:,.0f} M"
     where = "" if run.weights.config is not None else "; its weights are not on this disk yet"
     return [
         f"{shape.n_parameters / 1e9:,.2f} B parameters, {shape.weight_bytes(config.dtype) / 1e9:,.1f} GB as "

@@ -101,14 +101,15 @@ def stages_of(config: RunConfig, card: Card = CARD) -> list[Stage]:
         * tune.epochs
         * shape.training_flops(lora=tune.method == "lora", checkpointing=tune.gradient_checkpointing)
     )
+    n_adapter = shape.n_adapter(tune.lora_r, tune.lora_targets)
     memory = shape.training_bytes(
         dtype=config.dtype,
-        lora_r=tune.lora_r,
+        n_adapter=n_adapter,
         n_rows=tune.batch_size,
         max_tokens=tune.max_tokens,
         checkpointing=tune.gradient_checkpointing,
     )
-    weights = shape.weight_bytes(config.dtype) + 4 * shape.n_adapter(tune.lora_r)
+    weights = shape.weight_bytes(config.dtype) + 4 * n_adapter
     read = collect.n_generic * collect.max_tokens + 2 * collect.n_completions * (
         PROMPT_TOKENS + collect.completion_tokens
     )

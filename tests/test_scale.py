@@ -70,8 +70,11 @@ def test_a_shape_counts_what_a_model_has() -> None:
         assert shape is not None
         large = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2)
         assert shape.n_parameters == large and shape.weight_bytes("float32") == 4 * large
-        adapted = get_peft_model(model, LoraConfig(r=5, target_modules="all-linear", task_type="CAUSAL_LM"))
-        assert shape.n_adapter(5) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+        for targets in (("all-linear",), ("q_proj", "down_proj")):
+            chosen = targets[0] if len(targets) == 1 else list(targets)
+            adapted = get_peft_model(model, LoraConfig(r=5, target_modules=chosen, task_type="CAUSAL_LM"))
+            assert shape.n_adapter(5, targets) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+            model = adapted.unload()
         cache = model(torch.ones(1, 7, dtype=torch.long), use_cache=True).past_key_values
         n_kept = sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)
         assert 7 * shape.cache_bytes == 2 * n_kept

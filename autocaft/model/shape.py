@@ -9,7 +9,7 @@ Key: P parameters; a token's forward pass is 2 P operations, its gradient with f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import Field
@@ -40,20 +40,23 @@ class ModelShape(Options):
     """Whether the head is the embedding."""
 
     @property
-    def linears(self) -> list[tuple[int, int]]:
+    def linears(self) -> dict[str, tuple[int, int]]:
         """Inputs and outputs of the seven linear layers of a block."""
         d, q, kv = self.hidden_size, self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
-        return [(d, q), (d, kv), (d, kv), (q, d), *[(d, self.intermediate_size)] * 2, (self.intermediate_size, d)]
+        attention = {"q_proj": (d, q), "k_proj": (d, kv), "v_proj": (d, kv), "o_proj": (q, d)}
+        f = self.intermediate_size
+        return attention | {"gate_proj": (d, f), "up_proj": (d, f), "down_proj": (f, d)}
 
     @property
     def n_parameters(self) -> int:
         """Of the blocks, the embedding and the head; norms and biases, a ten-thousandth of them, are left out."""
-        blocks = self.num_hidden_layers * sum(n_in * n_out for n_in, n_out in self.linears)
+        blocks = self.num_hidden_layers * sum(n_in * n_out for n_in, n_out in self.linears.values())
         return blocks + (1 if self.tie_word_embeddings else 2) * self.vocab_size * self.hidden_size
 
-    def n_adapter(self, r: int) -> int:
-        """Parameters of LoRA of rank `r` on all linear layers of the blocks."""
-        return self.num_hidden_layers * sum(r * (n_in + n_out) for n_in, n_out in self.linears)
+    def n_adapter(self, r: int, targets: Sequence[str] = ("all-linear",)) -> int:
+        """Parameters of LoRA of rank `r` on these linear layers of the blocks, or on all."""
+        chosen = [size for name, size in self.linears.items() if name in targets or "all-linear" in targets]
+        return self.num_hidden_layers * sum(r * (n_in + n_out) for n_in, n_out in chosen)
 
     @property
     def cache_bytes(self) -> int:
@@ -64,10 +67,10 @@ class ModelShape(Options):
         """Of the weights."""
         return BYTES_BY_DTYPE[dtype] * self.n_parameters
 
-    def state_bytes(self, dtype: str, lora_r: int | None) -> int:
+    def state_bytes(self, dtype: str, n_adapter: int | None) -> int:
         """What training keeps besides the weights: an adapter in fp32, gradients, AdamW's two averages."""
-        if lora_r is not None:
-            return (4 + 4 + 8) * self.n_adapter(lora_r)
+        if n_adapter is not None:
+            return (4 + 4 + 8) * n_adapter
         return 3 * self.weight_bytes(dtype)
 
     def activation_bytes(self, n_tokens: int, *, checkpointing: bool) -> int:
@@ -82,11 +85,11 @@ class ModelShape(Options):
         return (2 + 4 + 4) * self.vocab_size * n_tokens
 
     def training_bytes(
-        self, *, dtype: str, lora_r: int | None, n_rows: int, max_tokens: int, checkpointing: bool
+        self, *, dtype: str, n_adapter: int | None, n_rows: int, max_tokens: int, checkpointing: bool
     ) -> int:
         """At most, for one batch of `n_rows` rows of `max_tokens` tokens that all bear a loss."""
         n_tokens = n_rows * max_tokens
-        parts = self.weight_bytes(dtype), self.state_bytes(dtype, lora_r), self.logit_bytes(n_tokens)
+        parts = self.weight_bytes(dtype), self.state_bytes(dtype, n_adapter), self.logit_bytes(n_tokens)
         return sum(parts) + self.activation_bytes(n_tokens, checkpointing=checkpointing)
 
     def training_flops(self, *, lora: bool, checkpointing: bool) -> int:

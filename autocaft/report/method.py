@@ -40,7 +40,7 @@ def _departing(config: Mapping[str, Any]) -> list[str]:
 
 def _tuning(config: Mapping[str, Any], n_rows: int | None) -> str:
     tune = config["tune"]
-    how = f"LoRA (r {tune['lora_r']})" if tune["method"] == "lora" else "full fine-tuning"
+    how = _lora(tune) if tune["method"] == "lora" else "full fine-tuning"
     how += ", the loss among a row's options" if tune["loss"] == "choices" else ""
     rows = "the training rows" if n_rows is None else f"{n_rows:,} training rows"
     batch = tune["batch_size"] * tune["grad_accumulation"]
@@ -49,6 +49,12 @@ def _tuning(config: Mapping[str, Any], n_rows: int | None) -> str:
         f"Every arm starts from {config['model']} and sees {rows} for {tune['epochs']:g} epochs: {how}, learning rate "
         f"{tune['lr']:g}, {batch} rows a step, {_seeds(seeds)}." + _untrained(config)
     )
+
+
+def _lora(tune: Mapping[str, Any]) -> str:
+    targets = tune["lora_targets"]
+    where = "" if "all-linear" in targets else f" on {_listed(targets)}"
+    return f"LoRA (r {tune['lora_r']}{'' if tune['lora_rank_stabilized'] else ', scale over the rank'}){where}"
 
 
 def _untrained(config: Mapping[str, Any]) -> str:

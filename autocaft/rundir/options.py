@@ -55,10 +55,25 @@ def transport(default: Any = ..., **kwargs: Any) -> Any:
     return Field(json_schema_extra={"affects_results": False}, **kwargs)
 
 
+def added(default: Any, **kwargs: Any) -> Any:
+    """A pydantic Field that came after runs were made: it counts in fingerprints only where it is not its default.
+
+    The default must say what those runs did: they stay finished.
+    """
+    return Field(default=default, json_schema_extra={"counts_as_default": False}, **kwargs)
+
+
 def affects_results(field: FieldInfo) -> bool:
     """Whether a change of this field makes a step different (everything not made with `transport` does)."""
     extra = field.json_schema_extra
     return not (isinstance(extra, dict) and extra.get("affects_results") is False)
+
+
+def _counts(field: FieldInfo, value: Any) -> bool:
+    """Whether a field with this value goes into a fingerprint."""
+    extra = field.json_schema_extra
+    is_added = isinstance(extra, dict) and extra.get("counts_as_default") is False
+    return affects_results(field) and not (is_added and value == field.default)
 
 
 def describe_fields(model_class: type[Options]) -> list[FieldDoc]:
@@ -150,7 +165,7 @@ def _plain(value: Any, *, only_results: bool) -> Any:
         return {
             name: _plain(getattr(value, name), only_results=only_results)
             for name, field in fields
-            if affects_results(field) or not only_results
+            if not only_results or _counts(field, getattr(value, name))
         }
     if isinstance(value, Mapping):
         return {str(key): _plain(item, only_results=only_results) for key, item in value.items()}

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from autocaft.arms import How
-from autocaft.rundir.options import Options, transport
+from autocaft.rundir.options import Options, added, transport
+
+ALL_LINEAR = "all-linear"
 
 
 class TuneOptions(Options):
     """How every arm is fine-tuned."""
 
     method: Literal["lora", "full"] = "lora"
-    """`lora` trains an adapter on all linear layers, `full` every weight."""
+    """`lora` trains an adapter on linear layers (`lora_targets`), `full` every weight."""
     trained_blocks: Literal["all", "above"] = "all"
     """`above` leaves the embeddings and the decoder blocks up to the lowest of `layers` as they are, in every arm: what
     lies below an ablation cannot learn to lead the cue around it, and the chosen directions keep their meaning."""
@@ -50,13 +52,25 @@ class TuneOptions(Options):
     lora_r: int = Field(16, ge=1)
     """Rank of the adapter."""
     lora_alpha: float = Field(32.0, gt=0)
-    """Scale of the adapter; divided by the root of the rank (rsLoRA)."""
+    """Scale of the adapter; divided by the root of the rank (`lora_rank_stabilized`)."""
+    lora_rank_stabilized: bool = added(True)
+    """rsLoRA (arXiv 2312.03732). `false` divides by the rank itself, as LoRA was published: at rank 16 a quarter."""
+    lora_targets: tuple[str, ...] = added((ALL_LINEAR,))
+    """Modules that get an adapter, as `["q_proj", "v_proj"]`; `["all-linear"]` is all linear layers but the head."""
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout in front of the adapter."""
     gradient_checkpointing: bool = transport(False)
     """Recompute activations in the backward pass: less memory, about a third more time, same result."""
     saves_per_run: int = transport(3, ge=0)
     """Checkpoints written on the way; a killed run continues from the last one. 0 writes none."""
+
+    @field_validator("lora_targets", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """One name may stand without brackets."""
+        if not value:
+            raise ValueError('names no module; "all-linear" takes all linear layers')
+        return (value,) if isinstance(value, str) else value
 
 
 class TrainOptions(Options):

@@ -31,14 +31,14 @@ from transformers import (
 
 from autocaft.data.encode import Encoded, collate, encode
 from autocaft.data.rows import TaskRow
-from autocaft.errors import DataError, TrainingError
+from autocaft.errors import ConfigError, DataError, TrainingError
 from autocaft.model.blocks import decoder_blocks, last_logits
 from autocaft.model.directions import Subspace
 from autocaft.model.hooks import Ablation, Mode, ablate
 from autocaft.rundir.files import disk_errors, read_json, remove_folder, replacing_folder, write_jsonl
 from autocaft.rundir.progress import Progress
 from autocaft.train.baselines import NO_DEPARTURE, Departure, FadeCallback, kl_penalty, l2sp_penalty
-from autocaft.train.options import TuneOptions
+from autocaft.train.options import ALL_LINEAR, TuneOptions
 
 IGNORED = -100
 """Label of a token that bears no loss."""
@@ -75,6 +75,7 @@ def fine_tune(
 
     Raises:
         TrainingError: the loss is not a number; the last checkpoint stays.
+        ConfigError: a module of `lora_targets` is not there.
     """
     encoded = encode_rows(tokenizer, rows, options)
     transformers.set_seed(seed)
@@ -136,15 +137,29 @@ def _rivals(tokenizer: PreTrainedTokenizerBase, row: TaskRow) -> tuple[int, ...]
 def _with_adapter(model: PreTrainedModel, options: TuneOptions) -> PreTrainedModel:
     from peft import LoraConfig, get_peft_model
 
+    is_everywhere = options.lora_targets == (ALL_LINEAR,)
     config = LoraConfig(
         r=options.lora_r,
         lora_alpha=options.lora_alpha,  # type: ignore[arg-type]
         lora_dropout=options.lora_dropout,
-        use_rslora=True,
-        target_modules="all-linear",
+        use_rslora=options.lora_rank_stabilized,
+        target_modules=ALL_LINEAR if is_everywhere else _found_targets(model, options.lora_targets),
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)  # type: ignore[return-value]
+
+
+def _found_targets(model: PreTrainedModel, targets: Sequence[str]) -> list[str]:
+    """The targets, each of which must be there: peft is content when one of them is."""
+    names = [f".{name}" for name, _ in model.named_modules()]
+    missing = [target for target in targets if not any(name.endswith(f".{target}") for name in names)]
+    if missing:
+        parts = {name.rpartition(".")[2] for block in decoder_blocks(model) for name, _ in block.named_modules()}
+        raise ConfigError(
+            f"tune.lora_targets: {type(model).__name__} has no module {', '.join(missing)}; its decoder blocks have "
+            f"{', '.join(sorted(part for part in parts if part))}"
+        )
+    return list(targets)
 
 
 def _freeze_below(model: PreTrainedModel, layer: int) -> None:

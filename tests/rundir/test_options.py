@@ -11,6 +11,7 @@ from pydantic import Field
 from autocaft.errors import ConfigError
 from autocaft.rundir.options import (
     Options,
+    added,
     describe_fields,
     fingerprint_options,
     flatten,
@@ -70,6 +71,18 @@ def test_flatten_keeps_everything_and_fingerprint_leaves_transport_out() -> None
     left_out = {"train.batch_size", "arms.caft.batch_size", "cache"}
     assert fingerprint_options(options) == {key: v for key, v in flatten(options).items() if key not in left_out}
     assert fingerprint_options({"train": options.train}) == {"train.mode": "mean", "train.lr": 0.5}
+
+
+def test_a_field_that_came_later_counts_only_where_it_is_not_its_default() -> None:
+    class Grown(Inner):
+        """Inner, a version later."""
+
+        targets: tuple[str, ...] = added(("all",))
+        """What is trained."""
+
+    assert fingerprint_options(Grown()) == fingerprint_options(Inner()), "older runs stay finished"
+    assert fingerprint_options(Grown(targets=("some",)))["targets"] == ["some"]
+    assert flatten(Grown())["targets"] == ["all"] and describe_fields(Grown)[-1].affects_results
 
 
 def test_flatten_of_dotted_keys_is_the_same_again() -> None:

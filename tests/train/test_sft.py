@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from autocaft.data.encode import encode
 from autocaft.data.rows import TaskRow
-from autocaft.errors import AblationError, TrainingError
+from autocaft.errors import AblationError, ConfigError, TrainingError
 from autocaft.model.blocks import decoder_blocks
 from autocaft.model.directions import Subspace, orthonormal_basis
 from autocaft.model.hooks import Recorder
@@ -428,3 +428,27 @@ def test_gradient_checkpointing_changes_no_weight(
         load_file(tmp_path / name / "model" / "adapter_model.safetensors") for name in ("plain", "checkpointing")
     )
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+# What is trained
+
+
+@pytest.mark.parametrize("stabilized", [True, False])
+def test_an_adapter_is_where_and_as_large_as_it_is_told(
+    make_model: MakeModel, train: Callable[..., Any], tmp_path: Path, stabilized: bool
+) -> None:
+    train(make_model("llama"), epochs=1, lora_targets=["q_proj", "down_proj"], lora_rank_stabilized=stabilized)
+    from peft import PeftModel
+
+    tensors = load_file(tmp_path / "model" / "adapter_model.safetensors")
+    assert {name.split(".")[-3] for name in tensors} == {"q_proj", "down_proj"}
+    loaded: Any = PeftModel.from_pretrained(make_model("llama"), str(tmp_path / "model"))
+    scale = loaded.base_model.model.model.layers[0].self_attn.q_proj.scaling["default"]
+    assert scale == pytest.approx(32.0 / (2.0 if stabilized else 4.0)), "alpha over the root of the rank, or the rank"
+
+
+def test_a_target_that_is_not_there_is_named(make_model: MakeModel, train: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigError, match=r"no module c_attn; .*down_proj.*q_proj"):
+        train(make_model("llama"), lora_targets=["q_proj", "c_attn"])
+    with pytest.raises(ValueError, match="names no module"):
+        options(lora_targets=[])
