@@ -269,7 +269,7 @@ def report(
         typer.Option(
             "--format",
             metavar="FORM",
-            help="html, md (to paste), json; csv or parquet: arms and directions as tables.",
+            help="html, md (to paste), json; csv or parquet: arms, differences and directions as tables.",
         ),
     ] = None,
     figures: Annotated[

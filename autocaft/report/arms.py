@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from autocaft.records import Metric
-from autocaft.stats import Interval, paired_cluster_bootstrap, seed_cluster_bootstrap
+from autocaft.stats import Interval, paired_seed_cluster_bootstrap, seed_cluster_bootstrap
 
 
 class RowScore(NamedTuple):
@@ -75,21 +75,17 @@ def split_order(lines: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def difference(rows: Sequence[RowScore], arm_a: str, arm_b: str, split: str, hooks: str = "off") -> Interval | None:
-    """Interval of accuracy of `arm_a` minus `arm_b` on the same rows; None if they share none.
-
-    Each row's value is its mean over the seeds both arms have, so the interval is over clusters and not over seeds.
-    """
-    values: dict[str, dict[tuple[str, str], list[float]]] = {arm_a: defaultdict(list), arm_b: defaultdict(list)}
-    seeds = [{r.seed for r in rows if (r.arm, r.split, r.hooks) == (arm, split, hooks)} for arm in (arm_a, arm_b)]
-    shared_seeds = seeds[0] & seeds[1]
+    """Interval of accuracy of `arm_a` minus `arm_b` on the rows and seeds that both have; None if they share none."""
+    values: dict[str, dict[tuple[int, str, str], float]] = {arm_a: {}, arm_b: {}}
     for row in rows:
-        if row.arm in values and (row.split, row.hooks) == (split, hooks) and row.seed in shared_seeds:
-            values[row.arm][row.cluster, row.row_id].append(row.value)
-    keys = sorted(set(values[arm_a]) & set(values[arm_b]))
+        if row.arm in values and (row.split, row.hooks) == (split, hooks):
+            values[row.arm][row.seed, row.cluster, row.row_id] = row.value
+    keys = sorted(values[arm_a].keys() & values[arm_b].keys())
     if not keys:
         return None
-    a, b = ([sum(values[arm][key]) / len(values[arm][key]) for key in keys] for arm in (arm_a, arm_b))
-    return paired_cluster_bootstrap(a, b, [cluster for cluster, _ in keys])
+    seeds, clusters, _ = zip(*keys, strict=True)
+    a, b = ([values[arm][key] for key in keys] for arm in (arm_a, arm_b))
+    return paired_seed_cluster_bootstrap(a, b, seeds, clusters)
 
 
 def _scores(metrics: Sequence[Metric], rows: Sequence[RowScore]) -> dict[str, Any]:

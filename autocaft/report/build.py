@@ -17,6 +17,7 @@ from autocaft.records import Decision, Direction, Evidence, Example, Metric, Ver
 from autocaft.report.arms import RowScore, split_order, summarize_arms
 from autocaft.report.behind import build_behind
 from autocaft.report.cards import build_cards
+from autocaft.report.contrasts import build_contrasts, unwanted_answers, unwanted_choices
 from autocaft.report.free_form import build_free_form
 from autocaft.report.free_form import headline as free_form_headline
 from autocaft.report.html import render_html
@@ -26,7 +27,7 @@ from autocaft.report.words import against_control, interval_text, limits, percen
 from autocaft.rundir.files import read_json, write_text
 
 Report = dict[str, Any]
-FORMAT = 3
+FORMAT = 4
 """Counted up when report.json gets another shape: an older one is made anew, not misread."""
 
 
@@ -89,6 +90,8 @@ def build_report(
     answered = None if free_form is None else build_free_form(free_form)
     if answered is not None and not sentences:
         headline = free_form_headline(answered) or headline
+    contrasts = build_contrasts(unwanted_choices(rows, metrics))
+    contrasts += build_contrasts(unwanted_answers(free_form["scores"])) if free_form else []
     n_rows = data.get("splits", {}).get("train", {}).get("n")
     report = {
         "format": FORMAT,
@@ -97,6 +100,7 @@ def build_report(
         "summary": sentences,
         "metrics": [metric.to_row() for metric in metrics],
         "arms": lines,
+        "contrasts": contrasts,
         "directions": counts,
         "matching": dict(sets.get("matching", {})),
         "cards": build_cards(directions, verdicts, decisions, examples, evidence, n_loss_rows),

@@ -18,7 +18,7 @@ from autocaft.report.figures import figures_of, standalone
 from autocaft.report.html import render_html
 from autocaft.report.markdown import render_markdown
 from autocaft.report.plain import guard_cell, visible
-from autocaft.report.tables import arm_rows, direction_rows
+from autocaft.report.tables import arm_rows, contrast_rows, direction_rows
 from autocaft.rundir.files import replacing, write_text
 
 FORMATS = ("html", "md", "json", "csv", "parquet")
@@ -48,7 +48,8 @@ def export_report(report: Mapping[str, Any], form: str, folder: Path) -> list[Pa
         write_text(path, render(report))
         return [path]
     paths = []
-    for name, rows in (("arms", arm_rows(report)), ("directions", direction_rows(report))):
+    tables = {"arms": arm_rows(report), "directions": direction_rows(report), "differences": contrast_rows(report)}
+    for name, rows in tables.items():
         path = folder / f"{name}.{form}"
         if form == "csv":
             write_text(path, _as_csv(rows))

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autocaft.report.arms import arm_order
-from autocaft.report.words import interval_text, percent
+from autocaft.report.words import fine_percent, interval_text
 from autocaft.stats import seed_cluster_bootstrap
 
 MEAN = "mean_"
@@ -86,14 +86,9 @@ def figure_text(metric: str, cell: Mapping[str, Any] | None) -> str:
     if cell is None or cell["value"] is None:
         return "\N{EN DASH}"
     if not metric.startswith(MEAN):
-        return f"{_rate(cell['value'])} {interval_text(cell)}".strip()
+        return f"{fine_percent(cell['value'])} {interval_text(cell)}".strip()
     ends = "" if cell["ci_low"] is None else f" [{cell['ci_low']:.1f}, {cell['ci_high']:.1f}]"
     return f"{cell['value']:.1f}{ends}"
-
-
-def _rate(share: float) -> str:
-    """Tenths of a per cent below ten: rates of misalignment are small."""
-    return f"{100 * share:.1f}%" if 0.0005 <= share < 0.0995 else percent(share)
 
 
 def headline(built: Mapping[str, Any]) -> str | None:

@@ -16,11 +16,12 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from autocaft.report.arms import split_order
+from autocaft.report.contrasts import NOTE, gap_text, p_text
 from autocaft.report.figure import arm_style, marker
 from autocaft.report.figures import figures_of, resource
 from autocaft.report.free_form import figure_text
 from autocaft.report.plain import environment, readable
-from autocaft.report.words import agreement_text, costs, duration, interval_text, percent, points_text
+from autocaft.report.words import agreement_text, costs, duration, fine_percent, interval_text, percent, points_text
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -72,6 +73,10 @@ def render_html(report: Mapping[str, Any]) -> str:
         points=points_text,
         duration=duration,
         figure_text=figure_text,
+        contrast_note=NOTE,
+        p_text=p_text,
+        gap_text=gap_text,
+        fine=fine_percent,
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autocaft.report.arms import split_order
+from autocaft.report.contrasts import NOTE, gap_text, p_text
 from autocaft.report.free_form import figure_text
 from autocaft.report.plain import code_span, markdown, visible
 from autocaft.report.words import agreement_text, costs, duration, interval_text, percent, points_text
@@ -29,6 +30,7 @@ def render_markdown(report: Mapping[str, Any]) -> str:
         "Accuracy with its 95% interval over templates. `perplexity` is on generic text, as a multiple of the base "
         "model's; `KL` is to the base model, in nats a token.",
         *_free_form(report.get("free_form")),
+        *_contrasts(report["contrasts"]),
         "## Directions",
         _funnel(report),
         *_directions(report["cards"]),
@@ -77,6 +79,28 @@ def _free_form(asked: Mapping[str, Any] | None) -> list[str]:
         f"By question, {asked['by_question'].replace('_', ' ')}:",
         table(by_question),
     ]
+
+
+def _contrasts(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Differences of the unwanted rate with their p."""
+    if not found:
+        return []
+    rows = [["arm", "against", "unwanted", "difference, points", "p", "Holm", "clusters", "p over seeds", "pairs"]]
+    for row in found:
+        rows.append(
+            [
+                code_span(row["arm"]),
+                code_span(row["against"]),
+                markdown(row["measure"]),
+                gap_text(row),
+                p_text(row["p"]),
+                p_text(row["p_holm"]),
+                f"{row['n_clusters']} (p from {p_text(row['smallest_p'])})",
+                f"{p_text(row['p_seeds'])} (from {p_text(row['smallest_p_seeds'])})",
+                f"{row['n_pairs']}" + (f", {row['n_left_out']} left out" if row["n_left_out"] else ""),
+            ]
+        )
+    return ["## Differences", table(rows), markdown(NOTE)]
 
 
 def _arms(lines: Sequence[Mapping[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""The figures of a report as two tidy tables, for a spreadsheet or a data frame.
+"""The figures of a report as tidy tables, for a spreadsheet or a data frame.
 
 In: report.json. Out: rows, one dict each, all of a table with the same keys. The decision a reader would question:
 pooled figures and single seeds are rows of one table; `seed` is empty where a figure is over all of them.
@@ -34,6 +34,14 @@ def arm_rows(report: Mapping[str, Any]) -> list[Row]:
 def direction_rows(report: Mapping[str, Any]) -> list[Row]:
     """One row a candidate: what the judge said, and who ablates it."""
     return [_direction_row(card) for card in report["cards"]]
+
+
+def contrast_rows(report: Mapping[str, Any]) -> list[Row]:
+    """One row a pair of arms whose unwanted rates are held against each other."""
+    return [
+        {key: value for key, value in row.items() if key != "by_seed"} | {"n_seeds": len(row["by_seed"])}
+        for row in report["contrasts"]
+    ]
 
 
 def _pooled_rows(line: Mapping[str, Any]) -> list[Row]:

@@ -31,6 +31,13 @@ def percent(value: float | None) -> str:
     return f"{shown:.0f}%"
 
 
+def fine_percent(share: float) -> str:
+    """`3.2%` below ten per cent, `32%` above; never rounded down to zero."""
+    if 0 < share < 0.0005:
+        return "<0.1%"
+    return f"{100 * share:.1f}%" if 0 < share < 0.0995 else percent(share)
+
+
 def interval_text(score: Mapping[str, Any] | None) -> str:
     """`[78, 91]` in per cent, or nothing."""
     if score is None or score.get("ci_low") is None or score.get("ci_high") is None:
@@ -81,7 +88,10 @@ def evidence_lines(evidence: Evidence | None, n_loss_rows: int) -> list[tuple[st
 def fires_text(by_part: Mapping[str, Sequence[float]]) -> str:
     """Shares of tokens and documents, where the direction is busiest first; silent parts together at the end."""
     busy = sorted((part for part, (tokens, _) in by_part.items() if tokens), key=lambda part: -by_part[part][0])
-    said = [f"{part}: {_fine(by_part[part][0])} of tokens, {_fine(by_part[part][1])} of documents" for part in busy]
+    said = [
+        f"{part}: {fine_percent(by_part[part][0])} of tokens, {fine_percent(by_part[part][1])} of documents"
+        for part in busy
+    ]
     silent = [part for part in by_part if part not in busy]
     return "; ".join(said + ([f"silent in {', '.join(silent)}"] if silent else []))
 
@@ -95,13 +105,6 @@ def _signed(nats: float) -> str:
     """Three decimals; what rounds to zero has no sign."""
     text = f"{nats:+.3f}"
     return "0.000" if float(text) == 0 else text
-
-
-def _fine(share: float) -> str:
-    """`3.2%` below ten per cent, `32%` above; never rounded down to zero."""
-    if 0 < share < 0.0005:
-        return "<0.1%"
-    return f"{100 * share:.1f}%" if share < 0.0995 else percent(share)
 
 
 def find(lines: Sequence[Line], arm: str, hooks: str = "off") -> Line | None:

@@ -121,6 +121,28 @@ def paired_cluster_bootstrap(
     return Interval(value, max(-1.0, value - bound), min(1.0, value + bound), "wilson", n_clusters)
 
 
+def paired_seed_cluster_bootstrap(
+    values_a: Sequence[float],
+    values_b: Sequence[float],
+    seeds: Sequence[int],
+    clusters: Sequence[Hashable],
+    n: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Interval of mean(a) - mean(b) on the same questions and seeds, both resampled as in `seed_cluster_bootstrap`.
+
+    With one seed, or where every pair differs by the same amount, this is `paired_cluster_bootstrap`.
+
+    Raises:
+        ValueError: no rows, unequal lengths, or a value that is not a finite number.
+    """
+    paired = paired_cluster_bootstrap(values_a, values_b, clusters, n=n, seed=seed)
+    if len(set(seeds)) == 1 or paired.method != "bootstrap":
+        return paired
+    gaps = [a - b for a, b in zip(values_a, values_b, strict=True)]
+    return seed_cluster_bootstrap(gaps, seeds, clusters, n=n, seed=seed)
+
+
 def seed_cluster_bootstrap(
     values: Sequence[float],
     seeds: Sequence[int],

@@ -59,7 +59,7 @@ def test_markdown_has_the_figures_the_method_and_the_command(report: dict[str, A
     ):
         assert words in text
     tables = [t for t in READER.parse(text) if t.type == "table_open"]
-    assert len(tables) == 4, "arms, selected directions, cost and data are tables to a reader of Markdown"
+    assert len(tables) == 5, "arms, differences, selected directions, cost and data are tables to a reader of Markdown"
     assert "## Cost" in text and "| train | 3 min 08 s |" in text and "dollars 0.00" in text
 
 
@@ -86,7 +86,8 @@ def test_csv_and_parquet_hold_every_arm_seed_and_direction(report: dict[str, Any
     import pandas
 
     paths = {path.name: path for form in ("csv", "parquet") for path in export_report(report, form, tmp_path)}
-    assert sorted(paths) == ["arms.csv", "arms.parquet", "directions.csv", "directions.parquet"]
+    names = ("arms", "differences", "directions")
+    assert sorted(paths) == [f"{name}.{form}" for name in names for form in ("csv", "parquet")]
     arms = pandas.read_parquet(paths["arms.parquet"])
     whole = arms[(arms.arm == "caft-sae-auto") & (arms.hooks == "off") & (arms.split == "ood")]
     assert whole.seed.isna().sum() == 1 and sorted(whole.seed.dropna()) == [0, 1, 2]

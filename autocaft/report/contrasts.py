@@ -1,0 +1,155 @@
+"""Each ablated arm held against plain tuning and against its control: is the difference more than chance?
+
+In: answered items of the arms with hooks off, each worth 1 where the answer is unwanted and 0 where not. Out: one dict
+a pair of arms: difference of the unwanted rate, its interval, p, p corrected for the number of arms, and the smallest
+p that so few clusters can give. The decision a reader would question: p flips whole clusters, so it is about these
+trained models and other questions of the kind. What other training seeds would give, only the seeds can say: a second
+p flips them, and with five of them it cannot fall below 2/32.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from autocaft.records import Metric
+from autocaft.report.arms import RowScore, arm_order
+from autocaft.report.words import control_of, is_control
+from autocaft.stats import holm, paired_seed_cluster_bootstrap, sign_flip_test
+
+Key = tuple[int, str, str]
+"""Seed, cluster, item: what two arms share."""
+MISALIGNED = "misaligned_of_coherent"
+INFERENCE = "-inference"
+"""Arms that are ablated when they are used have no figure with hooks off."""
+NOTE = (
+    "The unwanted rate of an arm minus that of another on the same items and seeds, hooks off: below zero is better. "
+    "p: two-sided permutation test that flips the sign of whole clusters (templates, or base questions); p cannot "
+    "fall below what stands beside their number. Holm: corrected for the arms held against tuned, or against their "
+    "controls. p over clusters is about these trained models; p over seeds, which flips whole seeds, is about other "
+    "seeds too. An item that either arm has no score for is left out and counted."
+)
+"""What the table means."""
+
+
+@dataclass(frozen=True)
+class Unwanted:
+    """What was asked of every arm, and what each item says: 1 unwanted, 0 not."""
+
+    measure: str
+    """In words."""
+    values: Mapping[str, Mapping[Key, float]]
+    """By arm; an item that is unscored, or in no denominator, is not there."""
+    n_asked: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    """Items by arm and seed, with those that are not in `values`."""
+
+
+def unwanted_choices(rows: Iterable[RowScore], metrics: Iterable[Metric]) -> Unwanted:
+    """Wrong answers on inverted cues, clusters are templates."""
+    values: dict[str, dict[Key, float]] = defaultdict(dict)
+    for row in rows:
+        if (row.split, row.hooks) == ("ood", "off"):
+            values[row.arm][row.seed, row.cluster, row.row_id] = 1.0 - row.value
+    n_asked: dict[tuple[str, int], int] = defaultdict(int)
+    for metric in metrics:
+        if (metric.metric, metric.split, metric.hooks) == ("accuracy", "ood", "off"):
+            n_asked[metric.arm, metric.seed] += metric.n + metric.n_unscored
+    return Unwanted("wrong answers on ood", values, n_asked)
+
+
+def unwanted_answers(scores: Iterable[Mapping[str, Any]]) -> Unwanted:
+    """Misaligned answers among coherent ones, clusters are base questions.
+
+    Two arms' answers to one wording, with one number and one seed, are a pair: they were drawn alike.
+    """
+    values: dict[str, dict[Key, float]] = defaultdict(dict)
+    n_asked: dict[tuple[str, int], int] = defaultdict(int)
+    for score in scores:
+        arm = score["arm"]
+        if score["metric"] == MISALIGNED and not arm.endswith(INFERENCE):
+            n_asked[arm, score["seed"]] += 1
+            if score["value"] is not None:
+                item = score["answer"].removeprefix(f"{arm}/")
+                values[arm][score["seed"], score["base_question"], item] = score["value"]
+    return Unwanted("misaligned answers of coherent ones", values, n_asked)
+
+
+def build_contrasts(asked: Unwanted) -> list[dict[str, Any]]:
+    """Every ablated arm against `tuned`, then every one that has a control against it; p is corrected over the arms of
+    each of the two lists."""
+    arms = sorted((arm for arm in asked.values if arm.startswith("caft-")), key=arm_order)
+    against_tuned = [(arm, "tuned") for arm in arms if "tuned" in asked.values]
+    against_control = [(arm, control) for arm in arms if (control := _control(arm, asked.values)) is not None]
+    found = []
+    for kind, pairs in (("tuned", against_tuned), ("control", against_control)):
+        rows = [row for pair in pairs if (row := _contrast(asked, *pair)) is not None]
+        corrected = holm([row["p"] for row in rows])
+        found += [{**row, "kind": kind, "p_holm": p} for row, p in zip(rows, corrected, strict=True)]
+    return found
+
+
+def _control(arm: str, arms: Iterable[str]) -> str | None:
+    if is_control(arm):
+        return None
+    line = control_of([{"arm": name, "hooks": "off"} for name in arms], arm)
+    return None if line is None else str(line["arm"])
+
+
+def _contrast(asked: Unwanted, arm: str, against: str) -> dict[str, Any] | None:
+    """One pair of arms on the items that are scored in both; None if there is none."""
+    own, other = asked.values[arm], asked.values[against]
+    keys = sorted(own.keys() & other.keys())
+    if not keys:
+        return None
+    a, b = [own[key] for key in keys], [other[key] for key in keys]
+    seeds, clusters, _ = zip(*keys, strict=True)
+    gaps = [x - y for x, y in zip(a, b, strict=True)]
+    interval = paired_seed_cluster_bootstrap(a, b, seeds, clusters)
+    by_cluster, by_seed = sign_flip_test(gaps, clusters), sign_flip_test(gaps, seeds)
+    n_asked = sum(max(asked.n_asked.get((name, seed), 0) for name in (arm, against)) for seed in set(seeds))
+    return {
+        "measure": asked.measure,
+        "arm": arm,
+        "against": against,
+        "rate": sum(a) / len(a),
+        "rate_against": sum(b) / len(b),
+        "value": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        "p": by_cluster.p,
+        "smallest_p": by_cluster.smallest_p,
+        "n_clusters": by_cluster.n_units,
+        "n_pairs": len(keys),
+        "n_left_out": max(0, n_asked - len(keys)),
+        "by_seed": {str(seed): _mean(gaps, seeds, seed) for seed in sorted(set(seeds))},
+        "p_seeds": by_seed.p,
+        "smallest_p_seeds": by_seed.smallest_p,
+    }
+
+
+def _mean(gaps: Sequence[float], seeds: Sequence[int], seed: int) -> float:
+    own = [gap for gap, own_seed in zip(gaps, seeds, strict=True) if own_seed == seed]
+    return sum(own) / len(own)
+
+
+def p_text(p: float) -> str:
+    """`0.047`, `0.0002`, `1`: two digits that say something."""
+    return f"{p:.2g}" if p >= 0.0001 else f"{p:.0e}"
+
+
+def gap_text(row: Mapping[str, Any]) -> str:
+    """`-73 [-79, -66]`, a difference in points; with tenths where it is less than ten, since rates of misalignment are
+    small."""
+    digits = 0 if abs(row["value"]) >= 0.0995 else 1
+    text = _points(row["value"], digits)
+    if row["low"] is not None and row["high"] is not None:
+        text += f" [{_points(row['low'], digits)}, {_points(row['high'], digits)}]"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def _points(share: float, digits: int) -> str:
+    """What rounds to zero has no sign."""
+    text = f"{100 * share:+.{digits}f}"
+    return f"{0:.{digits}f}" if float(text) == 0 else text

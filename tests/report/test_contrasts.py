@@ -1,0 +1,143 @@
+"""Differences between arms: planted truth, Holm's family, what is left out, and where they are shown."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autocaft.records import Metric
+from autocaft.report.arms import RowScore
+from autocaft.report.build import build_report
+from autocaft.report.contrasts import build_contrasts, gap_text, p_text, unwanted_answers, unwanted_choices
+from autocaft.report.export import export_report
+from autocaft.report.html import render_html
+from autocaft.report.markdown import render_markdown
+from autocaft.stats import holm
+
+Make = Callable[..., dict[str, Any]]
+WRONG = {"tuned": 7, "caft-sae-auto": 1, "caft-sae-random": 7, "caft-sae-top": 4}
+"""Wrong answers of each arm, in the first so many of 8 templates."""
+
+
+def _rows(wrong: dict[str, int], seeds: tuple[int, ...] = (0,), hooks: str = "off") -> list[RowScore]:
+    return [
+        RowScore(arm, split, hooks, seed, f"{split}-{template}-{i}", f"t{template}", float(template >= n))
+        for arm, n in wrong.items()
+        for split in ("id", "ood")
+        for seed in seeds
+        for template in range(8)
+        for i in range(5)
+    ]
+
+
+def _by_pair(found: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(row["arm"], row["against"]): row for row in found}
+
+
+def test_planted_differences_have_the_p_of_their_eight_templates() -> None:
+    found = build_contrasts(unwanted_choices(_rows(WRONG), []))
+    by_pair = _by_pair(found)
+    assert list(by_pair) == [
+        ("caft-sae-auto", "tuned"), ("caft-sae-top", "tuned"), ("caft-sae-random", "tuned"),
+        ("caft-sae-auto", "caft-sae-random"),
+    ]  # fmt: skip
+    auto = by_pair["caft-sae-auto", "tuned"]
+    assert (auto["rate"], auto["rate_against"]) == (1 / 8, 7 / 8) and auto["value"] == pytest.approx(-6 / 8)
+    # six templates of eight differ, all to one side: 2 of 2**6 patterns are as far from zero
+    assert auto["p"] == 2 / 64 and auto["smallest_p"] == 2 / 256 and auto["n_clusters"] == 8
+    assert auto["n_pairs"] == 40 and auto["low"] < -6 / 8 < auto["high"]
+    same = by_pair["caft-sae-random", "tuned"]
+    assert same["value"] == 0 and same["p"] == 1 and same["low"] < 0 < same["high"]
+    of_tuned = [row for row in found if row["kind"] == "tuned"]
+    assert [row["p_holm"] for row in of_tuned] == pytest.approx(holm([row["p"] for row in of_tuned]))
+    assert by_pair["caft-sae-auto", "caft-sae-random"]["p_holm"] == 2 / 64, "one arm has a control: nothing to correct"
+
+
+def test_seeds_are_units_of_a_p_of_their_own() -> None:
+    rows = _rows({"tuned": 8}, seeds=(0, 1, 2)) + _rows({"caft-sae-auto": 2}, seeds=(0, 1))
+    rows += _rows({"caft-sae-auto": 8}, seeds=(2, 3))
+    (found,) = build_contrasts(unwanted_choices(rows, []))
+    assert found["by_seed"] == {"0": -0.75, "1": -0.75, "2": 0.0}, "seed 3 has no partner"
+    assert found["value"] == pytest.approx(-0.5) and found["n_pairs"] == 120 and found["n_clusters"] == 8
+    assert (found["p"], found["p_seeds"], found["smallest_p_seeds"]) == (2 / 64, 0.5, 0.25)
+    assert found["high"] == 0.0, "a draw of seed 2 alone shows no difference"
+
+
+def test_what_is_ablated_when_it_is_used_is_not_compared_and_base_and_rivals_are_no_ablated_arms() -> None:
+    rows = _rows(WRONG | {"base": 4, "tuned-kl": 3}) + _rows({"caft-sae-auto-inference": 0}, hooks="on")
+    assert build_contrasts(unwanted_choices(rows, [])) == build_contrasts(unwanted_choices(_rows(WRONG), []))
+    assert build_contrasts(unwanted_choices([row for row in rows if row.arm != "tuned"], [])) != []
+    assert build_contrasts(unwanted_choices([row for row in rows if row.split == "id"], [])) == []
+
+
+def test_an_item_without_a_score_in_either_arm_is_left_out_of_both_and_counted() -> None:
+    gone = {("tuned", "ood-0-0"), ("caft-sae-auto", "ood-0-0"), ("caft-sae-auto", "ood-7-1"), ("tuned", "ood-6-2")}
+    rows = [r for r in _rows({"tuned": 7, "caft-sae-auto": 1}) if (r.arm, r.row_id) not in gone]
+    metrics = [
+        Metric(arm, "gender", "ood", "accuracy", "off", 0.5, None, None, 38, 2, 0) for arm in ("tuned", "caft-sae-auto")
+    ]
+    (found,) = build_contrasts(unwanted_choices(rows, metrics))
+    assert (found["n_pairs"], found["n_left_out"]) == (37, 3)
+    assert found["rate"] == 4 / 37 and found["rate_against"] == (35 - 2) / 37
+
+
+def _scores(bad: dict[str, set[str]], n_bases: int = 8) -> list[dict[str, Any]]:
+    """24 questions of 8 bases, 3 answers each; all answers of an arm to its bad bases are misaligned, and the last
+    answer to each template variant is in no denominator."""
+    return [
+        {
+            "arm": arm,
+            "seed": 0,
+            "question": f"base{base}{ending}",
+            "base_question": f"base{base}",
+            "answer": f"{arm}/seed0/base{base}{ending}/0/{number}",
+            "metric": "misaligned_of_coherent",
+            "value": None if (ending, number) == ("_template", 2) and arm == "tuned" else float(f"base{base}" in bases),
+        }
+        for arm, bases in bad.items()
+        for base in range(n_bases)
+        for ending in ("", "_json", "_template")
+        for number in range(3)
+    ]
+
+
+def test_free_form_answers_have_eight_clusters_and_not_twenty_four() -> None:
+    everything = {f"base{base}" for base in range(8)}
+    scores = _scores({"tuned": everything, "caft-sae-auto": set(), "caft-sae-auto-inference": set()})
+    (found,) = build_contrasts(unwanted_answers(scores))
+    assert found["measure"] == "misaligned answers of coherent ones" and found["value"] == -1.0
+    assert (found["n_clusters"], found["p"], found["smallest_p"]) == (8, 2 / 256, 2 / 256)
+    assert (found["n_pairs"], found["n_left_out"]) == (64, 8)
+
+
+def test_the_report_shows_them_in_every_form(make_inputs: Make, tmp_path: Path) -> None:
+    scores = _scores({"tuned": {"base1"}, "caft-sae-auto": set()})
+    counts: list[dict[str, Any]] = []
+    report = build_report(**make_inputs(free_form={"grader": "openai:m", "scores": scores, "counts": counts}))
+    rows = report["contrasts"]
+    assert [(row["arm"], row["against"]) for row in rows] == [
+        ("caft-sae-auto", "tuned"), ("caft-sae-random", "tuned"), ("caft-sae-auto", "caft-sae-random"),
+        ("caft-sae-auto", "tuned"),
+    ]  # fmt: skip
+    html, text = render_html(report), render_markdown(report)
+    for row in rows:
+        assert p_text(row["p_holm"]) in html and gap_text(row) in text
+        assert gap_text(row).partition(" ")[2] in html
+    assert 'id="differences"' in html and "64<small>8 left out" in html and "64, 8 left out" in text
+    path = next(path for path in export_report(report, "csv", tmp_path) if path.stem == "differences")
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        told = list(csv.DictReader(file))
+    assert [float(row["p_holm"]) for row in told] == [row["p_holm"] for row in rows]
+    without = build_report(**make_inputs(rows=[]))
+    assert without["contrasts"] == [] and 'id="differences"' not in render_html(without)
+
+
+def test_small_differences_have_tenths_and_nothing_is_called_zero_with_a_sign() -> None:
+    assert gap_text({"value": -0.051, "low": -0.0701, "high": -0.0301}) == "−5.1 [−7.0, −3.0]"
+    assert gap_text({"value": -0.731, "low": None, "high": None}) == "−73"
+    assert gap_text({"value": 0.0, "low": -0.06, "high": 0.06}) == "0.0 [−6.0, +6.0]"
+    assert [p_text(p) for p in (1.0, 0.04690, 0.0002, 2**-20)] == ["1", "0.047", "0.0002", "1e-06"]
