@@ -154,7 +154,9 @@ def test_a_finished_report_alone_is_enough_for_its_other_forms(report: dict[str,
     written = sorted(path.name for path in (tmp_path / "mailed").rglob("*.*"))
     assert written == ["arms.svg", "id_ood.svg", "report.html", "report.json", "report.md", "thresholds.svg"]
     result = runner.invoke(app, ["report", str(tmp_path / "mailed"), "--format", "csv", "--out", str(tmp_path / "out")])
-    assert result.output.split() == [str(tmp_path / "out" / name) for name in ("arms.csv", "directions.csv")]
+    assert result.output.split() == [
+        str(tmp_path / "out" / name) for name in ("arms.csv", "directions.csv", "differences.csv")
+    ]
 
 
 @pytest.mark.parametrize(("form", "figures"), [("doc", None), (None, "pdf")])
