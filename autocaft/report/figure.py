@@ -66,7 +66,7 @@ def draw_figure(lines: Sequence[dict[str, Any]], frame: Frame = WIDE, ident: str
     if sum(line["hooks"] == "off" for line in points) > MAX_ARMS_WITH_HOOKS:
         points = [line for line in points if line["hooks"] == "off" or not _has_off(points, line["arm"])]
     labelled = [line for line in points if line["hooks"] == "off" or not _has_off(points, line["arm"])]
-    frame = _fitted(frame, max(len(line["arm"]) for line in labelled))
+    frame = fitted(frame, max(len(line["arm"]) for line in labelled))
     gap = frame.font * (2.75 if frame.two_lines and len(labelled) <= 9 else 1.5)
     label_ys = spread([_ood(line, frame) for line in labelled], gap, frame.top + frame.font, frame.top + frame.side)
     bottom = max(frame.top + frame.side + 3.9 * frame.font, max(label_ys) + 2 * frame.font)
@@ -120,11 +120,36 @@ def marker(shape: str, x: float, y: float, r: float, attributes: str) -> str:
     return f'<polygon points="{points}" stroke-linejoin="round" {attributes}/>'
 
 
-def _fitted(frame: Frame, n_characters: int) -> Frame:
+def fitted(frame: Frame, n_characters: int) -> Frame:
     """The frame with a plot small enough that the longest name stays within the width."""
     overflow = frame.label_x + 0.6 * frame.font * n_characters - frame.width
     shrink = max(0, round(overflow))
     return replace(frame, side=frame.side - shrink, label_x=frame.label_x - shrink)
+
+
+def named(
+    arm: str,
+    values: str,
+    at: tuple[float, float],
+    y: float,
+    frame: Frame,
+    *,
+    is_hollow: bool = False,
+    is_best: bool = False,
+) -> str:
+    """An arm's name, and its values if there is room, in the right column, joined to its point by a thin line that
+    keeps clear of the plot's points."""
+    colour, shape = arm_style(arm)
+    px, py, elbow = at[0] + 0.55 * frame.font, at[1], min(frame.x(1) + 8, frame.label_x - 22)
+    leader = f'<path class="leader" d="M{px:.1f} {py:.1f}H{max(elbow, px):.1f}L{frame.label_x - 18} {y - 4:.1f}"/>'
+    fill = "var(--page)" if is_hollow else f"var(--{colour})"
+    look = f'fill="{fill}" stroke="var(--{colour})" stroke-width="{1.4 if is_hollow else 0}"'
+    mark = marker(shape, frame.label_x - 9, y - 4, 0.36 * frame.font, look)
+    kind = ' class="best"' if is_best else ""
+    text = f'<text{kind} x="{frame.label_x}" y="{y:.1f}">{escape(visible(arm))}</text>'
+    if values:
+        text += f'<text class="value" x="{frame.label_x}" y="{y + 1.2 * frame.font:.1f}">{values}</text>'
+    return leader + mark + text
 
 
 def has_both(line: dict[str, Any]) -> bool:
@@ -221,17 +246,7 @@ def _point(line: dict[str, Any], frame: Frame) -> str:
 
 
 def _label(line: dict[str, Any], y: float, frame: Frame, two_lines: bool) -> str:
-    """Name in the right column, joined to its point by a thin line that keeps clear of the plot's points."""
-    colour, shape = arm_style(line["arm"])
-    scores = line["scores"]
-    px, py, elbow = frame.x(scores["id"]["value"]) + 0.55 * frame.font, _ood(line, frame), frame.x(1) + 8
-    start = max(px, min(elbow, px))
-    leader = (
-        f'<path class="leader" d="M{start:.1f} {py:.1f}H{max(elbow, start):.1f}L{frame.label_x - 18} {y - 4:.1f}"/>'
-    )
-    mark = marker(shape, frame.label_x - 9, y - 4, 0.36 * frame.font, f'fill="var(--{colour})"')
-    text = f'<text x="{frame.label_x}" y="{y:.1f}">{escape(visible(line["arm"]))}</text>'
-    if two_lines:
-        value = f"ood {percent(scores['ood']['value'])} {interval_text(scores['ood'])}".strip()
-        text += f'<text class="value" x="{frame.label_x}" y="{y + 1.2 * frame.font:.1f}">{value}</text>'
-    return leader + mark + text
+    """Name and figure of one arm beside the plot."""
+    ood = line["scores"]["ood"]
+    values = f"ood {percent(ood['value'])} {interval_text(ood)}".strip() if two_lines else ""
+    return named(line["arm"], values, (frame.x(line["scores"]["id"]["value"]), _ood(line, frame)), y, frame)

@@ -15,6 +15,7 @@ from typing import Any
 from autocaft.report.curve import agreement_by_threshold, draw_curves, draw_hybrid, selected_by_threshold
 from autocaft.report.dots import NARROW_SHEET, WIDE_SHEET, draw_dots
 from autocaft.report.figure import NARROW, WIDE, draw_figure
+from autocaft.report.pareto import draw_pareto, plane_of_answers, plane_of_choices
 
 VARIABLE = re.compile(r"var\(--([\w-]+)\)")
 MAX_NARROW = 8
@@ -25,8 +26,8 @@ SIZE = re.compile(r'<svg viewBox="0 0 (\d+) (\d+)"')
 def figures_of(report: Mapping[str, Any], *, narrow: bool = False) -> dict[str, str]:
     """SVG by name, without those that have nothing to show; `narrow` is for a phone.
 
-    Names: `id_ood` (the arms as points), `arms` (one line each), `thresholds`; with a person `agreement` by threshold
-    and `hybrid` by minutes of a simulated reader.
+    Names: `id_ood` (the arms as points), `arms` (one line each), `pareto` and `pareto_free_form` (unwanted against
+    task), `thresholds`; with a person `agreement` by threshold and `hybrid` by minutes of a simulated reader.
     """
     lines, judge = report["arms"], report["judge"]
     width, threshold = 368 if narrow else 640, judge.get("threshold")
@@ -37,6 +38,7 @@ def figures_of(report: Mapping[str, Any], *, narrow: bool = False) -> dict[str, 
     found = {
         "id_ood": draw_figure(lines, NARROW if narrow else WIDE, f"id-ood{end}"),
         "arms": draw_dots(lines, NARROW_SHEET if narrow else WIDE_SHEET, f"dots{end}"),
+        **_paretos(report, narrow=narrow),
         "thresholds": draw_curves(
             [selected],
             up="directions that reach it",
@@ -55,6 +57,21 @@ def figures_of(report: Mapping[str, Any], *, narrow: bool = False) -> dict[str, 
         found["agreement"] = draw_curves(curves, up="against the person", top=1.0, ident=ident, width=width, mark=mark)
         found["hybrid"] = draw_hybrid(pair["hybrid"], width=width, ident=f"hybrid{end}")
     return {name: svg for name, svg in found.items() if svg}
+
+
+def _paretos(report: Mapping[str, Any], *, narrow: bool) -> dict[str, str]:
+    """Unwanted against task, of choices and of free-form answers."""
+    lines, answered = report["arms"], report.get("free_form")
+    planes = {
+        "pareto": plane_of_choices(lines),
+        "pareto_free_form": plane_of_answers(answered, lines) if answered else None,
+    }
+    frame, end = (NARROW, "-narrow") if narrow else (WIDE, "")
+    return {
+        name: draw_pareto(plane, frame, f"{name.replace('_', '-')}-figure{end}")
+        for name, plane in planes.items()
+        if plane is not None and not (narrow and len(plane.places) > MAX_NARROW)
+    }
 
 
 def standalone(svg: str) -> str:

@@ -120,7 +120,7 @@ def test_json_and_html_are_those_of_the_run(report: dict[str, Any], tmp_path: Pa
 
 def test_a_figure_stands_alone(report: dict[str, Any], tmp_path: Path) -> None:
     names = {path.stem for path in export_figures(report, "svg", tmp_path)}
-    assert names == {"id_ood", "arms", "thresholds"}
+    assert names == {"id_ood", "arms", "pareto", "thresholds"}
     for name in names:
         text = (tmp_path / "figures" / f"{name}.svg").read_text()
         root = ElementTree.fromstring(text)
@@ -152,7 +152,8 @@ def test_a_finished_report_alone_is_enough_for_its_other_forms(report: dict[str,
     result = runner.invoke(app, ["report", str(tmp_path / "mailed"), "--format", "md", "--figures", "svg"])
     assert result.exit_code == 0, result.output
     written = sorted(path.name for path in (tmp_path / "mailed").rglob("*.*"))
-    assert written == ["arms.svg", "id_ood.svg", "report.html", "report.json", "report.md", "thresholds.svg"]
+    drawn = [f"{name}.svg" for name in ("arms", "id_ood", "pareto", "thresholds")]
+    assert written == sorted([*drawn, "report.html", "report.json", "report.md"])
     result = runner.invoke(app, ["report", str(tmp_path / "mailed"), "--format", "csv", "--out", str(tmp_path / "out")])
     assert result.output.split() == [
         str(tmp_path / "out" / name) for name in ("arms.csv", "directions.csv", "differences.csv")
