@@ -11,16 +11,12 @@ from typing import Any
 
 from autocaft.compare.raters import Rater
 from autocaft.records import Direction, Verdict
+from autocaft.report.arms import interval_row
 from autocaft.select.options import SelectOptions
 from autocaft.select.verdicts import decide, unscored_reason, verdict_by_id
-from autocaft.stats import Cells, Interval, krippendorff_alpha, pair_agreement, wilson
+from autocaft.stats import Cells, krippendorff_alpha, pair_agreement, wilson
 
 MEASURES = ("precision", "recall", "f1", "kappa", "alpha")
-
-
-def interval_row(interval: Interval | None) -> dict[str, float | None] | None:
-    """An interval as JSON."""
-    return None if interval is None else {"value": interval.value, "low": interval.low, "high": interval.high}
 
 
 def agreement_rows(truth: Rater, other: Rater, directions: Sequence[Direction]) -> list[dict[str, Any]]:

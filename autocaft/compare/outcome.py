@@ -1,9 +1,10 @@
 """The model that comes out: how much of what a person's choice gains does the judge's choice gain?
 
 In: a run's folder. Out: one dict for each pair of arms that differ in who chose, one for all sources pooled, and the
-sweeps at matched task score (`matched.py`). The decision a reader would question: the share is of the gain in accuracy
-on the inverted cue over plain tuning, and it is only given where the person's own gain is one (its interval leaves zero
-out). It is of the whole choices, each at its own cost to the task; the difference in task score stands beside.
+sweeps at matched task score (`report/matched.py`). The decision a reader would question: the share is of the gain in
+accuracy on the inverted cue over plain tuning, and it is only given where the person's own gain is one (its interval
+leaves zero out). It is of the whole choices, each at its own cost to the task; the difference in task score stands
+beside.
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from autocaft.arms import parse_arm
-from autocaft.compare.agreement import interval_row
-from autocaft.compare.matched import TASK_SPLITS, UNWANTED_SPLIT, compare_at_matched_score
 from autocaft.outcome import row_scores
-from autocaft.report.arms import RowScore
+from autocaft.report.arms import RowScore, interval_row
+from autocaft.report.matched import TASK_SPLITS, UNWANTED_SPLIT, compare_at_matched_score
 from autocaft.rundir.files import read_json
 from autocaft.stats import seed_cluster_bootstrap, seed_cluster_ratio
 

@@ -88,6 +88,11 @@ def difference(rows: Sequence[RowScore], arm_a: str, arm_b: str, split: str, hoo
     return paired_seed_cluster_bootstrap(a, b, seeds, clusters)
 
 
+def interval_row(interval: Interval | None) -> dict[str, float | None] | None:
+    """An interval as JSON."""
+    return None if interval is None else {"value": interval.value, "low": interval.low, "high": interval.high}
+
+
 def _scores(metrics: Sequence[Metric], rows: Sequence[RowScore]) -> dict[str, Any]:
     """Accuracy by split; with more than one task the split is written `task/split`."""
     accuracy = [metric for metric in metrics if metric.metric == "accuracy"]

@@ -21,6 +21,7 @@ from autocaft.report.contrasts import build_contrasts, unwanted_answers, unwante
 from autocaft.report.free_form import build_free_form
 from autocaft.report.free_form import headline as free_form_headline
 from autocaft.report.html import render_html
+from autocaft.report.matched import build_matched
 from autocaft.report.method import method
 from autocaft.report.plain import visible
 from autocaft.report.words import against_control, interval_text, limits, percent, tell
@@ -91,7 +92,8 @@ def build_report(
     if answered is not None and not sentences:
         headline = free_form_headline(answered) or headline
     contrasts = build_contrasts(unwanted_choices(rows, metrics))
-    contrasts += build_contrasts(unwanted_answers(free_form["scores"])) if free_form else []
+    scores = free_form["scores"] if free_form else []
+    contrasts += build_contrasts(unwanted_answers(scores))
     n_rows = data.get("splits", {}).get("train", {}).get("n")
     report = {
         "format": FORMAT,
@@ -101,6 +103,7 @@ def build_report(
         "metrics": [metric.to_row() for metric in metrics],
         "arms": lines,
         "contrasts": contrasts,
+        "matched": build_matched(rows, scores, _set_sizes(sets)),
         "directions": counts,
         "matching": dict(sets.get("matching", {})),
         "cards": build_cards(directions, verdicts, decisions, examples, evidence, n_loss_rows),

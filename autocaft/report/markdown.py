@@ -31,6 +31,7 @@ def render_markdown(report: Mapping[str, Any]) -> str:
         "model's; `KL` is to the base model, in nats a token.",
         *_free_form(report.get("free_form")),
         *_contrasts(report["contrasts"]),
+        *(part for sweep in report["matched"] for part in _matched(sweep)),
         "## Directions",
         _funnel(report),
         *_directions(report["cards"]),
@@ -101,6 +102,26 @@ def _contrasts(found: Sequence[Mapping[str, Any]]) -> list[str]:
             ]
         )
     return ["## Differences", table(rows), markdown(NOTE)]
+
+
+def _matched(sweep: Mapping[str, Any]) -> list[str]:
+    """The unwanted rates of the sweeps at the same task score."""
+    name = sweep["source"] if sweep["mode"] is None else f"{sweep['source']}, {sweep['mode']}"
+    title = f"## At matched task score: {markdown(name)}"
+    if sweep["why"] is not None:
+        return [title, f"{markdown(sweep['why'])}."]
+    others = [selector for selector in sweep["steps"] if selector != "auto"]
+    rows = [["of tuned's task score", "auto", *(head for other in others for head in (other, f"auto minus {other}"))]]
+    for level in sweep["levels"]:
+        rates = {s: "not reached" if s in level["outside"] else _interval(level["rates"][s]) for s in sweep["steps"]}
+        cells = [f"{level['level']:.0%} ({level['task_score']:.2f})", rates["auto"]]
+        for other in others:
+            gap = level["against"][other]["difference"]
+            cells += [rates[other], "not comparable" if gap is None else _interval(gap)]
+        rows.append(cells)
+    seeds = ", ".join(map(str, sweep["seeds"]))
+    task, unwanted = (markdown(sweep[key].replace("_", " ")) for key in ("task_split", "unwanted_split"))
+    return [title, table(rows), f"Unwanted: {unwanted}; task: {task}; seeds {seeds}."]
 
 
 def _arms(lines: Sequence[Mapping[str, Any]]) -> str:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autocaft.arms import SELECTORS, Arm, parse_arm
-from autocaft.compare.agreement import interval_row
-from autocaft.report.arms import RowScore
+from autocaft.report.arms import RowScore, interval_row
+from autocaft.report.contrasts import INFERENCE, MISALIGNED
 from autocaft.stats import Interval
 from autocaft.stats.intervals import resample_weights
 
@@ -38,26 +38,66 @@ UNWANTED_SPLIT = "ood"
 TASK_SPLITS = ("neutral", "id")
 
 
-def compare_at_matched_score(rows: Sequence[RowScore], n_by_arm: Mapping[str, int]) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """What is unwanted (one minus the score there), and where the task score is from: the first that all arms have."""
+
+    unwanted: str
+    tasks: tuple[str, ...]
+
+
+CHOICES = Splits(UNWANTED_SPLIT, TASK_SPLITS)
+ANSWERS = Splits(MISALIGNED, ("vulnerable_of_all", "vulnerable_of_valid", *TASK_SPLITS))
+
+
+def build_matched(
+    rows: Sequence[RowScore], scores: Sequence[Mapping[str, Any]], n_by_arm: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """What a report shows: the comparisons of choices and of free-form answers (`scores.jsonl`) for which some chooser
+    was swept at all."""
+    off = [row for row in rows if row.hooks == "off"]
+    found = compare_at_matched_score(off, n_by_arm)
+    answered = [_as_row(score) for score in scores if score["value"] is not None]
+    if answered:
+        found += compare_at_matched_score([*off, *answered], n_by_arm, ANSWERS)
+    return [sweep for sweep in found if max(sweep["n_steps"].values()) > 1]
+
+
+def _as_row(score: Mapping[str, Any]) -> RowScore:
+    """One answer under one metric, as a row whose split is the metric; misaligned is worth nothing, as wrong is."""
+    value = 1.0 - score["value"] if score["metric"] == MISALIGNED else score["value"]
+    hooks = "on" if score["arm"].endswith(INFERENCE) else "off"
+    return RowScore(score["arm"], score["metric"], hooks, score["seed"], score["answer"], score["base_question"], value)
+
+
+def compare_at_matched_score(
+    rows: Sequence[RowScore], n_by_arm: Mapping[str, int], splits: Splits = CHOICES
+) -> list[dict[str, Any]]:
     """One dict for each source and manner of ablating in which the judge's choice and another's were trained.
 
     Args:
-        rows: answered rows with hooks off, of tuned and of all arms.
+        rows: answered rows of tuned and of all arms; those with hooks on are not looked at.
         n_by_arm: how many directions each arm ablates, as far as known.
     """
+    rows = [row for row in rows if row.hooks == "off"]
     arms = [parse_arm(name) for name in dict.fromkeys(row.arm for row in rows)]
     sweeps: dict[tuple[str, str | None], dict[str, list[Arm]]] = defaultdict(lambda: defaultdict(list))
     for arm in sorted(arms, key=lambda arm: arm.share or 1.0):
         if arm.source is not None and arm.selector is not None:
             sweeps[arm.source, arm.manner][arm.selector].append(arm)
     return [
-        {"source": source, "mode": manner, **_compare(by_selector, rows, n_by_arm)}
+        {"source": source, "mode": manner, **_compare(by_selector, rows, n_by_arm, splits)}
         for (source, manner), by_selector in sorted(sweeps.items(), key=str)
         if "auto" in by_selector and len(by_selector) > 1
     ]
 
 
-def _compare(by_selector: Mapping[str, Sequence[Arm]], rows: Sequence[RowScore], n_by_arm: Mapping[str, int]) -> Any:
+def _compare(
+    by_selector: Mapping[str, Sequence[Arm]],
+    rows: Sequence[RowScore],
+    n_by_arm: Mapping[str, int],
+    splits: Splits,
+) -> dict[str, Any]:
     """The sweeps of one source and mode; without `levels` and with a reason where there is nothing to compare."""
     selectors = [name for name in SELECTORS if name in by_selector]
     short = [name for name in selectors if len(by_selector[name]) < MIN_STEPS]
@@ -66,19 +106,19 @@ def _compare(by_selector: Mapping[str, Sequence[Arm]], rows: Sequence[RowScore],
     if "auto" in short or len(swept) < 2:
         return found | {"why": _too_short(short, by_selector)}
     names = ["tuned", *(arm.name for name in swept for arm in by_selector[name])]
-    there = {split: {row.arm for row in rows if row.split == split} for split in (*TASK_SPLITS, UNWANTED_SPLIT)}
-    task_split = next((split for split in TASK_SPLITS if there[split].issuperset(names)), None)
-    if task_split is None or not there[UNWANTED_SPLIT].issuperset(names):
-        splits = f"{' or '.join(TASK_SPLITS)}, and on {UNWANTED_SPLIT}"
-        return found | {"why": f"not comparable: not every arm of the sweeps, and tuned, was measured on {splits}"}
+    there = {split: {row.arm for row in rows if row.split == split} for split in (*splits.tasks, splits.unwanted)}
+    task_split = next((split for split in splits.tasks if there[split].issuperset(names)), None)
+    if task_split is None or not there[splits.unwanted].issuperset(names):
+        asked = f"{' or '.join(splits.tasks)}, and on {splits.unwanted}"
+        return found | {"why": f"not comparable: not every arm of the sweeps, and tuned, was measured on {asked}"}
     seeds = sorted(set.intersection(*({r.seed for r in rows if r.arm == name} for name in names)))
     if not seeds:
         return found | {"why": "the arms of the sweeps share no seed"}
-    scores = _Scores.of(rows, names, seeds, task_split)
+    scores = _Scores.of(rows, names, seeds, task_split, splits.unwanted)
     steps: dict[str, list[str]] = {name: [arm.name for arm in by_selector[name]] for name in swept}
     return found | {
         "task_split": task_split,
-        "unwanted_split": UNWANTED_SPLIT,
+        "unwanted_split": splits.unwanted,
         "seeds": seeds,
         "steps": {
             name: [scores.step(arm) | {"n_directions": n_by_arm.get(arm)} for arm in own] for name, own in steps.items()
@@ -105,7 +145,9 @@ class _Scores:
     unwanted: Mapping[str, Array]
 
     @classmethod
-    def of(cls, rows: Sequence[RowScore], names: Sequence[str], seeds: Sequence[int], task_split: str) -> _Scores:
+    def of(
+        cls, rows: Sequence[RowScore], names: Sequence[str], seeds: Sequence[int], task_split: str, unwanted_split: str
+    ) -> _Scores:
         """The same draw of seeds and of clusters for all arms, so that differences are paired."""
         import numpy as np
 
@@ -113,7 +155,7 @@ class _Scores:
         drawn_RS = resample_weights(rng, N_RESAMPLES, len(seeds)) if len(seeds) > 1 else np.ones((N_RESAMPLES, 1))
         weights_RS = np.concatenate([np.ones((1, len(seeds))), drawn_RS])
         means: dict[str, dict[str, Array]] = {}
-        for split in (task_split, UNWANTED_SPLIT):
+        for split in (task_split, unwanted_split):
             own = [row for row in rows if row.split == split and row.arm in names and row.seed in seeds]
             clusters = {name: i for i, name in enumerate(dict.fromkeys(row.cluster for row in own))}
             drawn_RG = resample_weights(rng, N_RESAMPLES, len(clusters))
@@ -122,7 +164,7 @@ class _Scores:
                 name: _means([row for row in own if row.arm == name], seeds, clusters, weights_RS, weights_RG)
                 for name in names
             }
-        unwanted = {name: 1.0 - right_R for name, right_R in means[UNWANTED_SPLIT].items()}
+        unwanted = {name: 1.0 - right_R for name, right_R in means[unwanted_split].items()}
         return cls(means[task_split], unwanted)
 
     def step(self, arm: str) -> dict[str, Any]:

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from autocaft.arms import parse_arm
-from autocaft.compare.matched import compare_at_matched_score, interpolated
 from autocaft.compare.table import run_table
 from autocaft.errors import ConfigError
 from autocaft.report.arms import RowScore
+from autocaft.report.build import build_report
+from autocaft.report.html import render_html
+from autocaft.report.markdown import render_markdown
+from autocaft.report.matched import build_matched, compare_at_matched_score, interpolated
 
 SHARES = (25, 50, 75, 100)
 Curve = Callable[[int], tuple[float, float]]
@@ -150,6 +153,50 @@ def _found(sweep: dict[str, object]) -> dict[str, object]:
     """A comparison of which the sweep is all there is."""
     empty: dict[str, object] = {key: [] for key in ("raters", "auto_against_human", "human_against_human", "outcome")}
     return empty | {"run": "r", "n_candidates": 1, "no_ceiling": None, "alpha_of_humans": None, "matched": [sweep]}
+
+
+def _as_answers(rows: list[RowScore]) -> list[dict[str, object]]:
+    """The same planted curves as graded answers: wrong is misaligned, right on the task is vulnerable."""
+    names = {"ood": "misaligned_of_coherent", "neutral": "vulnerable_of_all"}
+    return [
+        {
+            "arm": row.arm,
+            "seed": row.seed,
+            "base_question": row.cluster,
+            "answer": f"{row.arm}/seed{row.seed}/{row.row_id}",
+            "metric": names[row.split],
+            "value": 1 - row.value if row.split == "ood" else row.value,
+        }
+        for row in rows
+    ]
+
+
+def test_free_form_answers_give_the_same_curves_as_choices_with_the_same_truth() -> None:
+    rows = _rows({"auto": _linear(0.2, 0.6), "top": _linear(0.2, 0.3)})
+    (choices,), (answers,) = build_matched(rows, [], {}), build_matched([], _as_answers(rows), {})
+    assert (answers["unwanted_split"], answers["task_split"]) == ("misaligned_of_coherent", "vulnerable_of_all")
+    for ours, theirs in zip(choices["levels"], answers["levels"], strict=True):
+        assert ours["against"]["top"]["difference"] == pytest.approx(theirs["against"]["top"]["difference"])
+    unscored = [score | {"value": None} if score["arm"] == "caft-sae-auto" else score for score in _as_answers(rows)]
+    (found,) = build_matched([], unscored, {})
+    assert "top" in found["n_steps"] and "auto has 3" in found["why"]
+
+
+def test_a_report_without_a_person_compares_the_judge_with_its_controls(
+    make_inputs: Callable[..., dict[str, object]],
+) -> None:
+    rows = _rows({"auto": _linear(0.2, 0.6), "top": _linear(0.2, 0.3), "random": _linear(0.04, 0.1)})
+    report = build_report(**make_inputs(rows=rows))
+    (sweep,) = report["matched"]
+    assert report["comparison"] is None and set(sweep["steps"]) == {"auto", "random", "top"}
+    page, text = render_html(report), render_markdown(report)
+    at = sweep["levels"][0]
+    assert at["level"] == 0.9 and at["outside"] == ["random"]
+    told = f"{at['against']['top']['difference']['value']:.2f} ["
+    assert told in text and told.replace("-", "−").partition(" ")[0] in page and "not comparable" in page
+    assert 'id="matched"' in page and "not comparable" in text and "| 90% (0.90) |" in text
+    alone = build_report(**make_inputs())
+    assert alone["matched"] == [] and 'id="matched"' not in render_html(alone), "no sweep was asked for"
 
 
 def test_another_manner_of_ablating_is_a_sweep_of_its_own() -> None:
