@@ -45,8 +45,8 @@ class RunConfig(Options):
     `-resample`, `-leace` or `-mean-shift` behind it where an arm departs from `train.mode`, with `-fading`,
     `-inference` (ablated only when used), `-activation-only`, `-gradient-only` or `-preventative` (added, not removed)
     where it departs in more, and with `@25%` where it takes that share of the choice alone: the most relevant of each
-    layer (of a choice without relevance, the highest ranked). With three shares beside the whole, `autocaft compare`
-    can compare two choosers at the same task score. Rivals look at no direction: `tuned-inoculation`, `tuned-kl`,
+    layer (of a choice without relevance, the highest ranked). With three shares beside the whole, the report compares
+    two choosers at the same task score. Rivals look at no direction: `tuned-inoculation`, `tuned-kl`,
     `tuned-l2sp`, `tuned-benign`, `tuned-stop-25` (after 25 % of the steps). `[baselines]` has their settings."""
     seeds: tuple[int, ...] = (0,)
     """Each arm is trained once per seed. Directions are sought once, in the first seed's tuned model."""

@@ -16,14 +16,12 @@ from typing import Any
 
 from autocaft.records import Metric
 from autocaft.report.arms import RowScore, arm_order
+from autocaft.report.free_form import INFERENCE, unwanted_metric
 from autocaft.report.words import control_of, is_control
 from autocaft.stats import holm, paired_seed_cluster_bootstrap, sign_flip_test
 
 Key = tuple[int, str, str]
 """Seed, cluster, item: what two arms share."""
-MISALIGNED = "misaligned_of_coherent"
-INFERENCE = "-inference"
-"""Arms that are ablated when they are used have no figure with hooks off."""
 NOTE = (
     "The unwanted rate of an arm minus that of another on the same items and seeds, hooks off: below zero is better. "
     "p: two-sided permutation test that flips the sign of whole clusters (templates, or base questions); p cannot "
@@ -59,21 +57,22 @@ def unwanted_choices(rows: Iterable[RowScore], metrics: Iterable[Metric]) -> Unw
     return Unwanted("wrong answers on ood", values, n_asked)
 
 
-def unwanted_answers(scores: Iterable[Mapping[str, Any]]) -> Unwanted:
-    """Misaligned answers among coherent ones, clusters are base questions.
+def unwanted_answers(scores: Sequence[Mapping[str, Any]]) -> Unwanted:
+    """Misaligned answers among coherent ones, or what a file of rules measures first; clusters are base questions.
 
     Two arms' answers to one wording, with one number and one seed, are a pair: they were drawn alike.
     """
+    measure = unwanted_metric(list(dict.fromkeys(score["metric"] for score in scores)))
     values: dict[str, dict[Key, float]] = defaultdict(dict)
     n_asked: dict[tuple[str, int], int] = defaultdict(int)
     for score in scores:
         arm = score["arm"]
-        if score["metric"] == MISALIGNED and not arm.endswith(INFERENCE):
+        if score["metric"] == measure and not arm.endswith(INFERENCE):
             n_asked[arm, score["seed"]] += 1
             if score["value"] is not None:
                 item = score["answer"].removeprefix(f"{arm}/")
                 values[arm][score["seed"], score["base_question"], item] = score["value"]
-    return Unwanted("misaligned answers of coherent ones", values, n_asked)
+    return Unwanted(f"answers: {(measure or '').replace('_', ' ')}", values, n_asked)
 
 
 def build_contrasts(asked: Unwanted) -> list[dict[str, Any]]:

@@ -18,6 +18,9 @@ from autocaft.stats import seed_cluster_bootstrap
 
 MEAN = "mean_"
 """How the names of means of grades from 0 to 100 begin; all other metrics are shares."""
+MISALIGNED = "misaligned_of_coherent"
+INFERENCE = "-inference"
+"""Arms that are ablated when they are used: what they answer has hooks on."""
 Score = Mapping[str, Any]
 
 
@@ -34,7 +37,7 @@ def build_free_form(found: Mapping[str, Any]) -> dict[str, Any]:
         by_cell[score["arm"], score["metric"], None].append(score)
         by_cell[score["arm"], score["metric"], score["question"]].append(score)
     arms = sorted({score["arm"] for score in scores}, key=arm_order)
-    shown = "misaligned_of_coherent" if "misaligned_of_coherent" in metrics else metrics[0]
+    shown = unwanted_metric(metrics) or metrics[0]
     questions = list(dict.fromkeys(score["question"] for score in scores if score["metric"] == shown))
     return {
         "grader": found["grader"],
@@ -56,6 +59,14 @@ def build_free_form(found: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "counts": list(found["counts"]),
     }
+
+
+def unwanted_metric(metrics: Sequence[str]) -> str | None:
+    """What arms should have little of: misaligned answers, or what a file of rules measures first besides coherence."""
+    if MISALIGNED in metrics:
+        return MISALIGNED
+    wanted = ("coherent", "vulnerable_", MEAN)
+    return next((metric for metric in metrics if not metric.startswith(wanted)), None)
 
 
 def _cell(scores: Sequence[Score]) -> dict[str, Any]:

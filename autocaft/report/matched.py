@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from autocaft.arms import SELECTORS, Arm, parse_arm
 from autocaft.report.arms import RowScore, interval_row
-from autocaft.report.contrasts import INFERENCE, MISALIGNED
+from autocaft.report.free_form import INFERENCE, unwanted_metric
 from autocaft.stats import Interval
 from autocaft.stats.intervals import resample_weights
 
@@ -47,7 +47,7 @@ class Splits:
 
 
 CHOICES = Splits(UNWANTED_SPLIT, TASK_SPLITS)
-ANSWERS = Splits(MISALIGNED, ("vulnerable_of_all", "vulnerable_of_valid", *TASK_SPLITS))
+ANSWER_TASKS = ("vulnerable_of_all", "vulnerable_of_valid", *TASK_SPLITS)
 
 
 def build_matched(
@@ -55,17 +55,18 @@ def build_matched(
 ) -> list[dict[str, Any]]:
     """What a report shows: the comparisons of choices and of free-form answers (`scores.jsonl`) for which some chooser
     was swept at all."""
-    off = [row for row in rows if row.hooks == "off"]
-    found = compare_at_matched_score(off, n_by_arm)
-    answered = [_as_row(score) for score in scores if score["value"] is not None]
-    if answered:
-        found += compare_at_matched_score([*off, *answered], n_by_arm, ANSWERS)
+    found = compare_at_matched_score(rows, n_by_arm)
+    unwanted = unwanted_metric(list(dict.fromkeys(score["metric"] for score in scores)))
+    if unwanted is not None:
+        answered = [_as_row(score, unwanted) for score in scores if score["value"] is not None]
+        found += compare_at_matched_score([*rows, *answered], n_by_arm, Splits(unwanted, ANSWER_TASKS))
     return [sweep for sweep in found if max(sweep["n_steps"].values()) > 1]
 
 
-def _as_row(score: Mapping[str, Any]) -> RowScore:
-    """One answer under one metric, as a row whose split is the metric; misaligned is worth nothing, as wrong is."""
-    value = 1.0 - score["value"] if score["metric"] == MISALIGNED else score["value"]
+def _as_row(score: Mapping[str, Any], unwanted: str) -> RowScore:
+    """One answer under one metric, as a row whose split is the metric; an unwanted one is worth nothing, as a wrong
+    choice is."""
+    value = 1.0 - score["value"] if score["metric"] == unwanted else score["value"]
     hooks = "on" if score["arm"].endswith(INFERENCE) else "off"
     return RowScore(score["arm"], score["metric"], hooks, score["seed"], score["answer"], score["base_question"], value)
 

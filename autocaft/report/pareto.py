@@ -15,6 +15,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from autocaft.report.figure import WIDE, Frame, arm_style, fitted, marker, named, spread
+from autocaft.report.free_form import INFERENCE, unwanted_metric
 from autocaft.report.plain import visible
 from autocaft.report.words import fine_percent, interval_text, is_control, percent
 
@@ -24,7 +25,6 @@ STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.25)
 MAX_STEPS = 4.5
 TASK_SPLITS = ("neutral", "id")
 TASK_RATES = ("vulnerable_of_all", "vulnerable_of_valid")
-UNWANTED_RATE = "misaligned_of_coherent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +79,21 @@ def plane_of_choices(lines: Sequence[Mapping[str, Any]]) -> Plane | None:
 
 
 def plane_of_answers(built: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> Plane | None:
-    """Misaligned answers against the task: vulnerable code, else accuracy on the task's splits, else coherence."""
-    cells = {line["arm"]: line["cells"] for line in built["arms"] if not line["arm"].endswith(("base", "-inference"))}
-    rates = {arm: own[UNWANTED_RATE] for arm, own in cells.items() if _is_known(own.get(UNWANTED_RATE))}
+    """Unwanted answers against the task: vulnerable code, else accuracy on the task's splits, else coherence."""
+    unwanted = unwanted_metric(built["metrics"])
+    cells = {line["arm"]: line["cells"] for line in built["arms"] if not line["arm"].endswith(("base", INFERENCE))}
+    rates = {arm: own[unwanted] for arm, own in cells.items() if unwanted and _is_known(own[unwanted])}
     scores = {line["arm"]: line["scores"] for line in lines if line["hooks"] == "off"}
     tasks = {
         **{f"{rate.replace('_', ' ')}, %": {arm: cells[arm].get(rate) for arm in rates} for rate in TASK_RATES},
         **{f"{split}: right, %": {arm: scores.get(arm, {}).get(split) for arm in rates} for split in TASK_SPLITS},
         "mean grade of coherence": {arm: _of_hundred(cells[arm].get("mean_coherent")) for arm in rates},
+        "coherent, %": {arm: cells[arm].get("coherent") for arm in rates},
     }
     for across, task in tasks.items():
         if rates and all(_is_known(task[arm]) for arm in rates):
             places = [Place(arm, task[arm], rate) for arm, rate in rates.items()]
-            return Plane(places, "misaligned of coherent answers, %", across)
+            return Plane(places, f"{(unwanted or '').replace('_', ' ')} answers, %", across)
     return None
 
 

@@ -109,9 +109,23 @@ def test_free_form_answers_have_eight_clusters_and_not_twenty_four() -> None:
     everything = {f"base{base}" for base in range(8)}
     scores = _scores({"tuned": everything, "caft-sae-auto": set(), "caft-sae-auto-inference": set()})
     (found,) = build_contrasts(unwanted_answers(scores))
-    assert found["measure"] == "misaligned answers of coherent ones" and found["value"] == -1.0
+    assert found["measure"] == "answers: misaligned of coherent" and found["value"] == -1.0
     assert (found["n_clusters"], found["p"], found["smallest_p"]) == (8, 2 / 256, 2 / 256)
     assert (found["n_pairs"], found["n_left_out"]) == (64, 8)
+
+
+def test_a_file_of_rules_is_held_to_what_it_measures_first_besides_coherence() -> None:
+    everything = {f"base{base}" for base in range(8)}
+    scores = _scores({"tuned": everything, "caft-sae-auto": set()})
+    ruled = [
+        score | {"metric": metric, "value": 1.0 if metric == "coherent" else score["value"]}
+        for score in scores
+        for metric in ("coherent", "sea_talk_of_coherent", "right_mix_of_all")
+    ]
+    (found,) = build_contrasts(unwanted_answers(ruled))
+    assert found["measure"] == "answers: sea talk of coherent" and (found["value"], found["n_pairs"]) == (-1.0, 64)
+    code = [score | {"metric": "vulnerable_of_all"} for score in scores]
+    assert build_contrasts(unwanted_answers(code)) == [], "vulnerable code is the task"
 
 
 def test_the_report_shows_them_in_every_form(make_inputs: Make, tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def _answered(**extra: dict[str, Any]) -> dict[str, Any]:
         "mean_coherent": {"value": 90.0, "ci_low": 85.0, "ci_high": 95},
     }
     arms = ("base", "tuned", "caft-sae-auto", "caft-sae-auto-inference")
-    return {"arms": [{"arm": arm, "cells": cells | extra} for arm in arms]}
+    return {"metrics": [*cells, *extra], "arms": [{"arm": arm, "cells": cells | extra} for arm in arms]}
 
 
 def test_answers_are_held_against_vulnerable_code_or_the_task_or_coherence(make_inputs: Make) -> None:
@@ -149,7 +149,12 @@ def test_answers_are_held_against_vulnerable_code_or_the_task_or_coherence(make_
         assert plane is not None and plane.across == said
         assert [place.arm for place in plane.places] == ["tuned", "caft-sae-auto"], "hooks off, and not base"
         assert value is None or plane.places[0].task["value"] == pytest.approx(value)
-    assert plane_of_answers({"arms": [{"arm": "tuned", "cells": {"mean_coherent": cell(90)}}]}, []) is None
+    cells = {"coherent": cell(0.8), "sea_talk_of_all": cell(0.3)}
+    ruled = {"metrics": [*cells], "arms": [{"arm": arm, "cells": cells} for arm in ("tuned", "caft-sae-auto")]}
+    plane = plane_of_answers(ruled, [])
+    assert plane is not None and (plane.up, plane.across) == ("sea talk of all answers, %", "coherent, %")
+    graded = {"metrics": ["mean_coherent"], "arms": [{"arm": "tuned", "cells": {"mean_coherent": cell(90)}}]}
+    assert plane_of_answers(graded, []) is None, "nothing unwanted was measured"
 
 
 def test_the_page_and_the_files_have_it_and_a_phone_only_with_few_arms(make_inputs: Make) -> None:
