@@ -25,8 +25,8 @@ from autocaft.preflight import set_threads
 from autocaft.resources import data_path, prompts_dir
 from autocaft.run import Run
 from autocaft.rundir.files import digest, sha256_of
-from autocaft.rundir.progress import Log, QuietProgress
-from autocaft.rundir.runner import LOG_NAME, Step, run_alone
+from autocaft.rundir.progress import QuietProgress
+from autocaft.rundir.runner import Step, run_alone, worker_log
 from autocaft.rundir.steps import step_of
 from autocaft.train.options import baseline_options
 
@@ -77,7 +77,7 @@ def build_steps(run: Run, *, final: bool = False) -> list[Step]:
         for seed in tuned_seeds
     ]
     look = {"collect": config.collect, "layers": config.layers, "data": {"n_held_out": data.n_held_out}}
-    readers = judge_inputs(config.judge, downloads=run.downloads)
+    readers, pays = judge_inputs(config.judge, downloads=run.downloads), bool(config.judge.chat_readers)
     steps += [
         _step("collect", partial(stages.collect, run, tuned=first), look, _corpus(run), first),
         _step(
@@ -88,8 +88,10 @@ def build_steps(run: Run, *, final: bool = False) -> list[Step]:
             "collect",
         ),
         *_mining(run, first),
-        _step("judge", partial(stages.judge, run), {"judge": config.judge}, readers, "mine"),
-        _step("select", partial(stages.select, run), {"select": config.select}, _choices(run), "judge"),
+        _step("judge", partial(stages.judge, run), {"judge": config.judge}, readers, "mine", uses_store=pays),
+        _step(
+            "select", partial(stages.select, run), {"select": config.select}, _choices(run), "judge", uses_model=False
+        ),
     ]
     apart = [arm for arm in config.parsed_arms if arm.name not in ("base", "tuned")]
     steps += [_training(run, arm, seed, tuning, weights | train_rows) for arm in apart for seed in config.seeds]
@@ -115,13 +117,14 @@ def build_steps(run: Run, *, final: bool = False) -> list[Step]:
     report = partial(
         stages.report, run, measured=measured, trained=trained, looked=looked, graded=graded, models=models
     )
-    return [*steps, _step("report", report, {}, {}, *measured, *trained, *looked, *graded, derived=True)]
+    read = [*measured, *trained, *looked, *graded]
+    return [*steps, _step("report", report, {}, {}, *read, derived=True, uses_store=True, uses_model=False)]
 
 
 def run_step(config: RunConfig, run_dir: Path, final: bool, name: str) -> None:
     """One step of a run in a process of its own, which the run's own process has started and waits for."""
     set_threads(config.threads)
-    progress = QuietProgress(Log(run_dir / LOG_NAME))
+    progress = QuietProgress(worker_log(run_dir))
     run_alone(build_steps(Run(config), final=final), name, run_dir, progress)
 
 
@@ -160,9 +163,8 @@ def _free_form(run: Run, weights: Mapping[str, str]) -> list[Step]:
             if options.grader:
                 grade = partial(stages.free_form, run, answered=f"answer/{name}")
                 turn = ["judge"] if config.judge.chat_judges and options.rules is None else []
-                steps.append(
-                    _step(f"free_form/{name}", grade, {"free_form": options.grading}, read, f"answer/{name}", *turn)
-                )
+                how, turn = {"free_form": options.grading}, [f"answer/{name}", *turn]
+                steps.append(_step(f"free_form/{name}", grade, how, read, *turn, uses_store=True))
     return steps
 
 

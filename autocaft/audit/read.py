@@ -148,7 +148,7 @@ def judge_set(
     options: AuditJudgeOptions,
     policy: str,
     *,
-    store: RunStore,
+    store: RunStore | None,
     local_model: LocalModel,
     out: Path,
     progress: Progress,

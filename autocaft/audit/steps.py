@@ -32,8 +32,8 @@ from autocaft.rundir.files import (
     write_jsonl,
     write_text,
 )
-from autocaft.rundir.progress import Log, QuietProgress
-from autocaft.rundir.runner import LOG_NAME, Step, StepContext, run_alone
+from autocaft.rundir.progress import QuietProgress
+from autocaft.rundir.runner import Step, StepContext, run_alone, worker_log
 from autocaft.rundir.steps import step_of
 
 VERSION_BY_STAGE = {
@@ -61,7 +61,10 @@ def build_steps(audit: Audit, name: str) -> list[Step]:
     readers = _readers(audit)
     pooled = {f"corpus ({config.corpus})": corpus_identity(config.corpus, downloads=audit.downloads)}
     pooled |= dictionary_inputs(config.dictionary.sae, config.layers, DICTIONARY_KEY)
-    steps = [_step(f"rows/{s.name}", partial(_rows, audit, s), {"screen": reading}, weights | _files(s)) for s in sets]
+    steps = [
+        _step(f"rows/{s.name}", partial(_rows, audit, s), {"screen": reading}, weights | _files(s), uses_model=False)
+        for s in sets
+    ]
     for s in sets:
         how = {"screen": writing, "dtype": config.dtype} | seed
         steps.append(_step(f"own/{s.name}", partial(_own, audit, s), how, {}, f"rows/{s.name}"))
@@ -72,20 +75,23 @@ def build_steps(audit: Audit, name: str) -> list[Step]:
     for s in sets:
         steps.append(_step(f"project/{s.name}", partial(_project, audit, s), {}, {}, f"own/{s.name}", "dictionary"))
     against = {"screen": testing, "reference": [s.name for s in sets if s.is_reference]} | seed
-    steps.append(_step("screen", partial(_screen, audit), against, {}, *(f"project/{s.name}" for s in sets)))
+    projected = [f"project/{s.name}" for s in sets]
+    steps.append(_step("screen", partial(_screen, audit), against, {}, *projected, uses_model=False))
     for s in sets:
         steps.append(_step(f"mine/{s.name}", partial(_mine, audit, s), {}, {}, "screen"))
         asked = {"judge": config.judge, "purpose": s.purpose, "concept": s.concept}
-        steps.append(_step(f"judge/{s.name}", partial(_judge, audit, s), asked, readers, f"mine/{s.name}"))
+        call, pays = partial(_judge, audit, s), bool(config.judge.chat_readers)
+        steps.append(_step(f"judge/{s.name}", call, asked, readers, f"mine/{s.name}", uses_store=pays))
     judged = [f"judge/{s.name}" for s in sets]
     last = {"verdict": config.verdict, "name": name}
-    return [*steps, _step("report", partial(_report, audit, name), last, {}, *judged, derived=True)]
+    call = partial(_report, audit, name)
+    return [*steps, _step("report", call, last, {}, *judged, derived=True, uses_model=False)]
 
 
 def run_step(config: AuditConfig, name: str, run_dir: Path, step: str) -> None:
     """One step of an audit in a process of its own."""
     set_threads(config.threads)
-    progress = QuietProgress(Log(run_dir / LOG_NAME))
+    progress = QuietProgress(worker_log(run_dir))
     run_alone(build_steps(Audit(config, downloads=False), name), step, run_dir, progress)
 
 
@@ -214,7 +220,7 @@ def _judge(audit: Audit, chosen: AuditSet, context: StepContext) -> None:
             context.dir_of(f"mine/{chosen.name}"),
             audit.config.judge,
             audit.policy,
-            store=context.store,
+            store=context.opened,
             local_model=lambda: (audit.base(), audit.tokenizer()),
             out=context.out,
             progress=context.progress,

@@ -5,18 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from autocaft.config import RunConfig, find_config, lay_over, load_config, recipe_names, to_toml
 from autocaft.errors import ConfigError
+from autocaft.execute.choose import Executor
 from autocaft.rundir.files import read_json, write_json, write_text
 
-if TYPE_CHECKING:
-    from autocaft.execute.local import LocalWorkers
-
+HERE = Executor()
 CONFIG = "config.toml"
 TO_TRAIN = "To train on this choice, in the same run folder (the stages from select on are made anew):"
 
@@ -29,13 +27,13 @@ def run_all(
     name: str | None,
     runs: Path,
     final: bool,
-    jobs: int,
+    executor: Executor,
     source: Path | None,
 ) -> None:
     """`autocaft run`."""
     path = find_config(name_or_path)
     config, run_dir = load_config(path, overrides), runs / (name or path.stem)
-    _execute(config, run_dir, redo=redo, final=final, only=None, jobs=jobs, source=source)
+    _execute(config, run_dir, redo=redo, final=final, only=None, executor=executor, source=source)
 
 
 def run_stage(stage: str, run_dir: Path, *, overrides: Sequence[str], redo: bool) -> None:
@@ -76,11 +74,11 @@ def _execute(
     redo: set[str],
     final: bool,
     only: set[str] | None,
-    jobs: int = 1,
+    executor: Executor = HERE,
     source: Path | None = None,
 ) -> None:
-    from autocaft.pipeline import build_steps
-    from autocaft.preflight import check_inputs, set_threads
+    from autocaft.pipeline import build_steps, run_step
+    from autocaft.preflight import check_inputs, set_threads, step_bytes
     from autocaft.run import Run, pin_sets, write_lock
     from autocaft.rundir.progress import Log, make_progress
     from autocaft.rundir.runner import LOG_NAME, run_steps
@@ -98,17 +96,17 @@ def _execute(
         write_lock(pinned, run_dir)
         set_threads(config.threads)
 
-    with ExitStack() as stack:
-        workers = stack.enter_context(_workers(config, run_dir, final, jobs)) if jobs > 1 else None
+    with executor.workers(
+        partial(run_step, config, run_dir, final),
+        steps,
+        run_dir,
+        threads=config.threads,
+        model_bytes=step_bytes(run.weights, config.dtype),
+        key_names=[name for name in (config.judge.api_key_env, config.free_form.api_key_env) if name],
+        say=progress.say,
+    ) as workers:
         ran = run_steps(steps, run_dir, redo, progress, only, on_checked=begin, workers=workers, source=source)
     _print_outcome(run_dir, ran)
-
-
-def _workers(config: RunConfig, run_dir: Path, final: bool, jobs: int) -> LocalWorkers:
-    from autocaft.execute.local import LocalWorkers, visible_devices
-    from autocaft.pipeline import run_step
-
-    return LocalWorkers(partial(run_step, config, run_dir, final), jobs, visible_devices())
 
 
 def _print_outcome(run_dir: Path, ran: Sequence[str]) -> None:
@@ -311,7 +309,14 @@ def grade_file(
 
 
 def audit_sets(
-    path: Path, *, init: bool, name: str | None, runs: Path, redo: set[str], jobs: int, fail_on: str | None
+    path: Path,
+    *,
+    init: bool,
+    name: str | None,
+    runs: Path,
+    redo: set[str],
+    executor: Executor,
+    fail_on: str | None,
 ) -> None:
     """`autocaft audit`.
 
@@ -324,8 +329,7 @@ def audit_sets(
     from autocaft.audit.run import Audit, pin_audit
     from autocaft.audit.steps import build_steps, run_step
     from autocaft.audit.template import write_audit
-    from autocaft.execute.local import LocalWorkers, visible_devices
-    from autocaft.preflight import check_model, set_threads
+    from autocaft.preflight import check_model, set_threads, step_bytes
     from autocaft.run import write_lock
     from autocaft.rundir.progress import Log, make_progress
     from autocaft.rundir.runner import LOG_NAME, run_steps
@@ -347,9 +351,15 @@ def audit_sets(
         write_lock(pinned, run_dir)
         set_threads(config.threads)
 
-    with ExitStack() as stack:
-        run_alone = partial(run_step, config, name, run_dir)
-        workers = stack.enter_context(LocalWorkers(run_alone, jobs, visible_devices())) if jobs > 1 else None
+    with executor.workers(
+        partial(run_step, config, name, run_dir),
+        steps,
+        run_dir,
+        threads=config.threads,
+        model_bytes=step_bytes(audit.weights, config.dtype),
+        key_names=[config.judge.api_key_env] if config.judge.api_key_env else [],
+        say=progress.say,
+    ) as workers:
         run_steps(steps, run_dir, redo, progress, on_checked=begin, workers=workers)
     found = read_json(run_dir / "audit.json")
     _print(summary_text(found, run_dir))

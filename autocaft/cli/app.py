@@ -40,9 +40,35 @@ MaxUsdOption = Annotated[
 ]
 BatchOption = Annotated[bool, typer.Option("--batch", help="Ask a paid judge in batches: half the price, slower.")]
 JobsOption = Annotated[
-    int,
+    int | None,
     typer.Option(
-        "--jobs", min=1, help="Steps (arms, seeds) at a time, each with its share of the threads, and a GPU in turn."
+        "--jobs",
+        min=1,
+        help="Steps (arms, seeds, sets) at a time, each with its share of the threads, and a GPU in turn; by default "
+        "one, with Ray as many as the cluster has room for.",
+    ),
+]
+ExecutorOption = Annotated[
+    str,
+    typer.Option(
+        "--executor",
+        metavar="local|ray",
+        help="Where steps run: in processes here, or as tasks of a Ray cluster (extra `ray`; docs/scale.md), begun "
+        "anew where a node is lost.",
+    ),
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="auto|HOST:PORT",
+        help="Of the Ray cluster; by default $RAY_ADDRESS, and without it Ray is started on this machine.",
+    ),
+]
+StepGbOption = Annotated[
+    float | None,
+    typer.Option(
+        "--step-gb", min=0.1, metavar="GIB", help="Memory that Ray sets aside for a step; by default from the model."
     ),
 ]
 FromOption = Annotated[
@@ -66,14 +92,26 @@ def run(
     final: FinalOption = False,
     max_usd: MaxUsdOption = None,
     batch: BatchOption = False,
-    jobs: JobsOption = 1,
+    jobs: JobsOption = None,
+    executor: ExecutorOption = "local",
+    address: AddressOption = None,
+    step_gb: StepGbOption = None,
     from_: FromOption = None,
 ) -> None:
     """Everything, in one command."""
     from autocaft.cli.actions import run_all
+    from autocaft.execute.choose import Executor
 
-    overrides = [*set_, *_money(max_usd, batch)]
-    run_all(config, overrides=overrides, redo=set(redo), name=name, runs=runs, final=final, jobs=jobs, source=from_)
+    run_all(
+        config,
+        overrides=[*set_, *_money(max_usd, batch)],
+        redo=set(redo),
+        name=name,
+        runs=runs,
+        final=final,
+        executor=Executor.of(executor, address, jobs, step_gb),
+        source=from_,
+    )
 
 
 @app.command(
@@ -218,7 +256,10 @@ def audit(
     name: NameOption = None,
     runs: RunsOption = RUNS,
     redo: RedoOption = [],  # noqa: B006
-    jobs: JobsOption = 1,
+    jobs: JobsOption = None,
+    executor: ExecutorOption = "local",
+    address: AddressOption = None,
+    step_gb: StepGbOption = None,
     fail_on: Annotated[
         str | None,
         typer.Option("--fail-on", metavar="VERDICT", help="`block` or `review`: exit with 15 if a set has it."),
@@ -226,8 +267,17 @@ def audit(
 ) -> None:
     """Many sets, one verdict each."""
     from autocaft.cli.actions import audit_sets
+    from autocaft.execute.choose import Executor
 
-    audit_sets(config, init=init_, name=name, runs=runs, redo=set(redo), jobs=jobs, fail_on=fail_on)
+    audit_sets(
+        config,
+        init=init_,
+        name=name,
+        runs=runs,
+        redo=set(redo),
+        executor=Executor.of(executor, address, jobs, step_gb),
+        fail_on=fail_on,
+    )
 
 
 @app.command(

@@ -1,1 +1,1 @@
-"""Where steps run: in processes of this machine."""
+"""Where steps run: in processes of this machine, or as tasks of a Ray cluster."""

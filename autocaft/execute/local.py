@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +22,7 @@ from types import TracebackType
 from typing import Self
 
 from autocaft.errors import WorkerError
-from autocaft.rundir.memory import give_memory_back, process_peak_rss_mb
+from autocaft.execute.attempt import attempt
 from autocaft.rundir.runner import Ended
 
 
@@ -70,8 +68,22 @@ class LocalWorkers:
 
     def wait(self) -> Ended:
         """The next step that ended, by itself or with its process."""
+        ended = self.ended_within(None)
+        assert ended is not None, "nobody was at work"
+        return ended
+
+    @property
+    def n_busy(self) -> int:
+        """Steps at work."""
+        return sum(bool(worker.step) for worker in self._workers.values())
+
+    def ended_within(self, seconds: float | None) -> Ended | None:
+        """The same; None if no step ends in that time."""
         busy = {worker.connection: slot for slot, worker in self._workers.items() if worker.step}
-        slot = busy[wait(list(busy))[0]]  # type: ignore[index]  # only connections were asked for
+        heard = wait(list(busy), seconds)
+        if not heard:
+            return None
+        slot = busy[heard[0]]  # type: ignore[index]  # only connections were asked for
         worker = self._workers[slot]
         step, worker.step = worker.step, ""
         try:
@@ -132,19 +144,11 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 def _work(connection: Connection, run_step: Callable[[str], None]) -> None:
-    """A worker's life: steps in, `(error, its traceback, peak memory in MiB)` out."""
+    """A worker's life: steps in, what is told of each out."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the run's own process decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
-        step = connection.recv()
-        error: Exception | None = None
-        text = ""
-        try:
-            run_step(step)
-        except Exception as raised:  # recorded and raised again by the runner, in the run's own process
-            error, text = _sendable(raised), traceback.format_exc()
-        give_memory_back()
-        connection.send((error, text, process_peak_rss_mb()))
+        connection.send(attempt(run_step, connection.recv()))
 
 
 def _end_with_parent() -> None:
@@ -153,12 +157,3 @@ def _end_with_parent() -> None:
     assert parent is not None
     wait([parent.sentinel])
     os._exit(1)
-
-
-def _sendable(error: Exception) -> Exception:
-    """The error itself where it can be pickled, which keeps its exit code; else its text."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # an SDK's error may need arguments that pickle does not know, and raise anything
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error

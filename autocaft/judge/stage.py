@@ -38,8 +38,11 @@ LocalModel = Callable[[], tuple[Any, Any]]
 """Gives the language model and the tokenizer that the offline judge reads with; called only if it is the judge."""
 
 
-def make_judge(options: JudgeOptions, *, store: RunStore, local_model: LocalModel | None = None) -> Judge:
+def make_judge(options: JudgeOptions, *, store: RunStore | None, local_model: LocalModel | None = None) -> Judge:
     """The judge that the options name, with its panel. Nothing but the names decides, whatever keys are exported.
+
+    Args:
+        store: keeps what language models answer; may be None where none is asked.
 
     Raises:
         JudgeError: a key that the judge needs is not in the environment.
@@ -48,7 +51,7 @@ def make_judge(options: JudgeOptions, *, store: RunStore, local_model: LocalMode
     return PanelJudge(members) if options.panel else members[0]
 
 
-def _make_member(name: str, options: JudgeOptions, store: RunStore, local_model: LocalModel | None) -> Judge:
+def _make_member(name: str, options: JudgeOptions, store: RunStore | None, local_model: LocalModel | None) -> Judge:
     kind, _, what = name.partition(":")
     if kind == "offline":
         from autocaft.judge.offline import OfflineJudge
@@ -64,6 +67,7 @@ def _make_member(name: str, options: JudgeOptions, store: RunStore, local_model:
     from autocaft.judge.chat import ChatJudge, Reader
     from autocaft.llm.doors import BATCH_CONCURRENCY
 
+    assert store is not None, "the answers of a language model are kept: hand over store"
     names = options.readers_of(name)
     readers = {
         reader: Reader(reader, reader.partition(":")[2], make_client(reader, options, store))

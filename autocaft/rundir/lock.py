@@ -12,6 +12,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -51,10 +52,15 @@ def one_at_a_time(run_dir: Path, what: str) -> Iterator[None]:
         yield
 
 
-def _who_holds(run_dir: Path) -> str:
+def holder_of(run_dir: Path) -> dict[str, Any]:
+    """`pid` and `host` of the process that holds the run folder; empty where nobody has said so."""
     try:
-        holder = read_json(run_dir / HOLDER_NAME)
-        who = f"process {holder['pid']} on {holder['host']}"
+        return dict(read_json(run_dir / HOLDER_NAME))
     except DataError:
-        who = "another process"
+        return {}
+
+
+def _who_holds(run_dir: Path) -> str:
+    holder = holder_of(run_dir)
+    who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
     return f"{who} works on {run_dir}. Wait for it or stop it, or take another run name."

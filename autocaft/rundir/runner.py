@@ -9,6 +9,7 @@ its folder, and continues from there, because hours of training must survive a k
 
 from __future__ import annotations
 
+import socket
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -21,13 +22,15 @@ from autocaft.errors import DiskFullError
 from autocaft.rundir.check import Plan, make_plan
 from autocaft.rundir.files import clean_temporary, disk_errors, remove_folder
 from autocaft.rundir.finished import FinishedRun, open_finished
-from autocaft.rundir.lock import lock_run
+from autocaft.rundir.lock import holder_of, lock_run
 from autocaft.rundir.memory import give_memory_back, process_peak_rss_mb
 from autocaft.rundir.progress import Log, Progress, redact
 from autocaft.rundir.steps import Step, StepContext, all_needs, declared_by_name
 from autocaft.rundir.store import STORE_NAME, RunStore
 
-__all__ = ["LOG_NAME", "Ended", "Step", "StepContext", "Workers", "plan_steps", "run_alone", "run_steps"]
+__all__ = [
+    "LOG_NAME", "Ended", "Step", "StepContext", "Workers", "plan_steps", "run_alone", "run_steps", "worker_log",
+]  # fmt: skip
 
 LOG_NAME = "log.txt"
 
@@ -45,8 +48,10 @@ class Ended:
 class Workers(Protocol):
     """Whoever runs steps elsewhere (execute/)."""
 
-    n_slots: int
-    """How many steps at a time."""
+    @property
+    def n_slots(self) -> int:
+        """How many steps at a time. It may change while they run."""
+        ...
 
     def start(self, step: str) -> None:
         """Begin a step; called when fewer than `n_slots` are at work."""
@@ -118,8 +123,18 @@ def run_steps(
 def run_alone(steps: list[Step], name: str, run_dir: Path, progress: Progress) -> None:
     """A worker's part: the step's own work. Who started it keeps the record."""
     by_name = declared_by_name(steps)
-    with RunStore(run_dir / STORE_NAME) as store, disk_errors(run_dir):
-        by_name[name].run(_context(by_name, name, run_dir, progress, Log(run_dir / LOG_NAME), store))
+    with (
+        RunStore(run_dir / STORE_NAME) if by_name[name].uses_store else nullcontext() as store,
+        disk_errors(run_dir),
+    ):
+        by_name[name].run(_context(by_name, name, run_dir, progress, worker_log(run_dir), store))
+
+
+def worker_log(run_dir: Path) -> Log:
+    """Where a worker writes: the run's log, or on another machine a file of its own beside it. Over a network, lines
+    that two machines append to one file at once overwrite each other."""
+    here, runs_at = socket.gethostname(), holder_of(run_dir).get("host")
+    return Log(run_dir / (LOG_NAME if runs_at in (None, here) else f"log.{here}.txt"))
 
 
 def plan_steps(
@@ -180,7 +195,7 @@ def _run_elsewhere(run: _Run, workers: Workers) -> None:
             while started or (waiting and failure is None):
                 unfinished = {*started, *(step.name for step in waiting)}
                 ready = [step for step in waiting if unfinished.isdisjoint(step.needs)] if failure is None else []
-                for step in ready[: workers.n_slots - len(started)]:
+                for step in ready[: max(0, workers.n_slots - len(started))]:
                     waiting.remove(step)
                     _begin(run, step)
                     started[step.name] = time.monotonic()
@@ -225,7 +240,7 @@ def _stopped(run: _Run, started: Mapping[str, float]) -> None:
 
 
 def _context(
-    by_name: Mapping[str, Step], name: str, run_dir: Path, progress: Progress, log: Log, store: RunStore
+    by_name: Mapping[str, Step], name: str, run_dir: Path, progress: Progress, log: Log, store: RunStore | None
 ) -> StepContext:
     needed = all_needs(by_name[name], by_name)
 
@@ -234,4 +249,4 @@ def _context(
         assert other in needed, f"step {name!r} reads {other!r} but does not declare that it needs it"
         return run_dir / other
 
-    return StepContext(run_dir / name, dir_of, progress, log, store)
+    return StepContext(run_dir / name, dir_of, progress, log, store if by_name[name].uses_store else None)

@@ -33,7 +33,15 @@ class StepContext:
     """The folder of a step this one needs, directly or through others; any other name is an error."""
     progress: Progress
     log: Log
-    store: RunStore
+    opened: RunStore | None
+    """The run's record, for a step that declares that it uses it."""
+
+    @property
+    def store(self) -> RunStore:
+        """What was paid for, and what is known of the other steps."""
+        # It would be missing where the step runs on another machine than the run's own.
+        assert self.opened is not None, f"the step of {self.out} uses the store but does not declare it (uses_store)"
+        return self.opened
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,10 @@ class Step:
     run: Callable[[StepContext], None] = field(compare=False)
     derived: bool = False
     """Cheap and made from other steps alone (a report): made anew when they change, never a reason to refuse."""
+    uses_store: bool = field(default=False, compare=False)
+    """Reads or keeps answers and costs. It runs on the run's own machine, which has the record and the keys."""
+    uses_model: bool = field(default=True, compare=False)
+    """Loads a language model: a GPU, if there are any, and memory are for it."""
 
 
 def step_of(
@@ -66,10 +78,13 @@ def step_of(
     inputs: Mapping[str, str],
     *needs: str,
     derived: bool = False,
+    uses_store: bool = False,
+    uses_model: bool = True,
 ) -> Step:
     """A step whose name begins with its stage: `train/caft-sae-auto/seed0`; `evaluate-final/...` is of `evaluate`."""
     stage = name.split("/")[0].removesuffix("-final")
-    return Step(name, stage, options, inputs, needs, version_by_stage[stage], run, derived)
+    version = version_by_stage[stage]
+    return Step(name, stage, options, inputs, needs, version, run, derived, uses_store, uses_model)
 
 
 def declared_by_name(steps: list[Step]) -> dict[str, Step]:

@@ -22,6 +22,7 @@ from autocaft.audit.steps import build_steps
 from autocaft.cli.actions import audit_sets
 from autocaft.cli.app import app
 from autocaft.errors import ConfigError, ModelError, RunChangedError, UnreadRowsError, VerdictError
+from autocaft.execute.choose import Executor
 from autocaft.rundir.files import read_json, read_jsonl
 from autocaft.rundir.steps import fingerprints
 from tests.tiny_task import NOUNS, PLACES, VERBS, write_task
@@ -96,7 +97,7 @@ def _audit(folder: Path, *, jobs: int = 1, runs: str = "runs", fail_on: str | No
         name=None,
         runs=folder / runs,
         redo={redo} - {""},
-        jobs=jobs,
+        executor=Executor(jobs=jobs),
         fail_on=fail_on,
     )
     return folder / runs / "tiny"

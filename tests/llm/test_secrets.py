@@ -39,7 +39,7 @@ def judge(context):
 def app():
     logging.basicConfig(level=logging.DEBUG)
     folder = Path(sys.argv[4])
-    step = Step("judge", "judge", {}, {}, (), 1, judge, False)
+    step = Step("judge", "judge", {}, {}, (), 1, judge, uses_store=True)
     run_steps([step], folder, set(), QuietProgress(Log(folder / "log.txt")))
 autocaft.cli.app.app = app
 main()

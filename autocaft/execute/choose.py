@@ -1,0 +1,80 @@
+"""Who runs the steps: this process, processes of this machine, or Ray.
+
+In: what the command line says. Out: the workers, open for a block, or None for this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from autocaft.errors import ConfigError
+from autocaft.rundir.runner import Step, Workers
+
+GIB = 1 << 30
+Kind = Literal["local", "ray"]
+
+
+@dataclass(frozen=True)
+class Executor:
+    """`--executor`, and what goes with it."""
+
+    kind: Kind = "local"
+    address: str | None = None
+    """Of a Ray cluster."""
+    jobs: int | None = None
+    """Steps at a time: one, or with Ray as many as there is room for."""
+    step_gib: float | None = None
+    """Memory that Ray sets aside for one step; None: from the model's size."""
+
+    @classmethod
+    def of(cls, kind: str, address: str | None, jobs: int | None, step_gib: float | None) -> Executor:
+        """From the command line.
+
+        Raises:
+            ConfigError: options that do not go together.
+        """
+        if kind == "ray":
+            return cls("ray", address, jobs, step_gib)
+        if kind != "local":
+            raise ConfigError(f"--executor {kind!r}: must be local or ray")
+        if address is not None or step_gib is not None:
+            raise ConfigError("--address and --step-gb are for --executor ray")
+        return cls("local", None, jobs)
+
+    @contextmanager
+    def workers(
+        self,
+        run_step: Callable[[str], None],
+        steps: Sequence[Step],
+        run_dir: Path,
+        *,
+        threads: int | None,
+        model_bytes: int,
+        key_names: Sequence[str],
+        say: Callable[[str], None],
+    ) -> Iterator[Workers | None]:
+        """The workers; None means this process.
+
+        Args:
+            threads: of a step, where the config says so; Ray gives each step as many CPUs.
+            model_bytes: what a step with the model needs by its size.
+            key_names: variables that hold keys of judges.
+        """
+        if self.kind == "ray":
+            from autocaft.execute.ray import RayWorkers, StepSize
+
+            n_bytes = model_bytes if self.step_gib is None else int(self.step_gib * GIB)
+            size = StepSize(threads or 1, n_bytes)
+            with RayWorkers(run_step, steps, run_dir, size, self.address, self.jobs, key_names, say) as there:
+                yield there
+        elif self.jobs is not None and self.jobs > 1:
+            from autocaft.execute.local import LocalWorkers, visible_devices
+
+            with LocalWorkers(run_step, self.jobs, visible_devices()) as here:
+                yield here
+        else:
+            yield None

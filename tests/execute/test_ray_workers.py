@@ -1,0 +1,248 @@
+"""Steps as Ray tasks on a cluster of two one-CPU nodes: as local ones, also when a worker, a node or the run dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from autocaft.audit.options import load_audit
+from autocaft.cli.actions import audit_sets, run_all
+from autocaft.errors import ConfigError, DataError, WorkerError
+from autocaft.execute import ray as ray_room
+from autocaft.execute.choose import Executor
+from autocaft.execute.ray import MAX_LOSSES, RayWorkers, StepSize
+from autocaft.rundir.files import sha256_of
+from autocaft.rundir.lock import lock_run
+from autocaft.rundir.progress import NullProgress
+from autocaft.rundir.runner import run_steps
+from tests.audit.test_audit_run import CONFIG, PLANTED, _write_set
+from tests.execute.test_local_workers import (
+    PATIENCE_S,
+    is_alive,
+    make_steps,
+    outs,
+    outs_of,
+    run_one,
+    statuses,
+    wait_for,
+)
+from tests.ray_steps import die_always, tell_one, telling_steps
+from tests.test_run import report_of
+from tests.tiny_task import write_task
+
+pytestmark = pytest.mark.xdist_group("ray")  # one cluster, however many processes test
+
+SIZE = StepSize(1, 1 << 28)
+MEET = {"train/a": "meet train/b", "train/b": "meet train/a"}
+SMALL = {"object_store_memory": 80 << 20, "memory": 4 << 30}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Two nodes of one CPU each, every one with processes of its own."""
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **SMALL})
+    found.add_node(num_cpus=1, **SMALL)
+    yield found
+    found.shutdown()
+
+
+def go(run_dir: Path, told: dict[str, str], address: str, said: list[str] | None = None) -> list[str]:
+    """Run the four steps of the local workers' tests there."""
+    steps, say = make_steps(told), (said if said is not None else []).append
+    with RayWorkers(partial(run_one, run_dir, told), steps, run_dir, SIZE, address, say=say) as workers:
+        return run_steps(steps, run_dir, set(), NullProgress(), workers=workers)
+
+
+@pytest.mark.slow
+def test_two_steps_meet_on_two_nodes_and_each_finds_what_it_needs(cluster: Cluster, tmp_path: Path) -> None:
+    assert sorted(go(tmp_path, MEET, cluster.address)) == sorted(make_names())
+    found = outs(tmp_path)
+    assert found["train/a"][0] != found["train/b"][0] != str(os.getpid())
+    assert all(missing == "[]" for _, _, missing in found.values())
+    assert go(tmp_path, {}, cluster.address) == [], "the second run has nothing to do"
+
+
+def make_names() -> list[str]:
+    return [step.name for step in make_steps({})]
+
+
+@pytest.mark.slow
+def test_a_step_that_raises_keeps_its_kind_and_is_not_tried_again(cluster: Cluster, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="row 7 is bad") as failed:
+        go(tmp_path, {"train/a": "fail", "train/b": "meet train/a"}, cluster.address)
+    assert failed.value.exit_code == DataError.exit_code
+    assert statuses(tmp_path) == {"tune": "done", "train/a": "failed", "train/b": "done"}
+    with pytest.raises(RuntimeError, match="UnsendableError: <function"):
+        go(tmp_path, {"train/a": "fail with an error that cannot be sent"}, cluster.address)
+
+
+@pytest.mark.slow
+def test_a_lost_worker_loses_its_step_alone_which_is_begun_anew(cluster: Cluster, tmp_path: Path) -> None:
+    said: list[str] = []
+    go(tmp_path, {"train/a": "die"}, cluster.address, said)
+    lost = [line for line in said if "begun anew" in line]
+    assert len(lost) == 1 and lost[0].startswith("train/a: lost with its worker or node, begun anew (1 of at most 3")
+    assert set(statuses(tmp_path).values()) == {"done"}
+
+
+@pytest.mark.slow
+def test_a_step_that_is_lost_again_and_again_ends_the_run(cluster: Cluster, tmp_path: Path) -> None:
+    steps = make_steps({})
+    workers = RayWorkers(partial(die_always, tmp_path), steps, tmp_path, SIZE, cluster.address)
+    with pytest.raises(WorkerError, match=f"step tune was lost with its worker {MAX_LOSSES + 1} times"), workers:
+        run_steps(steps, tmp_path, set(), NullProgress(), workers=workers)
+    assert (tmp_path / "begun").read_text().split() == ["tune"] * (MAX_LOSSES + 1)
+    assert statuses(tmp_path) == {"tune": "failed"}
+
+
+def told_by(run_dir: Path, address: str | None) -> dict[str, list[str]]:
+    """(keys, GPU, store) by step."""
+    steps = telling_steps()
+    run_one = partial(tell_one, run_dir)
+    with RayWorkers(run_one, steps, run_dir, SIZE, address, key_names=["MY_SECRET"]) as workers:
+        run_steps(steps, run_dir, set(), NullProgress(), workers=workers)
+    return {step.name: (run_dir / step.name / "out").read_text().split("|") for step in steps}
+
+
+@pytest.mark.slow
+def test_keys_and_the_store_stay_beside_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NONE_API_KEY", "MY_SECRET", "HF_TOKEN"):
+        monkeypatch.setenv(name, "value-of-a-key")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    found = told_by(tmp_path, None)
+    assert {name: line[0] for name, line in found.items()} == {
+        "tune": "HF_TOKEN", "select": "HF_TOKEN", "judge": "NONE_API_KEY,MY_SECRET,HF_TOKEN",
+    }  # fmt: skip
+    assert {name: line[2] for name, line in found.items()} == {"tune": "", "select": "", "judge": "run.sqlite"}
+    assert os.environ["NONE_API_KEY"] == os.environ["MY_SECRET"] == "value-of-a-key"
+
+
+@pytest.mark.slow
+def test_a_step_with_a_model_gets_a_gpu_of_its_own_and_no_other_does(cluster: Cluster, tmp_path: Path) -> None:
+    node = cluster.add_node(num_cpus=2, num_gpus=2, **SMALL)
+    try:
+        assert told_by(tmp_path, cluster.address)["tune"][1] in ("0", "1")
+        assert (tmp_path / "select" / "out").read_text().split("|")[1] == ""
+        with RayWorkers(print, [], tmp_path, SIZE, cluster.address) as workers:
+            assert workers.n_slots == 2, "as many as there are GPUs"
+        with RayWorkers(print, [], tmp_path, SIZE, cluster.address, at_most=1) as workers:
+            assert workers.n_slots == 1
+    finally:
+        cluster.remove_node(node)
+
+
+@pytest.mark.slow
+def test_a_step_that_no_node_has_room_for_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"one step \(1 CPU, 99.0 GiB\): .*1 CPU, 4.0 GiB"):
+        go_large = RayWorkers(print, [], tmp_path, StepSize(1, 99 << 30), cluster.address)
+        go_large.__enter__()
+    assert not ray.is_initialized()
+
+
+def test_a_node_that_does_not_see_the_run_folder_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_room, "PATIENCE_S", 0.0)
+    there = ray_room._There(b"", str(tmp_path), tmp_path, {"pid": 1, "host": "elsewhere"}, {})
+    with lock_run(tmp_path):
+        error, text, _ = ray_room._attempt_there(there, "tune")
+    assert isinstance(error, ConfigError) and "every node shares" in str(error) and "Traceback" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+def test_steps_end_with_the_run_and_the_same_command_continues(
+    sent: signal.Signals, cluster: Cluster, tmp_path: Path
+) -> None:
+    code = f"""if __name__ == "__main__":
+        from pathlib import Path
+        from tests.execute.test_ray_workers import go
+        go(Path({str(tmp_path)!r}), {{"train/a": "hang"}}, {cluster.address!r})"""
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    run = subprocess.Popen(
+        [sys.executable, str(script)], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    wait_for(tmp_path / "train/a/out")
+    worker = int(outs_of(tmp_path, "train/a"))
+    run.send_signal(sent)
+    _, told = run.communicate(timeout=PATIENCE_S)
+    start = time.monotonic()
+    while is_alive(worker):
+        assert time.monotonic() - start < PATIENCE_S, "a worker outlives its run"
+        time.sleep(0.01)
+    assert statuses(tmp_path)["train/a"] == "started"
+    assert sent == signal.SIGKILL or "stopped in train/a" in told
+    assert set(go(tmp_path, {}, cluster.address)) >= {"train/a", "report"}
+
+
+OTHERWISE = ("log.txt", "run.sqlite", "report.json", "report.html", "config.toml")
+"""Files that say when and where, besides what was found."""
+
+
+def contents(run_dir: Path) -> dict[str, str]:
+    """sha256 of every file that a run leaves."""
+    paths = [path for path in run_dir.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    return {str(path.relative_to(run_dir)): sha256_of(path) for path in paths if path.name not in OTHERWISE}
+
+
+def on(cluster: Cluster) -> Executor:
+    return Executor("ray", cluster.address, step_gib=1.0)
+
+
+@pytest.mark.slow
+def test_eight_sets_give_the_same_audit_as_here(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_task(tmp_path)
+    for number in range(7):
+        _write_set(tmp_path / f"b{number}.jsonl", seed=number)
+    _write_set(tmp_path / "planted.jsonl", seed=9, planted=PLANTED)
+    config = CONFIG.format(folder=tmp_path, hostile="").split('[[sets]]\nname = "broken"')
+    (tmp_path / "tiny.toml").write_text(config[0] + "[screen]" + config[1].partition("[screen]")[2])
+    assert sum(len(sets.files) for sets in load_audit(tmp_path / "tiny.toml").sets) == 2
+    how: dict[str, Any] = {"init": False, "name": "tiny", "redo": set(), "fail_on": None}
+    audit_sets(tmp_path / "tiny.toml", runs=Path("here"), executor=Executor(), **how)
+    audit_sets(tmp_path / "tiny.toml", runs=Path("there"), executor=on(cluster), **how)
+    here, there = contents(tmp_path / "here/tiny"), contents(tmp_path / "there/tiny")
+    assert len([name for name in here if name.startswith("judge/")]) > 0 and there == here
+
+
+@pytest.mark.slow
+def test_a_run_that_loses_a_node_ends_as_it_does_here(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    how: dict[str, Any] = {"overrides": (), "redo": set(), "name": "tiny", "final": False, "source": None}
+    config = str(write_task(tmp_path / "task"))
+    run_all(config, runs=Path("here"), executor=Executor(), **how)
+    run_dir = tmp_path / "there/tiny"
+    killer = threading.Thread(target=_kill_a_node, args=(cluster, run_dir), daemon=True)
+    killer.start()
+    run_all(config, runs=Path("there"), executor=on(cluster), **how)
+    killer.join()
+    assert (
+        "lost with its worker or node, begun anew (1 of at most 3 times); NodeDiedError"
+        in (run_dir / "log.txt").read_text()
+    )
+    assert report_of(run_dir) == report_of(tmp_path / "here/tiny")
+    assert contents(run_dir) == contents(tmp_path / "here/tiny")
+
+
+def _kill_a_node(cluster: Cluster, run_dir: Path) -> None:
+    """When both nodes train."""
+    while len(list(run_dir.glob("train/*"))) < 2:
+        time.sleep(0.05)
+    cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
