@@ -134,7 +134,7 @@ def test_a_step_with_a_model_gets_a_gpu_of_its_own_and_no_other_does(cluster: Cl
     node = cluster.add_node(num_cpus=2, num_gpus=2, **SMALL)
     try:
         assert told_by(tmp_path, cluster.address)["tune"][1] in ("0", "1")
-        assert (tmp_path / "select" / "out").read_text().split("|")[1] == ""
+        assert (tmp_path / "select" / "out").read_text().split("|")[1] not in ("0", "1")
         with RayWorkers(print, [], tmp_path, SIZE, cluster.address) as workers:
             assert workers.n_slots == 2, "as many as there are GPUs"
         with RayWorkers(print, [], tmp_path, SIZE, cluster.address, at_most=1) as workers:
@@ -187,8 +187,8 @@ def test_steps_end_with_the_run_and_the_same_command_continues(
     assert set(go(tmp_path, {}, cluster.address)) >= {"train/a", "report"}
 
 
-OTHERWISE = ("log.txt", "run.sqlite", "report.json", "report.html", "config.toml")
-"""Files that say when and where, besides what was found."""
+OTHERWISE = ("log.txt", "run.sqlite", "report.json", "report.html", "adapter_config.json")
+"""Files that say when and where besides what was found, and PEFT's, which lists modules in any order."""
 
 
 def contents(run_dir: Path) -> dict[str, str]:
