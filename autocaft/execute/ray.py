@@ -172,13 +172,13 @@ class RayWorkers:
     def _end(self, task: Any, step: str) -> Ended | None:
         """How a step ended; None if it was lost and is begun anew."""
         try:
-            error, text, peak_mb = self._ray.get(task)
+            told: Told = self._ray.get(task)
         except self._ray.exceptions.RayTaskError as error:
             died = WorkerError(f"step {step} could not begin on its node; is autocaft installed there? {error}")
             return Ended(step, died, str(died), 0.0)
         except self._ray.exceptions.RayError as lost:
             return self._lose(step, lost)
-        return Ended(step, error, text, peak_mb)
+        return Ended(step, *told)
 
     def _lose(self, step: str, lost: Exception) -> Ended | None:
         self._n_lost[step] += 1
