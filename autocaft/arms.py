@@ -20,7 +20,7 @@ from typing import Literal, cast
 from autocaft.errors import ConfigError
 
 ArmSource = Literal["sae", "pca"]
-Selector = Literal["auto", "human", "oracle", "random", "random-live", "random-orthogonal", "top"]
+Selector = Literal["auto", "searched", "human", "oracle", "random", "random-live", "random-orthogonal", "top"]
 ArmMode = Literal["zero", "mean", "mean-shift", "resample", "leace"]
 How = Literal[
     "fading", "inference", "activation-only", "gradient-only", "preventative",
@@ -29,6 +29,7 @@ How = Literal[
 
 SELECTORS: dict[Selector, str] = {
     "auto": "chosen by the judge",
+    "searched": "chosen by the judge; at which layers, how much of it and how strongly was found by short trainings",
     "human": "chosen by a person, in select.file",
     "oracle": "chosen by a word list that knows the answer: a ceiling, not a method",
     "random": "control: from the same candidates, not chosen, matched per layer in count and in variance removed",
@@ -58,12 +59,29 @@ TUNED_HOWS: dict[How, str] = {
     "stop": "stopped after so many per cent of the steps",
 }
 _CAFT = re.compile(
-    r"caft-(sae|pca)-(random-live|random-orthogonal|auto|human|oracle|random|top)"
+    r"caft-(sae|pca)-(random-live|random-orthogonal|auto|searched|human|oracle|random|top)"
     rf"(?:-({'|'.join(MODES)}))?"
     rf"(?:-({'|'.join(CAFT_HOWS)}))?"
     r"(?:@([1-9]\d?)%)?"
 )
 _TUNED = re.compile(r"tuned-(?:(inoculation|kl|l2sp|benign)|(stop)-([1-9]\d?))")
+
+
+@dataclass(frozen=True)
+class Dials:
+    """How much of a choice is ablated, and how strongly."""
+
+    layers: tuple[int, ...]
+    """Where; of what was chosen at other layers nothing is ablated."""
+    share: float
+    """How much of each layer's choice, the most relevant first."""
+    strength: float
+    """Share of the projection that is removed."""
+
+    @property
+    def name(self) -> str:
+        """`L14-L20@50%x1`: layers, share and strength."""
+        return f"{'-'.join(f'L{layer}' for layer in self.layers)}@{100 * self.share:g}%x{self.strength:g}"
 
 
 @dataclass(frozen=True)
@@ -77,6 +95,8 @@ class Arm:
     how: How | None = None
     share: float | None = None
     """How much of the choice is ablated, the first of each layer; None for all of it."""
+    dials: Dials | None = None
+    """Of a searched arm, once the search is done, and of its trials. No name has them."""
     stop_at: float | None = None
     """Share of the steps after which it is stopped."""
 
@@ -126,6 +146,11 @@ def parse_arm(name: str) -> Arm:
         raise ConfigError(
             f"arms: {name!r} is no arm. Preventative steering removes nothing, so it has no MODE, and adds candidates "
             "as far as they are known to vary, so its control is `random`"
+        )
+    if selector == "searched" and (percent is not None or how == "preventative"):
+        raise ConfigError(
+            f"arms: {name!r} is no arm. What the search chooses is how much of the judge's choice is removed: there is "
+            "no @SHARE% of it, and nothing of it is added"
         )
     return Arm(
         name,

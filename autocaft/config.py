@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from autocaft.arms import Arm, parse_arm
+from autocaft.arms import Arm, ArmSource, parse_arm
 from autocaft.behind.options import BehindOptions, CausesOptions
 from autocaft.data.options import DataOptions
 from autocaft.data.sets import HUB
@@ -41,13 +41,14 @@ class RunConfig(Options):
     """Decoder blocks, counted from 0, after which directions are sought and ablated."""
     arms: tuple[str, ...] = ("base", "tuned", "caft-sae-auto", "caft-sae-random")
     """What is trained and compared: `base`; `tuned`; `caft-SOURCE-SELECTOR`, SOURCE `sae` or `pca`, SELECTOR `auto`,
-    `human`, `oracle` or a control (`random`, `random-live`, `random-orthogonal`, `top`), with `-zero`, `-mean`,
-    `-resample`, `-leace` or `-mean-shift` behind it where an arm departs from `train.mode`, with `-fading`,
-    `-inference` (ablated only when used), `-activation-only`, `-gradient-only` or `-preventative` (added, not removed)
-    where it departs in more, and with `@25%` where it takes that share of the choice alone: the most relevant of each
-    layer (of a choice without relevance, the highest ranked). With three shares beside the whole, the report compares
-    two choosers at the same task score. Rivals look at no direction: `tuned-inoculation`, `tuned-kl`,
-    `tuned-l2sp`, `tuned-benign`, `tuned-stop-25` (after 25 % of the steps). `[baselines]` has their settings."""
+    `searched` (the judge's choice as far as `[select.search]` finds it worth ablating), `human`, `oracle` or a control
+    (`random`, `random-live`, `random-orthogonal`, `top`), with `-zero`, `-mean`, `-resample`, `-leace` or `-mean-shift`
+    behind it where an arm departs from `train.mode`, with `-fading`, `-inference` (ablated only when used),
+    `-activation-only`, `-gradient-only` or `-preventative` (added, not removed) where it departs in more, and with
+    `@25%` where it takes that share of the choice alone: the most relevant of each layer (of a choice without
+    relevance, the highest ranked). With three shares beside the whole, the report compares two choosers at the same
+    task score. Rivals look at no direction: `tuned-inoculation`, `tuned-kl`, `tuned-l2sp`, `tuned-benign`,
+    `tuned-stop-25` (after 25 % of the steps). `[baselines]` has their settings."""
     seeds: tuple[int, ...] = (0,)
     """Each arm is trained once per seed. Directions are sought once, in the first seed's tuned model."""
     shape: ModelShape | None = transport(None)
@@ -93,6 +94,11 @@ class RunConfig(Options):
         return self.model_copy(update={"data": data.model_copy(update=named), "baselines": baselines})
 
     @property
+    def searched_sources(self) -> list[ArmSource]:
+        """Sources whose directions an arm ablates by dials that were searched for."""
+        return sorted({arm.source for arm in self.parsed_arms if arm.selector == "searched" and arm.source})
+
+    @property
     def cued_splits(self) -> list[str]:
         """Splits whose cue somebody reads."""
         used = [options.splits for options in (self.behind, self.causes) if options.enabled]
@@ -111,6 +117,10 @@ class RunConfig(Options):
         needed = {arm.source for arm in arms if arm.source}
         for source in sorted(needed - set(self.decompose.sources)):
             raise ValueError(f"an arm needs {source} directions; add {source!r} to `decompose.sources`")
+        searched = self.select.search.layer_sets
+        for layer in () if searched == "nested" else {layer for layers in searched for layer in layers}:
+            if layer not in self.layers:
+                raise ValueError(f"`select.search.layer_sets` names layer {layer}, which is none of `layers`")
         selectors = {arm.selector for arm in arms}
         if "human" in selectors and not self.select.file:
             raise ValueError("a human arm needs `select.file`, a person's choice")
@@ -206,7 +216,13 @@ def to_toml(config: RunConfig, *, documented: bool = False) -> str:
     lines = _toml_table("", top, docs, documented)
     for key, value in dump.items():
         if isinstance(value, dict):
-            lines += ["", f"[{key}]", *_toml_table(f"{key}.", value, docs, documented)]
+            # options inside options have keys of their own; a table that is one key's value stays in its line
+            inner = [name for name in value if any(doc.startswith(f"{key}.{name}.") for doc in docs)]
+            own = {name: item for name, item in value.items() if name not in inner}
+            lines += ["", f"[{key}]", *_toml_table(f"{key}.", own, docs, documented)]
+            for name in inner:
+                table = _toml_table(f"{key}.{name}.", value[name], docs, documented)
+                lines += ["", f"[{key}.{name}]", *table]
     return "\n".join(lines) + "\n"
 
 

@@ -21,6 +21,7 @@ from autocaft.preflight import light_tokenizer
 from autocaft.records import Direction, Example, Source
 from autocaft.rundir.files import read_records
 from autocaft.rundir.store import STORE_NAME, RunStore
+from autocaft.select.search import dials_to_try
 
 if TYPE_CHECKING:
     from autocaft.run import Run
@@ -46,6 +47,7 @@ def estimate(run: Run, run_dir: Path) -> list[str]:
     n_rows = "an unknown number of" if config.data.train in absent else f"{len(run.train_rows):,}"
     lines = ["", f"{n_rows} training rows, {n_trainings} trainings of {config.tune.epochs:g} epochs"]
     lines += [f"{spec} is not on this disk yet, and nothing is known of its rows" for spec in absent]
+    lines += search_lines(run)
     lines += model_lines(run)
     width = run.weights.d_model or (run.shape.hidden_size if run.shape else None)
     if width is not None:
@@ -55,6 +57,16 @@ def estimate(run: Run, run_dir: Path) -> list[str]:
     if config.judge.chat_judges:
         return lines + judge_lines(run, run_dir)
     return [*lines, f"judge {config.judge.judge}: no paid call"]
+
+
+def search_lines(run: Run) -> list[str]:
+    """The trainings of a search; nothing where no arm is searched."""
+    options, n_sources = run.config.select.search, len(run.config.searched_sources)
+    if not n_sources:
+        return []
+    n_trials = n_sources * len(dials_to_try(options, run.config.layers))
+    epochs = run.config.tune.epochs * options.share_of_steps
+    return [f"and {n_trials} trials of {epochs:g} epochs for the search, with {n_sources} plain beside them"]
 
 
 def model_lines(run: Run) -> list[str]:

@@ -21,6 +21,7 @@ from autocaft.report.calibration import calibration_card, calibration_of
 from autocaft.resources import calibrations_dir
 from autocaft.rundir.files import digest, read_json, read_jsonl, read_records, sha256_of
 from autocaft.rundir.runner import StepContext
+from autocaft.stages import SEARCH
 
 if TYPE_CHECKING:
     from autocaft.judge.options import JudgeOptions
@@ -52,6 +53,7 @@ def report_parts(
         "metrics": [metric for folder in folders for metric in read_records(folder / "metrics.jsonl", Metric)],
         "rows": [score for folder in folders for score in row_scores(folder / "rows.jsonl")],
         "behind": _behind(context, looked),
+        "searches": [read_json(context.dir_of(f"search/{source}") / SEARCH) for source in run.config.searched_sources],
         "free_form": _free_form(run, context, graded),
         "timing": _seconds_by_stage(context),
         "versions": installed_versions(),

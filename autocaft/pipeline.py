@@ -1,7 +1,7 @@
 """The order of a run: which steps there are, what each needs, and what it runs.
 
     tune -> collect -> decompose -> mine -> judge -> select -> train (arms, seeds) -> evaluate (arms, seeds) -> report
-                                `-> decoys (for a review)
+                                `-> decoys (for a review) `-> trial -> search -^ (searched arms)
                                      answer -> free_form (arms, seeds); behind (arms, seeds), causes: if asked for ^
 
 In: a config. Out: the steps, for the runner to skip, continue or run. Arms and seeds are steps too, so adding one to
@@ -11,11 +11,13 @@ a finished run trains that one alone.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from autocaft import stages
-from autocaft.arms import Arm
+from autocaft import search_stage, stages
+from autocaft.arms import Arm, Dials
 from autocaft.config import RunConfig
 from autocaft.data.corpus import corpus_identity
 from autocaft.evaluate.options import EvaluateOptions, FreeFormOptions
@@ -28,6 +30,7 @@ from autocaft.rundir.files import digest, sha256_of
 from autocaft.rundir.progress import QuietProgress
 from autocaft.rundir.runner import Step, run_alone, worker_log
 from autocaft.rundir.steps import step_of
+from autocaft.select.search import dials_to_try
 from autocaft.train.options import baseline_options
 
 VERSION_BY_STAGE = {
@@ -38,6 +41,8 @@ VERSION_BY_STAGE = {
     "decoys": 1,
     "judge": 4,
     "select": 3,
+    "trial": 1,
+    "search": 1,
     "train": 1,
     "evaluate": 1,
     "answer": 1,
@@ -90,9 +95,15 @@ def build_steps(run: Run, *, final: bool = False) -> list[Step]:
         *_mining(run, first),
         _step("judge", partial(stages.judge, run), {"judge": config.judge}, readers, "mine", uses_store=pays),
         _step(
-            "select", partial(stages.select, run), {"select": config.select}, _choices(run), "judge", uses_model=False
+            "select",
+            partial(stages.select, run),
+            {"select": config.select.deciding},
+            _choices(run),
+            "judge",
+            uses_model=False,
         ),
     ]
+    steps += _searches(run, tuning, weights | train_rows)
     apart = [arm for arm in config.parsed_arms if arm.name not in ("base", "tuned")]
     steps += [_training(run, arm, seed, tuning, weights | train_rows) for arm in apart for seed in config.seeds]
     steps += _evaluations(run, "evaluate", data.splits, config.evaluate, weights)
@@ -136,10 +147,39 @@ def _training(run: Run, arm: Arm, seed: int, tuning: Mapping[str, object], files
     if arm.has_directions:
         options: dict[str, object] = {"train": config.train, "tune": config.tune}
         needs = ["select", f"tune/seed{seed}"] if arm.how == "inference" else ["select"]
+        needs += [f"search/{arm.source}"] if arm.selector == "searched" else []
         return _step(name, call, options | own, {}, *needs)
     benign = config.baselines.benign
     read = _contents(run, {"baselines.benign": benign}) if arm.how == "benign" else {}
     return _step(name, call, {**tuning, **own}, {**files, **read})
+
+
+def _searches(run: Run, tuning: Mapping[str, Any], files: Mapping[str, str]) -> list[Step]:
+    """Trials, a plain training of their length, and the choice, for each source that a searched arm is of. They read
+    the split `val`, if there is one, and no other: nothing here may know how the cue is broken."""
+    config, options = run.config, run.config.select.search
+    val = config.data.splits.get("val")
+    read = _contents(run, {"data.val": val})
+    measuring = {
+        "data": {**tuning["data"], "n_held_out": config.data.n_held_out},
+        "evaluate": {key: getattr(config.evaluate, key) for key in ("autocast", "damage_max_tokens")},
+        "train": config.train,
+        "select": {"search": options.trying},
+    }
+    steps = []
+    for source in config.searched_sources:
+        own: dict[Dials | None, str] = {None: f"trial/{source}/plain"}
+        own |= {dials: f"trial/{source}/{dials.name}" for dials in dials_to_try(options, config.layers)}
+        for dials, name in own.items():
+            call = partial(search_stage.trial, run, source=source, dials=dials, val=val)
+            settings = {**tuning, **measuring, "dials": {} if dials is None else asdict(dials)}
+            steps.append(_step(name, call, settings, {**files, **read, **_corpus(run)}, "select"))
+        plain = own.pop(None)
+        trials = [(dials, name) for dials, name in own.items() if dials is not None]
+        call = partial(search_stage.search, run, source=source, trials=trials, plain=plain)
+        guards = {"select": {"search": options.guards}, "train": {"strength": config.train.strength}}
+        steps.append(_step(f"search/{source}", call, guards, {}, plain, *own.values(), uses_model=False))
+    return steps
 
 
 def _free_form(run: Run, weights: Mapping[str, str]) -> list[Step]:

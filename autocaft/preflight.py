@@ -14,6 +14,7 @@ from autocaft.judge.options import JudgeOptions
 from autocaft.llm.budget import unknown_price
 from autocaft.model.locate import Weights
 from autocaft.resources import data_path
+from autocaft.select.search import hold_out
 
 if TYPE_CHECKING:
     from autocaft.run import Run
@@ -34,6 +35,8 @@ def check_inputs(run: Run, *, final: bool) -> None:
         check_no_leak(train_rows, rows, Path(splits[split]))
     if run.config.cued_splits and not absent:
         run.cued_rows(run.config.cued_splits)
+    if run.config.searched_sources and "val" not in splits and run.config.data.train not in absent:
+        hold_out(train_rows, run.config.select.search.n_rows)
     if not run.generic_documents and run.config.data.corpus not in absent:
         raise DataError(
             f"data.corpus {run.config.data.corpus!r}: no document is left beside the data.n_held_out = "

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autocaft.arms import Arm
+from autocaft.arms import Arm, Dials
 from autocaft.records import Decision, Example, Verdict
 from autocaft.run import Run
 from autocaft.rundir.files import read_json, read_records, write_json, write_jsonl
@@ -25,11 +25,17 @@ if TYPE_CHECKING:
     from autocaft.model.directions import DirectionSet, Subspace
     from autocaft.model.hooks import Ablation, Mode
     from autocaft.model.leace import LeastChange
+    from autocaft.train.options import TuneOptions
+
+SEARCH = "search.json"
+"""What a search has found, in its folder."""
+DIALS = "dials.json"
+"""Its choice, in the folder of an arm that was trained with it."""
 
 
 def tune(run: Run, context: StepContext, seed: int) -> None:
     """Plain SFT: the arm `tuned`, and the model whose change is looked at."""
-    _fine_tune(run, context, seed, label=f"tune, seed {seed}", subspaces=(), mode="mean")
+    fine_tune_step(run, context, seed, label=f"tune, seed {seed}", subspaces=(), mode="mean")
 
 
 def collect(run: Run, context: StepContext, tuned: str) -> None:
@@ -121,21 +127,18 @@ def select(run: Run, context: StepContext) -> None:
 def train(run: Run, context: StepContext, arm: Arm, seed: int) -> None:
     """CAFT: the same SFT with the arm's directions ablated; or a rival, which departs from plain SFT otherwise. For an
     arm that is ablated only when it is used, the directions alone."""
-    from autocaft.model.directions import build_subspaces, save_subspaces
+    from autocaft.model.directions import save_subspaces
 
+    if arm.selector == "searched":
+        arm = _with_found_dials(context, arm)
     subspaces: list[Subspace] = []
     if arm.has_directions:
-        found, ids = _arm_directions(run, context, arm, seed)
-        subspaces = build_subspaces(found, ids, _mean_by_layer(run, context))
-        if arm.how == "preventative":
-            subspaces = _steering(run, context, ids)
-        elif _mode_of(run, arm) == "leace":
-            subspaces = list(map(_least_change(run, context), subspaces))
+        subspaces, _ = arm_subspaces(run, context, arm, seed)
         save_subspaces(context.out / "subspaces.safetensors", subspaces)
     if arm.is_trained_apart:
         mode = _mode_of(run, arm)
         label = f"train {arm.name}, seed {seed}"
-        _fine_tune(run, context, seed, label=label, subspaces=subspaces, mode=mode, arm=arm)
+        fine_tune_step(run, context, seed, label=label, subspaces=subspaces, mode=mode, arm=arm)
 
 
 def evaluate(
@@ -312,7 +315,7 @@ def _mined_from(run: Run, context: StepContext, loss_split: str | None) -> dict[
     }
 
 
-def _fine_tune(
+def fine_tune_step(
     run: Run,
     context: StepContext,
     seed: int,
@@ -321,22 +324,25 @@ def _fine_tune(
     subspaces: Sequence[Subspace],
     mode: Any,
     arm: Arm | None = None,
+    rows: Sequence[TaskRow] | None = None,
+    options: TuneOptions | None = None,
 ) -> None:
+    """Fine-tune into the step's folder; on other rows and with other options than the recipe's where they are given."""
     from autocaft.train.baselines import NO_DEPARTURE, departure_of
     from autocaft.train.sft import fine_tune
 
     summary = fine_tune(
         run.load_base(),
         run.tokenizer(),
-        _rows_of(run, arm),
-        run.config.tune,
+        _rows_of(run, arm) if rows is None else rows,
+        options or run.config.tune,
         seed=seed,
         out=context.out,
         progress=context.progress,
         label=label,
         subspaces=subspaces,
         mode=mode,
-        strength=run.config.train.strength,
+        strength=run.config.train.strength if arm is None or arm.dials is None else arm.dials.strength,
         exempt_first=run.config.train.exempt_first,
         frozen_up_to=min(run.config.layers) if run.config.tune.trained_blocks == "above" else None,
         departure=NO_DEPARTURE if arm is None else departure_of(arm.how, arm.stop_at, run.config.baselines),
@@ -414,6 +420,31 @@ def _look_at_moves(run: Run, context: StepContext, arm: Arm, seed: int, folder: 
         write_json(context.out / "moved.json", {"arm": arm.name, "seed": seed, "layers": lines})
 
 
+def arm_subspaces(run: Run, context: StepContext, arm: Arm, seed: int) -> tuple[list[Subspace], list[str]]:
+    """What an arm ablates at each layer, and the directions behind it; these are in `set.json` too."""
+    from autocaft.model.directions import build_subspaces
+
+    found, ids = _arm_directions(run, context, arm, seed)
+    if arm.how == "preventative":
+        return _steering(run, context, ids), ids
+    subspaces = build_subspaces(found, ids, _mean_by_layer(run, context))
+    if _mode_of(run, arm) == "leace":
+        subspaces = list(map(_least_change(run, context), subspaces))
+    return subspaces, ids
+
+
+def _with_found_dials(context: StepContext, arm: Arm) -> Arm:
+    """The arm with what the search has chosen, which is kept beside its set for whoever opens the ablation again."""
+    found = read_json(context.dir_of(f"search/{arm.source}") / SEARCH)["dials"]
+    write_json(context.out / DIALS, found)
+    return replace(arm, dials=_saved_dials(context.out))
+
+
+def _saved_dials(folder: Path) -> Dials:
+    found = read_json(folder / DIALS)
+    return Dials(tuple(found["layers"]), found["share"], found["strength"])
+
+
 def _arm_directions(run: Run, context: StepContext, arm: Arm, seed: int) -> tuple[DirectionSet, list[str]]:
     """The directions an arm ablates, in a set that holds what is removed for them; the choice is in `set.json` too."""
     from autocaft.discover.decompose import latents_as_directions, live_latents, load_covariances
@@ -423,12 +454,14 @@ def _arm_directions(run: Run, context: StepContext, arm: Arm, seed: int) -> tupl
     assert arm.source is not None and arm.selector is not None
     decomposed = context.dir_of("decompose")
     found = _removed(run, context)
+    share = arm.share if arm.dials is None else arm.dials.share
     chosen = choose_set(
         arm.source,
         arm.selector,
         seed=seed,
-        share=arm.share,
-        relevance=_relevance(context) if arm.share is not None else None,
+        share=share,
+        layers=None if arm.dials is None else arm.dials.layers,
+        relevance=relevance_by_id(context) if share is not None else None,
         directions=found.directions,
         vectors_ND=found.vectors_ND,
         decisions=read_records(context.dir_of("select") / "decisions.jsonl", Decision),
@@ -446,7 +479,7 @@ def _arm_directions(run: Run, context: StepContext, arm: Arm, seed: int) -> tupl
     return found, list(chosen.ids)
 
 
-def _relevance(context: StepContext) -> dict[str, float]:
+def relevance_by_id(context: StepContext) -> dict[str, float]:
     """The judge's relevance of each direction that has one."""
     verdicts = read_records(context.dir_of("judge") / "verdicts.jsonl", Verdict)
     return {v.direction_id: v.relevance for v in verdicts if v.unscored_reason is None and v.relevance is not None}
@@ -463,7 +496,9 @@ def _ablation(run: Run, model: Any, arm: Arm, folder: Path | None) -> AbstractCo
     options = run.config.train
     subspaces = load_subspaces(folder / "subspaces.safetensors")
     mode = _measured_mode(_mode_of(run, arm))
-    return ablate(model, subspaces, mode=mode, strength=options.strength, exempt_first=options.exempt_first)
+    dials = _saved_dials(folder) if arm.selector == "searched" else None
+    strength = options.strength if dials is None else dials.strength
+    return ablate(model, subspaces, mode=mode, strength=strength, exempt_first=options.exempt_first)
 
 
 def _measured_mode(mode: Mode) -> Mode:

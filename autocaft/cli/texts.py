@@ -12,6 +12,8 @@ STAGES: dict[str, str] = {
     "decoys": "Mine random directions that go among the cards of a review; nothing else reads them.",
     "judge": "Judge each direction: describe it, check the description, rate it against the concept.",
     "select": "Select what to ablate.",
+    "trial": "Train shortly with parts of the selection ablated (only for arms caft-...-searched).",
+    "search": "Choose among those trials: where, how much and how strongly to ablate.",
     "train": "Train with the selection ablated (CAFT), and the control arms.",
     "evaluate": "Evaluate every arm, ablation removed.",
     "answer": "Let every arm answer free-form questions (only with free_form.questions).",

@@ -28,7 +28,7 @@ class RowScore(NamedTuple):
 
 
 SPLIT_ORDER = ("id", "ood", "neutral", "val", "final_id", "final_ood")
-SELECTOR_ORDER = ("auto", "human", "oracle", "top", "random", "random-candidate", "random-live")
+SELECTOR_ORDER = ("auto", "searched", "human", "oracle", "top", "random", "random-candidate", "random-live")
 
 
 def arm_order(arm: str) -> tuple[int, int, str]:

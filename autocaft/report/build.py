@@ -24,6 +24,7 @@ from autocaft.report.html import render_html
 from autocaft.report.matched import build_matched
 from autocaft.report.method import method
 from autocaft.report.plain import visible
+from autocaft.report.search import search_limits
 from autocaft.report.words import against_control, interval_text, limits, percent, tell
 from autocaft.rundir.files import read_json, write_text
 
@@ -59,6 +60,7 @@ def build_report(
     calibration: Mapping[str, Any] | None = None,
     comparison: Mapping[str, Any] | None = None,
     free_form: Mapping[str, Any] | None = None,
+    searches: Sequence[Mapping[str, Any]] = (),
 ) -> Report:
     """Everything the report shows, as plain JSON types.
 
@@ -80,6 +82,7 @@ def build_report(
         comparison: what `autocaft compare` found, where a person has decided too; `is_stale` in it says that somebody
             has decided something since.
         free_form: scores of free-form answers and who graded them, if any were asked for.
+        searches: `search.json` of each source whose dials were searched for.
     """
     lines = summarize_arms(metrics, rows)
     for line in lines:
@@ -121,10 +124,15 @@ def build_report(
         "config": dict(config),
         "config_toml": config_toml,
         "command": command,
-        "limits": limits(lines, judge, model.get("provenance"), sum(counts["unscored_by_reason"].values())),
+        "limits": [
+            *(search_limits(searches) if searches else []),
+            *limits(lines, judge, model.get("provenance"), sum(counts["unscored_by_reason"].values())),
+        ],
     }
     if answered is not None:
         report["free_form"] = answered
+    if searches:
+        report["searches"] = [dict(found) for found in searches]
     plain: Report = json.loads(json.dumps(_rounded(report), allow_nan=False))
     return plain
 

@@ -20,6 +20,7 @@ STYLES = (
     ("base", "muted", "circle"),
     ("tuned", "tuned", "square"),
     ("auto", "auto", "circle"),
+    ("searched", "auto", "diamond"),
     ("human", "human", "diamond"),
     ("oracle", "oracle", "up"),
     ("top", "top", "square"),

@@ -13,6 +13,7 @@ from autocaft.report.arms import split_order
 from autocaft.report.contrasts import NOTE, gap_text, p_text
 from autocaft.report.free_form import figure_text
 from autocaft.report.plain import code_span, markdown, visible
+from autocaft.report.search import SEARCH_FIGURES, SEARCH_NOTE, search_rows
 from autocaft.report.words import agreement_text, costs, duration, interval_text, percent, points_text
 
 N_DIRECTIONS = 20
@@ -29,6 +30,7 @@ def render_markdown(report: Mapping[str, Any]) -> str:
         _arms(report["arms"]),
         "Accuracy with its 95% interval over templates. `perplexity` is on generic text, as a multiple of the base "
         "model's; `KL` is to the base model, in nats a token.",
+        *_searches(report.get("searches", ())),
         *_free_form(report.get("free_form")),
         *_contrasts(report["contrasts"]),
         *(part for sweep in report["matched"] for part in _matched(sweep)),
@@ -122,6 +124,17 @@ def _matched(sweep: Mapping[str, Any]) -> list[str]:
     seeds = ", ".join(map(str, sweep["seeds"]))
     task, unwanted = (markdown(sweep[key].replace("_", " ")) for key in ("task_split", "unwanted_split"))
     return [title, table(rows), f"Unwanted: {unwanted}; task: {task}; seeds {seeds}."]
+
+
+def _searches(searches: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not searches:
+        return []
+    parts = ["## Search", SEARCH_NOTE]
+    for found in searches:
+        head = ["trial", "directions", *(name for name, _ in SEARCH_FIGURES), "within the guards"]
+        rows = [head, *([code_span(row["name"]), *row["cells"]] for row in search_rows(found))]
+        parts += [markdown(found["why"]), table(rows)]
+    return parts
 
 
 def _arms(lines: Sequence[Mapping[str, Any]]) -> str:

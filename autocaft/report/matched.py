@@ -84,7 +84,8 @@ def compare_at_matched_score(
     arms = [parse_arm(name) for name in dict.fromkeys(row.arm for row in rows)]
     sweeps: dict[tuple[str, str | None], dict[str, list[Arm]]] = defaultdict(lambda: defaultdict(list))
     for arm in sorted(arms, key=lambda arm: arm.share or 1.0):
-        if arm.source is not None and arm.selector is not None:
+        # a searched arm is no step of a sweep: its dials were chosen
+        if arm.source is not None and arm.selector not in (None, "searched"):
             sweeps[arm.source, arm.manner][arm.selector].append(arm)
     return [
         {"source": source, "mode": manner, **_compare(by_selector, rows, n_by_arm, splits)}

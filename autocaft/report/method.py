@@ -27,8 +27,8 @@ def method(config: Mapping[str, Any], n_rows: int | None, judge: str) -> list[st
     sentences = [_tuning(config, n_rows)]
     if not arms:
         return [*sentences, *_departing(config), _measuring(config)]
-    return [*sentences, _discovery(config), _judging(config, judge), _selecting(config), _ablating(config),
-            *_departing(config), _measuring(config)]  # fmt: skip
+    return [*sentences, _discovery(config), _judging(config, judge), _selecting(config), *_searching(config),
+            _ablating(config), *_departing(config), _measuring(config)]  # fmt: skip
 
 
 def _departing(config: Mapping[str, Any]) -> list[str]:
@@ -120,6 +120,24 @@ def _selecting(config: Mapping[str, Any]) -> str:
         f"Selected: relevance at least {select['threshold']:g}{margin}, detection {detection}, at most "
         f"{select['per_layer_cap']} a layer and source. Random controls are as many a layer, drawn anew for each seed."
     )
+
+
+def _searching(config: Mapping[str, Any]) -> list[str]:
+    """How the dials of searched arms were found, and on what."""
+    if not any(parse_arm(arm).selector == "searched" for arm in config["arms"]):
+        return []
+    search = config["select"]["search"]
+    n_rows, has_val = search["n_rows"], "val" in config["data"]["splits"]
+    rows = f"{n_rows} rows of the split val" if has_val else f"up to {n_rows} training rows that no trial learned from"
+    return [
+        f"Where, how much and how strongly a searched arm ablates was chosen among short trainings "
+        f"({100 * search['share_of_steps']:g}% of the epochs, seed {config['seeds'][0]}): the one that, hooks off, "
+        "moved least from the base model along the judged directions, each weighed by its relevance, on the texts on "
+        f"which the tuned model was compared with it, while its loss on {rows} exceeded that of a plain training of "
+        f"its length by at most {search['max_loss_rise']:g} nats and its KL to the base model, on "
+        f"{search['n_documents']} documents of generic text, by at most {search['max_kl_rise']:g}. The search read no "
+        "split in which the cue is broken."
+    ]
 
 
 def _ablating(config: Mapping[str, Any]) -> str:

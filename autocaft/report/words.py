@@ -115,7 +115,7 @@ def find(lines: Sequence[Line], arm: str, hooks: str = "off") -> Line | None:
 def main_arm(lines: Sequence[Line]) -> Line | None:
     """The arm the headline is about: the judge's selection, else a person's, else any that ablates."""
     ablated = [line for line in lines if line["hooks"] == "off" and line["arm"].startswith("caft-")]
-    for selector in ("auto", "human", "oracle", ""):
+    for selector in ("auto", "searched", "human", "oracle", ""):
         for line in ablated:
             if selector in line["arm"]:
                 return line
@@ -256,7 +256,12 @@ def _tuned_sentence(lines: Sequence[Line], rows: Sequence[RowScore]) -> str:
 
 
 def _arm_sentence(arm: Line, judge: str) -> str:
-    chooser = {"auto": f"the {judge} judge", "human": "a person", "oracle": "a word list that knows the answer"}
+    chooser = {
+        "auto": f"the {judge} judge",
+        "searched": f"the {judge} judge and a search",
+        "human": "a person",
+        "oracle": "a word list that knows the answer",
+    }
     who = next((text for kind, text in chooser.items() if kind in arm["arm"]), "the selection")
     return (
         f"With what {who} chose ablated during fine-tuning, and nothing ablated afterwards, the model ({arm['arm']}) "

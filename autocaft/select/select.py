@@ -25,7 +25,8 @@ from autocaft.rundir.files import read_records, write_json, write_records
 from autocaft.select import choices, controls, verdicts
 from autocaft.select.options import SelectOptions
 
-DECIDERS = ("auto", "human", "oracle")
+DECIDERS: dict[str, str] = {"auto": "auto", "searched": "auto", "human": "human", "oracle": "oracle"}
+"""Whose decisions an arm ablates, by its selector; a search only says how much of the judge's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,7 @@ def choose_set(
     *,
     seed: int,
     share: float | None = None,
+    layers: Collection[int] | None = None,
     relevance: Mapping[str, float] | None = None,
     directions: Sequence[Direction],
     vectors_ND: Any,
@@ -118,6 +120,7 @@ def choose_set(
 
     Args:
         share: take only so much of the choice, the first of each layer; a control matches that part.
+        layers: take only what was chosen at these.
         relevance: the judge's, by id, which puts its own choice in order; any other goes by the candidates' rank.
         vectors_ND: the candidates' unit vectors in the order of `directions`.
         live_by_layer: live latents of each dictionary, for `random-live`.
@@ -129,12 +132,18 @@ def choose_set(
     rows = [row for row, direction in enumerate(directions) if direction.source == source]
     candidates = [directions[row] for row in rows]
     ids = _ids_for(selector, candidates, decisions)
+    is_by_judge = ids == _ids_for("auto", candidates, decisions)
+    if layers is not None:
+        at_layers = {direction.id for direction in candidates if direction.layer in layers}
+        ids = [direction_id for direction_id in ids if direction_id in at_layers]
     if not ids:
-        raise NothingSelectedError(f"caft-{source}-{selector}: none of {len(candidates)} candidates was selected")
+        where = "" if layers is None else f" at layers {', '.join(map(str, layers))}"
+        raise NothingSelectedError(
+            f"caft-{source}-{selector}: none of {len(candidates)} candidates was selected{where}"
+        )
     chosen = [direction for direction in candidates if direction.id in set(ids)]
     left_out: set[str] = set()
     if share is not None:
-        is_by_judge = ids == _ids_for("auto", candidates, decisions)
         chosen = _first_of_each_layer(chosen, share, (relevance or {}) if is_by_judge else {})
         left_out = set(ids) - {direction.id for direction in chosen}
         ids = [direction.id for direction in chosen]
@@ -178,7 +187,7 @@ def _first_of_each_layer(chosen: Sequence[Direction], share: float, relevance: M
 def _ids_for(selector: str, candidates: Sequence[Direction], decisions: Sequence[Decision]) -> list[str]:
     """The selection an arm ablates, or that its control matches."""
     known = {direction.id for direction in candidates}
-    deciders = (selector,) if selector in DECIDERS else ("auto", "human")
+    deciders = (DECIDERS[selector],) if selector in DECIDERS else ("auto", "human")
     found = ([i for i in chosen_ids(decisions, decider) if i in known] for decider in deciders)
     return next((ids for ids in found if ids), [])
 

@@ -88,7 +88,7 @@ def fine_tune(
         model=trained,
         args=_arguments(options, seed, out, n_steps, n_made),
         train_dataset=encoded,
-        data_collator=_Collator(int(tokenizer.pad_token_id)),
+        data_collator=Collator(int(tokenizer.pad_token_id)),
         callbacks=[],
         penalties=_Penalties(trained, departure),
         n_scheduled=n_steps,
@@ -217,7 +217,7 @@ def _n_steps(options: TuneOptions, n_rows: int) -> int:
     return max(1, math.ceil(per_epoch * options.epochs))
 
 
-class _Collator:
+class Collator:
     """Left-padded batch with labels on the answer tokens only; among options, on the first of them, with `rivals`."""
 
     def __init__(self, pad_id: int) -> None:

@@ -27,7 +27,7 @@ from autocaft.model.directions import Subspace, orthonormal_basis
 from autocaft.model.hooks import Recorder
 from autocaft.rundir.progress import NullProgress
 from autocaft.train.options import TuneOptions
-from autocaft.train.sft import EncodedRow, _Collator, answer_loss, encode_rows, fine_tune
+from autocaft.train.sft import Collator, EncodedRow, answer_loss, encode_rows, fine_tune
 
 MakeModel = Callable[..., PreTrainedModel]
 WHO = ("doctor", "nurse", "pilot", "cook")
@@ -79,7 +79,7 @@ def train(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Callable[..., d
 
 def batch_of(tokenizer: PreTrainedTokenizerFast, rows: list[TaskRow]) -> tuple[dict[str, Tensor], Tensor]:
     encoded = [encode(tokenizer, row.prompt, row.answer + " came .", chat=False) for row in rows]
-    inputs = _Collator(0)([EncodedRow(e.input_ids, e.n_prompt) for e in encoded])
+    inputs = Collator(0)([EncodedRow(e.input_ids, e.n_prompt) for e in encoded])
     return inputs, inputs.pop("labels")
 
 
@@ -107,7 +107,7 @@ def test_a_loss_among_options_is_the_odds_of_their_first_tokens(
 ) -> None:
     rows = [replace(row, choices=(" he", " she", " it")[: 2 + number % 2]) for number, row in enumerate(task_rows(8))]
     rows[0] = replace(rows[0], answer=rows[0].answer + " came", choices=(" she", rows[0].answer + " came"))
-    inputs = _Collator(0)(encode_rows(tokenizer, rows, options(loss="choices")))
+    inputs = Collator(0)(encode_rows(tokenizer, rows, options(loss="choices")))
     labels_BT, rivals_BR = inputs.pop("labels"), inputs.pop("rivals")
     nll = []
     for row in rows:  # one row at a time, without padding
