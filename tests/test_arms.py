@@ -25,6 +25,7 @@ from autocaft.rundir.steps import Step, all_needs, declared_by_name
             Arm("caft-sae-auto-mean-fading@25%", "sae", "auto", "mean", "fading", 0.25),
         ),
         ("caft-pca-top-leace-inference", Arm("caft-pca-top-leace-inference", "pca", "top", "leace", "inference")),
+        ("caft-sae-searched-mean", Arm("caft-sae-searched-mean", "sae", "searched", "mean")),
         ("tuned-kl", Arm("tuned-kl", how="kl")),
         ("tuned-stop-25", Arm("tuned-stop-25", how="stop", stop_at=0.25)),
     ],
@@ -47,7 +48,16 @@ def test_steering_has_no_mode_and_one_control() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["tuned-fading", "tuned-stop-0", "tuned-stop-100", "caft-sae-auto-kl", "caft-sae-auto-fading-zero", "base-kl"],
+    [
+        "tuned-fading",
+        "tuned-stop-0",
+        "tuned-stop-100",
+        "caft-sae-auto-kl",
+        "caft-sae-auto-fading-zero",
+        "base-kl",
+        "caft-sae-searched@50%",
+        "caft-sae-searched-preventative",
+    ],
 )
 def test_what_the_grammar_does_not_say_is_no_arm(name: str) -> None:
     with pytest.raises(ConfigError, match="is no arm"):

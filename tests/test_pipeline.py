@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from autocaft.config import find_config, load_config
+from autocaft.config import find_config, load_config, to_toml
 from autocaft.errors import ConfigError
 from autocaft.pipeline import build_steps
 from autocaft.run import Run
-from autocaft.rundir.steps import all_needs, declared_by_name
+from autocaft.rundir.steps import all_needs, declared_by_name, fingerprints
 
 LOOKS = ("behind.enabled=true", "causes.enabled=true", "data.cues=builtin:gender/cues.jsonl")
 
@@ -77,6 +78,74 @@ def test_nothing_that_trains_selects_or_evaluates_can_read_what_knows_the_cue() 
             assert not all_needs(step, by_name) & looks, name
             assert not any("cues" in label for label in step.inputs), name
     assert looks <= all_needs(by_name["report"], by_name)
+
+
+SEARCHED = (
+    'decompose.sources=["sae", "pca"]',
+    'arms=["base", "tuned", "caft-sae-auto", "caft-sae-random", "caft-sae-searched", "caft-pca-searched"]',
+)
+
+
+@pytest.mark.parametrize(("recipe", "read"), [("quickstart", set()), ("double_choice", {"data.val"})])
+def test_no_broken_cue_reaches_the_search(recipe: str, read: set[str]) -> None:
+    cues = "data.cues=builtin:gender/cues.jsonl"
+    by_name = declared_by_name(build_steps(Run(load_config(find_config(recipe), (*SEARCHED, cues)))))
+    searching = [name for name, step in by_name.items() if step.stage in ("trial", "search")]
+    assert len(searching) == 2 * (3 * 2 + 1 + 1), "trials, a plain training and the choice, for either source"
+    labels: set[str] = set()
+    for name in searching:
+        behind_it = all_needs(by_name[name], by_name)
+        assert {by_name[need].stage for need in behind_it} <= {
+            "tune", "collect", "decompose", "mine", "judge", "select", "trial"
+        }  # fmt: skip
+        labels |= {label for step in (name, *behind_it) for label in by_name[step].inputs}
+    of_data = {label.partition(" ")[0] for label in labels if label.startswith("data.")}
+    assert of_data == {"data.train", "data.corpus", "data.corpus_seed"} | read
+
+
+def test_a_searched_arm_waits_for_its_search_and_changes_no_other_step() -> None:
+    plain, searched = (
+        {step.name: step for step in build_steps(Run(load_config(find_config("quickstart"), overrides)))}
+        for overrides in (SEARCHED[:1], SEARCHED)
+    )
+    assert "search/pca" in all_needs(searched["train/caft-pca-searched/seed0"], searched)
+    assert not {"search/sae", "search/pca"} & all_needs(searched["train/caft-sae-auto/seed0"], searched)
+    before, after = (fingerprints(list(steps.values())) for steps in (plain, searched))
+    assert {name for name in before if before[name] != after[name]} == {"report"}
+    added = {step.stage for name, step in searched.items() if name not in plain}
+    assert added == {"trial", "search", "train", "evaluate"}
+
+
+def test_what_the_search_is_told_counts_for_its_own_steps_alone() -> None:
+    def options(*overrides: str) -> dict[str, dict[str, Any]]:
+        steps = build_steps(Run(load_config(find_config("quickstart"), (*SEARCHED, *overrides))))
+        return {name: found["options"] for name, found in fingerprints(steps).items()}
+
+    usual, guarded = options(), options("select.search.max_kl_rise=0.5")
+    assert {name for name in usual if usual[name] != guarded[name]} == {"search/sae", "search/pca"}
+    shorter = options("select.search.share_of_steps=0.25")
+    assert {name.split("/")[0] for name in usual if usual[name] != shorter[name]} == {"trial"}
+    more = options("select.search.shares=[1.0, 0.5, 0.25]")
+    assert {name for name in more if name not in usual} == {
+        f"trial/{source}/{layers}@25%x1" for source in ("sae", "pca") for layers in ("L14-L20", "L14", "L20")
+    }
+    assert set(usual["select"]) == {
+        f"select.{key}" for key in ("threshold", "margin", "min_detection", "per_layer_cap", "person", "oracle_share",
+                                    "random_seed", "control_draws")
+    }, "as in a run folder that was made before there was a search"  # fmt: skip
+
+
+def test_a_layer_of_the_search_must_be_one_of_the_run() -> None:
+    with pytest.raises(ConfigError, match="layer 15, which is none of"):
+        load_config(find_config("quickstart"), ("select.search.layer_sets=[[14], [15, 20]]",))
+
+
+def test_every_option_of_the_search_is_written_in_a_table_of_its_own_and_read_back(tmp_path: Path) -> None:
+    config = load_config(find_config("quickstart"), ("select.search.layer_sets=[[14], [14, 20]]", *SEARCHED))
+    (tmp_path / "own.toml").write_text(to_toml(config, documented=True))
+    assert load_config(tmp_path / "own.toml") == config
+    table = to_toml(config, documented=True).partition("\n[select.search]\n")[2].partition("\n[")[0]
+    assert "layer_sets = [[14], [14, 20]]" in table and "# Guard: " in table
 
 
 def test_decoys_are_read_by_no_step_and_change_none() -> None:

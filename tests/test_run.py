@@ -140,6 +140,33 @@ def test_the_second_run_does_nothing(task: Path, copied: Path) -> None:
     assert {p: p.stat().st_mtime_ns for p in (copied / "runs/tiny").rglob("*.json*")} == before
 
 
+def test_a_searched_arm_joins_a_finished_run_and_has_what_the_search_chose(task: Path, copied: Path) -> None:
+    run_dir = copied / "runs/tiny"
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*.safetensors")}
+    settings = ['arms=["base", "tuned", "caft-sae-auto", "caft-sae-random", "caft-pca-top", "caft-sae-searched"]',
+                "select.search.layer_sets=[[0], [1]]", "select.search.shares=[0.5]", "select.search.strengths=[0.5]",
+                "select.search.max_loss_rise=9", "select.search.max_kl_rise=9"]  # fmt: skip
+    options = [part for setting in settings for part in ("--set", setting)]
+    plan = autocaft("plan", task, *options, cwd=copied).stdout
+    assert "2 trials of 2 epochs for the search, with 1 plain beside them" in plan
+    autocaft("run", task, *options, "--jobs", "2", cwd=copied)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    report = report_of(run_dir)
+    (found,) = report["searches"]
+    assert found["chosen"] in ("L0@50%x0.5", "L1@50%x0.5")
+    folder = run_dir / "train/caft-sae-searched/seed0"
+    assert json.loads((folder / "dials.json").read_text()) == found["dials"]
+    ids, whole = (
+        set(json.loads((run_dir / f"train/caft-sae-{name}/seed0/set.json").read_text())["ids"])
+        for name in ("searched", "auto")
+    )
+    assert ids < whole and {name[:2] for name in ids} == {f"L{found['dials']['layers'][0]}"}
+    assert {m["hooks"] for m in report["metrics"] if m["arm"] == "caft-sae-searched"} == {"off", "on"}
+    assert not list((run_dir / "trial").rglob("*.safetensors")), "nothing reads a trial's weights"
+    assert found["chosen"] in (run_dir / "report.html").read_text()
+    assert "nothing was run again" in autocaft("run", task, *options, cwd=copied).stdout
+
+
 def test_a_changed_key_is_named_and_refused_until_redo(task: Path, copied: Path) -> None:
     before = (copied / "runs/tiny/report.json").read_bytes()
     result = autocaft("run", task, "--set", "select.per_layer_cap=1", cwd=copied, check=False)

@@ -65,6 +65,7 @@ def _set(
     seed: int = 0,
     share: float | None = None,
     relevance: dict[str, float] | None = None,
+    layers: tuple[int, ...] | None = None,
     **settings: Any,
 ) -> ArmSet:
     """The set of one SAE arm on the planted candidates, which lie apart from each other."""
@@ -74,6 +75,7 @@ def _set(
         selector,
         seed=seed,
         share=share,
+        layers=layers,
         relevance=relevance,
         directions=directions,
         vectors_ND=np.eye(len(directions)),
@@ -157,6 +159,21 @@ def test_last_decision_counts(tmp_path: Path) -> None:
     log = _log(tmp_path, per_layer_cap=1)
     assert chosen_ids(log, "auto") == ["L8.latent0", "L14.latent0"]
     assert len(log) == 80 + 8
+
+
+def test_a_search_takes_a_part_of_the_judges_choice_and_of_no_one_elses(tmp_path: Path) -> None:
+    file = tmp_path / "human.json"
+    file.write_text(json.dumps({"14": [3, 7]}))
+    log = _log(tmp_path / "select", file=str(file))
+    relevance = {f"L{layer}.latent{i}": 90.0 + i for layer in (8, 14) for i in range(5)}
+    assert _set(log, "searched").ids == _set(log, "auto").ids
+    assert _set(log, "searched", layers=(14,)).ids == tuple(f"L14.latent{i}" for i in range(5))
+    part = _set(log, "searched", share=0.4, relevance=relevance, layers=(14,))
+    assert part.ids == ("L14.latent4", "L14.latent3"), "the most relevant first"
+    with pytest.raises(NothingSelectedError, match="at layers 20"):
+        _set(log, "searched", layers=(20,))
+    with pytest.raises(NothingSelectedError):
+        _set([d for d in log if d.by.startswith("human:")], "searched")
 
 
 # a person's file
