@@ -116,7 +116,10 @@ def _print_outcome(run_dir: Path, ran: Sequence[str]) -> None:
     if not ran:
         _print(f"{run_dir}: everything is done, nothing was run again")
     if report.is_file():
-        _print(summary_table(read_json(report)))
+        told = read_json(report)
+        _print(summary_table(told))
+        for search in told.get("searches", ()):
+            _print(f"search, {search['source']}: {search['why']}")
         _print(f"{run_dir / 'report.html'}")
 
 

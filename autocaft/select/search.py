@@ -133,8 +133,10 @@ def _line(
 def _left(trial: Measured, plain: Measured, layers: Sequence[str]) -> Interval:
     """The mean over layers of what the trial moved as a share of what plain training did; texts are resampled."""
 
+    total_by_layer = {layer: sum(plain["moved"][layer]) for layer in layers}
+
     def scaled(measured: Measured) -> list[float]:
-        parts = [[value / sum(plain["moved"][layer]) for value in measured["moved"][layer]] for layer in layers]
+        parts = [[value / total_by_layer[layer] for value in measured["moved"][layer]] for layer in layers]
         return [sum(values) / len(layers) for values in zip(*parts, strict=True)]
 
     found = seed_cluster_ratio(scaled(trial), scaled(plain), [0] * len(plain["texts"]), plain["texts"])
