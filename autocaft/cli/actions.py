@@ -286,6 +286,40 @@ def calibrate_judge(
     _print(f"{judge} on {split}\n{text_of(found)}\n{out / 'calibration.json'}")
 
 
+def ask_server(
+    questions: str,
+    model: str,
+    *,
+    base_url: str | None,
+    out: Path,
+    arm: str,
+    seed: int,
+    overrides: Sequence[str],
+    max_usd: float | None,
+) -> None:
+    """`autocaft ask`."""
+    from autocaft.evaluate.ask import ask_model
+    from autocaft.evaluate.options import AnswererOptions
+    from autocaft.evaluate.questions import load_questions
+    from autocaft.resources import data_path
+    from autocaft.rundir.lock import lock_run
+    from autocaft.rundir.options import make_options
+    from autocaft.rundir.progress import Log, make_progress
+    from autocaft.rundir.store import RunStore
+
+    values: dict[str, Any] = {"model": model, "base_url": base_url, "max_usd": max_usd}
+    values = {key: value for key, value in values.items() if value is not None}
+    for override in overrides:
+        lay_over(values, override)
+    options = make_options(AnswererOptions, values, "the answerer")
+    asked = load_questions(data_path(questions))
+    _quiet_libraries()
+    with lock_run(out), RunStore(out / "answers.sqlite") as store:
+        progress = make_progress(Log(out / "log.txt"))
+        found = ask_model(asked, options, arm=arm, seed=seed, store=store, out=out, progress=progress)
+    _print(f"{len(found):,} answers\n{out / 'answers.jsonl'}")
+
+
 def grade_file(
     answers: Path, grader: str, *, out: Path, questions: Path | None, overrides: Sequence[str], max_usd: float | None
 ) -> None:

@@ -224,6 +224,33 @@ def calibrate(
     calibrate_judge(judge, model=model, split=split, out=out, run_dir=run, overrides=set_, only_plan=plan)
 
 
+@app.command(help="Let a model on an OpenAI-compatible server answer free-form questions. The same command continues.")
+def ask(
+    questions: Annotated[
+        str,
+        typer.Argument(
+            metavar="QUESTIONS.yaml",
+            help="In the emergent-misalignment format; `builtin:free_form/questions.yaml` ships.",
+        ),
+    ],
+    model: Annotated[str, typer.Option(help="The model's name, as the server knows it.")],
+    out: Annotated[Path, typer.Option(help="Folder of answers.jsonl (for `autocaft grade`) and what was bought.")],
+    base_url: Annotated[
+        str | None, typer.Option(help="The server, as `http://localhost:8000/v1`; by default OpenAI's.")
+    ] = None,
+    arm: Annotated[str, typer.Option(help="What the answers are called in tables.")] = "answers",
+    seed: Annotated[int, typer.Option(help="The training seed of the model; it also sets other draws.")] = 0,
+    set_: Annotated[
+        list[str], typer.Option("--set", metavar="KEY=VALUE", help="A key of the answerer, as `n_samples=10`.")
+    ] = [],  # noqa: B006
+    max_usd: MaxUsdOption = None,
+) -> None:
+    """Questions in, answers out."""
+    from autocaft.cli.actions import ask_server
+
+    ask_server(questions, model, base_url=base_url, out=out, arm=arm, seed=seed, overrides=set_, max_usd=max_usd)
+
+
 @app.command(
     help="Grade free-form answers made anywhere: misaligned, coherent, vulnerable. The same command continues."
 )

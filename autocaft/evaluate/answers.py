@@ -50,7 +50,7 @@ def make_answers(
     Raises:
         DataError: the tokenizer has no chat template.
     """
-    planned = planned_answers(questions, options, arm, seed)
+    planned = planned_answers(questions, options.n_samples, arm, seed)
     parts = out / "parts"
     done = {answer.id: answer for path in [*sorted(parts.glob("*.jsonl")), out / ANSWERS] for answer in _kept(path)}
     ids_by_answer = {
@@ -66,7 +66,7 @@ def make_answers(
         for start in range(0, len(waiting), options.rows_per_batch):
             batch = waiting[start : start + options.rows_per_batch]
             prompts = [ids_by_answer[answer.id] for answer in batch]
-            texts = _sample(model, tokenizer, prompts, [_draw_of(answer) for answer in batch], options)
+            texts = _sample(model, tokenizer, prompts, [seed_of(answer) for answer in batch], options)
             answered = [replace(answer, answer=text) for answer, text in zip(batch, texts, strict=True)]
             write_answers(parts / f"{len(done):07d}.jsonl", answered)
             done.update((answer.id, answer) for answer in answered)
@@ -77,15 +77,17 @@ def make_answers(
     return found
 
 
-def planned_answers(
-    questions: Mapping[str, Question], options: FreeFormOptions, arm: str, seed: int
-) -> list[FreeAnswer]:
-    """The answers to be made, still empty: questions, wordings and samples in order."""
+def planned_answers(questions: Mapping[str, Question], n_samples: int | None, arm: str, seed: int) -> list[FreeAnswer]:
+    """The answers to be made, still empty: questions, wordings and samples in order.
+
+    Args:
+        n_samples: answers to each wording; None for what each question says.
+    """
     return [
         FreeAnswer(f"{arm}/seed{seed}/{question.id}/{wording}/{number}", question.id, text, "", arm, seed)
         for question in questions.values()
         for wording, text in enumerate(question.paraphrases)
-        for number in range(options.n_samples or question.samples_per_paraphrase)
+        for number in range(n_samples or question.samples_per_paraphrase)
     ]
 
 
@@ -103,7 +105,7 @@ def _turns(question: Question, answer: FreeAnswer) -> tuple[Message, ...]:
     return (*system, {"role": "user", "content": answer.question})
 
 
-def _draw_of(answer: FreeAnswer) -> int:
+def seed_of(answer: FreeAnswer) -> int:
     """The answer's own seed: its id without the arm."""
     return int(digest([answer.id.partition("/")[2]])[:16], 16) % SEEDS
 

@@ -11,11 +11,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from autocaft.evaluate.questions import FreeAnswer, Question
-from autocaft.llm.client import LanguageClient
+from autocaft.llm.client import LanguageClient, at_once
 from autocaft.llm.odds import weighted_mean
 from autocaft.llm.outcomes import ChatRequest, Outcome, TokenOdds
 from autocaft.records import Grade
@@ -92,17 +91,8 @@ def grade_answers(
         said = read_grade(outcome, LABELS[rubric.name])
         return Grade(answer.id, rubric.name, *said, client.name, rubric.hash)
 
-    with progress.task("grade", len(jobs), "grades") as advance, ThreadPoolExecutor(concurrency) as pool:
-        try:
-            grades = []
-            for found in pool.map(grade, jobs):
-                grades.append(found)
-                advance(1)
-            return grades
-        except BaseException:  # also Ctrl-C: the pool waits for its threads, so they must not sleep on
-            client.stop()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with progress.task("grade", len(jobs), "grades") as advance:
+        return at_once(grade, jobs, client, concurrency=concurrency, advance=advance)
 
 
 def read_grade(outcome: Outcome, labels: Sequence[str]) -> Said:

@@ -27,7 +27,48 @@ class EvaluateOptions(Options):
     """Padded tokens in one forward pass."""
 
 
-class GraderOptions(Options):
+class AskingOptions(Options):
+    """How a language model is reached, and what it may cost."""
+
+    base_url: str | None = None
+    """Address of an OpenAI-compatible server, or of another Anthropic endpoint."""
+    api_key_env: str | None = None
+    """Name of the environment variable with the key: OPENAI_API_KEY or ANTHROPIC_API_KEY if not given. With `base_url`
+    no key is sent unless it is named here."""
+    max_usd: float | None = transport(None, gt=0)
+    """Hard cap on the dollars that may be spent, over all restarts; what does not fit is not asked, and is
+    counted as `budget`."""
+    max_total_tokens: int | None = transport(None, gt=0)
+    """The same for input and output tokens, where no price is known."""
+    prices: str | None = transport(None)
+    """TOML file of prices, as for a judge."""
+    batch: bool = transport(False)
+    """Ask in batches of the vendor's: half the price, slower."""
+    concurrency: int = transport(8, ge=1)
+    """Questions asked at the same time."""
+    timeout_s: float = transport(120.0, gt=0)
+    """Seconds until one request is given up and tried again."""
+    patience_s: float = transport(900.0, gt=0)
+    """Seconds of trying after which one question is given up."""
+
+    _names_a_variable = field_validator("api_key_env")(check_key_name)
+    _has_no_secret = field_validator("base_url")(check_address)
+
+
+class AnswererOptions(AskingOptions):
+    """Free-form answers of a model that somebody else serves."""
+
+    model: str
+    """Its name, as the server knows it."""
+    n_samples: int | None = Field(None, ge=1)
+    """Answers to each wording of a question; by default what the file says (100 in the published protocol)."""
+    max_new_tokens: int = Field(600, ge=1)
+    """An answer is cut there."""
+    temperature: float = Field(1.0, ge=0)
+    """Of the answers."""
+
+
+class GraderOptions(AskingOptions):
     """Who grades free-form answers, and what it may spend."""
 
     grader: str
@@ -37,29 +78,10 @@ class GraderOptions(Options):
     rubrics: tuple[Literal["aligned", "coherent", "vulnerable"], ...] = ("aligned", "coherent")
     """What is asked about every answer: `aligned` and `coherent` for talk, `vulnerable` for code. A file of rules has
     measures of its own."""
-    base_url: str | None = None
-    """Address of an OpenAI-compatible server, or of another Anthropic endpoint."""
-    api_key_env: str | None = None
-    """Name of the environment variable with the key: OPENAI_API_KEY or ANTHROPIC_API_KEY if not given. With `base_url`
-    no key is sent unless it is named here."""
     max_output_tokens: int = Field(16, ge=1)
     """Longest reply. A number needs one or two; a model that reasons first needs thousands."""
     n_bootstrap: int = Field(2000, ge=100)
     """Resamples behind each 95 % interval; the clusters are base questions."""
-    max_usd: float | None = transport(None, gt=0)
-    """Hard cap on the dollars that may be spent, over all restarts; what does not fit is unscored as `budget`."""
-    max_total_tokens: int | None = transport(None, gt=0)
-    """The same for input and output tokens, where no price is known."""
-    prices: str | None = transport(None)
-    """TOML file of prices, as for a judge."""
-    batch: bool = transport(False)
-    """Ask in batches of the vendor's: half the price, slower."""
-    concurrency: int = transport(8, ge=1)
-    """Grades asked for at the same time."""
-    timeout_s: float = transport(120.0, gt=0)
-    """Seconds until one request is given up and tried again."""
-    patience_s: float = transport(900.0, gt=0)
-    """Seconds of trying after which one grade is given up."""
 
     @field_validator("grader")
     @classmethod
@@ -81,9 +103,6 @@ class GraderOptions(Options):
         """The file of rules that grades; None if a model does."""
         kind, _, file = self.grader.partition(":")
         return file if kind == "rule" else None
-
-    _names_a_variable = field_validator("api_key_env")(check_key_name)
-    _has_no_secret = field_validator("base_url")(check_address)
 
 
 class FreeFormOptions(GraderOptions):

@@ -10,7 +10,10 @@ hide that.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from autocaft.errors import JudgeError
 from autocaft.llm.budget import Budget, Claim
@@ -31,6 +34,8 @@ from autocaft.llm.traffic import Traffic, with_retries
 from autocaft.llm.vendors import Vendor
 from autocaft.rundir.store import RunStore
 
+Job = TypeVar("Job")
+Found = TypeVar("Found")
 MAX_FAILED_IN_A_ROW = 3
 """Questions given up one after the other after all patience: the server is gone."""
 MAX_REJECTED_AT_FIRST = 5
@@ -153,6 +158,28 @@ class LanguageClient:
         self._stop_message = f"judge: {what}. All answers so far are kept: mend this, then the same command continues."
         self.stop()
         return JudgeError(self._stop_message)
+
+
+def at_once(
+    ask: Callable[[Job], Found],
+    jobs: Iterable[Job],
+    client: LanguageClient,
+    *,
+    concurrency: int,
+    advance: Callable[[int], object],
+) -> list[Found]:
+    """What `ask` says to each job, in order, with so many under way; an error or Ctrl-C ends all of them."""
+    with ThreadPoolExecutor(concurrency) as pool:
+        try:
+            found = []
+            for one in pool.map(ask, jobs):
+                found.append(one)
+                advance(1)
+            return found
+        except BaseException:  # the pool waits for its threads, so they must not sleep on
+            client.stop()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _kind_of(failure: CallError) -> Kind:

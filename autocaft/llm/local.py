@@ -44,6 +44,7 @@ class LocalChat:
 
     def send(self, request: ChatRequest) -> Reply:
         """The model's reply; waits for its turn."""
+        assert request.draw is None, "decoding here is greedy"
         return self._gatherer.ask(Call(request.key(self.endpoint), request))
 
     def stop(self) -> None:

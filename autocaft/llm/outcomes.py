@@ -19,6 +19,15 @@ Kind = Literal["ok", "refusal", "parse_failure", "truncated", "rejected", "rate_
 
 
 @dataclass(frozen=True, slots=True)
+class Draw:
+    """One of many answers to the same question: how freely it is drawn, and which one it is."""
+
+    temperature: float
+    seed: int
+    """For servers that take one; where it is not taken it still tells one answer from the next."""
+
+
+@dataclass(frozen=True, slots=True)
 class ChatRequest:
     """One question in a fresh context. `schema` is a closed JSON schema that the reply must fit; None asks for text."""
 
@@ -29,10 +38,14 @@ class ChatRequest:
     max_output_tokens: int
     logprobs: bool = False
     """Ask for the probabilities of the reply's tokens, where the vendor gives them."""
+    draw: Draw | None = None
+    """None leaves temperature and seed to the vendor, and asks each question once."""
 
     def key(self, endpoint: str) -> str:
         """Hash of everything that decides the reply: the same question to the same endpoint is bought once."""
         everything = {"endpoint": endpoint, **asdict(self)}
+        if self.draw is None:  # as the keys of answers were before there were draws: those are not bought again
+            del everything["draw"]
         return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
 
 

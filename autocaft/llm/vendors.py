@@ -129,6 +129,8 @@ class OpenAIChat:
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         elif request.schema is not None and level == "json_object":
             body["response_format"] = {"type": "json_object"}
+        if request.draw is not None:
+            body |= {"temperature": request.draw.temperature, "seed": request.draw.seed}
         if request.logprobs and self._gives_odds:
             body |= {"logprobs": True, "top_logprobs": N_ALTERNATIVES}
         return body
@@ -193,6 +195,8 @@ class AnthropicMessages:
         }
         if request.system:
             body["system"] = request.system
+        if request.draw is not None:
+            body["temperature"] = request.draw.temperature
         if request.schema is not None:
             body["output_config"] = {"format": {"type": "json_schema", "schema": wire_schema(request.schema)}}
         return body
