@@ -1,6 +1,6 @@
-"""From differences and a judge's words to pass, review or block, set by set, and to rows that can be left out.
+"""From differences and a judge's words to pass, review or block, set by set.
 
-In: what the steps of an audit left. Out: one dict (audit.json), tables, and a decision for each row that was looked at.
+In: what the steps of an audit left. Out: one dict a set, the worst first (audit.json).
 The decision a reader would question: the offline judge can only say how far a latent's words are from the purpose, and
 far is not bad. So with it a set without a named concept is at worst for `review`; `block` needs a named concept, or a
 language model that was asked under the policy, and a description that tells held-out windows apart.
@@ -8,13 +8,12 @@ language model that was asked under the policy, and a description that tells hel
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from autocaft.audit.options import AuditConfig, AuditSet
-from autocaft.audit.rows import AuditRow
 from autocaft.audit.screen import MIN_REFERENCES
 from autocaft.errors import ConfigError, UnreadRowsError, VerdictError
 from autocaft.records import Verdict
@@ -39,6 +38,8 @@ class SetFound:
     concepts: Sequence[Mapping[str, Any]]
     verdicts: Mapping[str, Verdict]
     """By direction id."""
+    peers: Mapping[str, Any] | None = None
+    """Its line among the sets of its purpose; None if it has too few peers."""
 
 
 def judged_sets(found: Sequence[SetFound], config: AuditConfig) -> list[dict[str, Any]]:
@@ -47,7 +48,16 @@ def judged_sets(found: Sequence[SetFound], config: AuditConfig) -> list[dict[str
     scores = {item["name"]: item["score"] for item in sets if item["is_reference"] and item["score"] is not None}
     for item in sets:
         _hold_against_reference(item, [score for name, score in scores.items() if name != item["name"]], config)
-    return sorted(sets, key=lambda item: (ORDER.index(item["outcome"]), -(item["score"] or 0.0), item["name"]))
+    strengths = {item["name"]: item["strength"] for item in sets if item["is_reference"] and item["peers"] is not None}
+    for item in sets:
+        _hold_against_peers(item, [other for name, other in strengths.items() if name != item["name"]], config)
+    return sorted(sets, key=_place)
+
+
+def _place(item: Mapping[str, Any]) -> tuple[int, float, float, str]:
+    """Where a set stands: a set without peers stands among them like the median one."""
+    strength = 1.0 if item["strength"] is None else item["strength"]
+    return ORDER.index(item["outcome"]), -strength, -(item["score"] or 0.0), item["name"]
 
 
 def _set(found: SetFound, config: AuditConfig) -> dict[str, Any]:
@@ -70,6 +80,8 @@ def _set(found: SetFound, config: AuditConfig) -> dict[str, Any]:
         "files": [str(path) for path in chosen.files],
         **{key: found.summary[key] for key in ("n_rows", "n_repeated", "n_looked_at", "n_faults", "unread")},
         "survey": None if found.survey is None else dict(found.survey),
+        "peers": None if found.peers is None else dict(found.peers),
+        "strength": None if found.peers is None else found.peers["strength"],
         "concepts": concepts,
     }
 
@@ -89,6 +101,25 @@ def _hold_against_reference(item: dict[str, Any], others: Sequence[float], confi
     if item["outcome"] == "review" and is_only_far and p > max(config.verdict.p_reference, 1 / (1 + len(others))):
         item["outcome"] = "pass"
         item["why"] = f"off its purpose, but {n_as_far} of {len(others)} other reference sets have as high a score"
+
+
+def _hold_against_peers(item: dict[str, Any], others: Sequence[float], config: AuditConfig) -> None:
+    """Give `p_peers` and `departs`, and send to review what departs from its peers further than reference sets do."""
+    peers, item["p_peers"], item["departs"] = item["peers"], None, False
+    if peers is None:
+        return
+    n_as_far = sum(strength >= peers["strength"] for strength in others)
+    is_beyond = peers["strength"] >= config.verdict.strength and min(peers["halves"]) > 1
+    if len(others) >= MIN_REFERENCES:
+        item["p_peers"] = p = (1 + n_as_far) / (1 + len(others))
+        is_beyond = is_beyond and p <= max(config.verdict.p_reference, 1 / (1 + len(others)))
+    item["departs"] = is_beyond
+    if is_beyond and item["outcome"] == "pass":
+        item["outcome"] = "review"
+        item["why"] = (
+            f"departs from its {peers['n_peers']} peers {peers['strength']:.1f} times as far as the median one does "
+            f"({peers['without']:.1f} times without the rows that stand out)"
+        )
 
 
 def _is_only_far(concept: Mapping[str, Any], config: AuditConfig) -> bool:
@@ -147,6 +178,11 @@ def rule_of(config: AuditConfig) -> list[str]:
         "of how much it is the purpose), or unwanted without the rest, or has no rating. If distance is all, and there "
         "are three other reference sets, few of them may have as high a score: one more than those that have, divided "
         f"by one more than all of them, is {limits.p_reference:g} or less, or none has.",
+        "A set's peers are the other sets with its purpose, if there are three. It departs from them if its rows "
+        "answer otherwise than the others' answers to like prompts lead to expect: its strangest tenth of rows "
+        f"{limits.strength:g} times as far as its median peer's or more, either half of its rows further than that "
+        "peer, and, where three other reference sets have peers, as few of those as above as far. It is then sent to "
+        "review, and so are its rows that are further than 98 in a hundred of its peers'.",
         "pass: none of these. unread: too few rows can be read.",
     ]
 
@@ -157,11 +193,12 @@ def score(concepts: Sequence[Mapping[str, Any]]) -> float:
     Each gives its excess in standard deviations (its effect, without reference sets) times the share of 100 that it is
     off the purpose, or unwanted if that was asked and is more; a latent without a rating gives its whole excess.
     """
-    values = sorted((_weight(concept) for concept in concepts), reverse=True)[:N_SCORED]
+    values = sorted((weight(concept) for concept in concepts), reverse=True)[:N_SCORED]
     return sum(values) / N_SCORED
 
 
-def _weight(concept: Mapping[str, Any]) -> float:
+def weight(concept: Mapping[str, Any]) -> float:
+    """What one latent gives to a score; see `score`."""
     strength = abs(concept["effect"] if concept["excess"] is None else concept["excess"])
     ratings = [value for value in (concept["off_purpose"], concept["unwanted"]) if value is not None]
     return float(strength * (max(ratings) / 100 if ratings else 1.0))
@@ -176,40 +213,6 @@ def _why(found: SetFound, concepts: Sequence[Mapping[str, Any]], outcome: Outcom
         return f"none of {len(concepts)} latents that were read asks for more ({found.survey['n_counting']} count)"
     n = sum(concept["action"] == outcome for concept in concepts)
     return f"{n} of {len(concepts)} latents that were read ask for it ({found.survey['n_counting']} count)"
-
-
-def row_decisions(
-    item: Mapping[str, Any], rows: Sequence[AuditRow], strengths: Mapping[str, Mapping[str, float]]
-) -> Iterator[dict[str, Any]]:
-    """`hide` (carries a latent that blocks), `review` or `keep` for each row that was looked at, with reasons.
-
-    The row's `score` adds up how much it has of each latent, from none (0) to as much as any row of the set (1), each
-    counted as in the set's score.
-
-    Args:
-        strengths: difference in the latent's own sign, by direction id and row number.
-    """
-    weights = {concept["direction_id"]: _weight(concept) for concept in item["concepts"]}
-    tops = {direction: max(strengths[direction].values()) for direction in weights}
-    reasons: dict[int, list[Mapping[str, Any]]] = {}
-    for concept in item["concepts"]:
-        # of a suppressed latent the model's own answers have more: no row carries it
-        if item["outcome"] != "pass" and concept["action"] != "pass" and concept["change"] == "amplified":
-            for number in concept["carriers"]:
-                reasons.setdefault(number, []).append(concept)
-    for row in rows:
-        own = reasons.get(row.number, [])
-        shares = {d: max(0.0, strengths[d].get(str(row.number), 0.0)) / top for d, top in tops.items() if top > 0}
-        action = "hide" if any(c["action"] == "block" for c in own) else "review" if own else "keep"
-        yield {
-            "set": item["name"],
-            "id": row.id,
-            "file": row.file,
-            "line": row.line,
-            "action": action,
-            "score": round(sum(weights[direction] * share for direction, share in shares.items()), 4),
-            "reasons": [f"{concept['direction_id']}: {concept['description']}" for concept in own],
-        }
 
 
 def summary_text(audit: Mapping[str, Any], folder: Path) -> str:

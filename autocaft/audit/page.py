@@ -14,6 +14,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autocaft.audit.row_actions import departure
+from autocaft.audit.rows import AuditRow
 from autocaft.report.figures import resource
 from autocaft.report.html import N_LEVELS, content_policy, shade
 from autocaft.report.plain import environment
@@ -25,6 +27,8 @@ MAX_DETAILED = 60
 """Sets whose latents are shown with their rows, the first of the ranking; audit.json has all."""
 MAX_MAPPED = 40
 """Latents on the map, those that most sets share first."""
+MAX_DEPARTING = 8
+"""Rows of a set that are shown because they depart from its peers, the strangest first."""
 FULL_SHADE = 12.0
 """Standard deviations among the reference sets (or, without them, tenths of an effect) at the darkest shade."""
 
@@ -40,6 +44,17 @@ class ShownRow:
     """See `report.html.shade`."""
     other: str
     """The answer on the other side: the model's own, or of a suppressed latent the given one."""
+
+
+@dataclass(frozen=True)
+class DepartingRow:
+    """A row that departs from what the set's peers answer."""
+
+    id: str
+    place: str
+    prompt: str
+    answer: str
+    why: str
 
 
 @dataclass(frozen=True)
@@ -87,8 +102,29 @@ def shown_row(line: Mapping[str, Any], row_id: str, place: str, prompt: str, oth
     return ShownRow(row_id, place, prompt, shade(window, scale), other)
 
 
-def render_page(audit: Mapping[str, Any], shown: Mapping[tuple[str, str], Sequence[ShownRow]], heat: HeatMap) -> str:
-    """The whole page; `shown` has the rows of each (set, direction id)."""
+def departing(rows: Sequence[AuditRow], beside_peers: Mapping[int, Mapping[str, Any]]) -> list[DepartingRow]:
+    """The rows of a set that stand out among its peers', the strangest first."""
+    found = [row for row in rows if beside_peers[row.number]["stands_out"]]
+    found.sort(key=lambda row: -beside_peers[row.number]["distance"])
+    return [
+        DepartingRow(
+            row.id,
+            f"{Path(row.file).name}:{row.line}",
+            row.prompt_text,
+            row.answer,
+            departure(beside_peers[row.number]),
+        )
+        for row in found[:MAX_DEPARTING]
+    ]
+
+
+def render_page(
+    audit: Mapping[str, Any],
+    shown: Mapping[tuple[str, str], Sequence[ShownRow]],
+    heat: HeatMap,
+    departed: Mapping[str, Sequence[DepartingRow]],
+) -> str:
+    """The whole page; `shown` has the rows of each (set, direction id), `departed` those of each set that departs."""
     from markupsafe import Markup
 
     css = "".join(resource(f"{name}.css") for name in ("report", "shade")) + _resource("audit.css")
@@ -98,6 +134,7 @@ def render_page(audit: Mapping[str, Any], shown: Mapping[tuple[str, str], Sequen
         policy=content_policy(css, ""),
         shown=shown,
         heat=heat,
+        departed=departed,
         detailed=[item for item in audit["sets"] if item["concepts"]][:MAX_DETAILED],
         counts={
             outcome: sum(item["outcome"] == outcome for item in audit["sets"])

@@ -1,6 +1,7 @@
 """The order of an audit.
 
     rows/SET -> own/SET -> dictionary -> project/SET -> screen -> mine/SET -> judge/SET -> report
+    rows/SET -> peers -> report
 
 In: an audit. Out: the steps, for the runner to skip, continue or run; those of different sets can run at the same time.
 
@@ -38,13 +39,14 @@ from autocaft.rundir.steps import step_of
 
 VERSION_BY_STAGE = {
     "rows": 1,
+    "peers": 1,
     "own": 1,
     "dictionary": 1,
     "project": 1,
     "screen": 1,
     "mine": 1,
     "judge": 1,
-    "report": 1,
+    "report": 2,
 }
 """Counted up when a stage's code changes what it writes."""
 _step = partial(step_of, VERSION_BY_STAGE)
@@ -68,6 +70,8 @@ def build_steps(audit: Audit, name: str) -> list[Step]:
     for s in sets:
         how = {"screen": writing, "dtype": config.dtype} | seed
         steps.append(_step(f"own/{s.name}", partial(_own, audit, s), how, {}, f"rows/{s.name}"))
+    asked = {"purpose": [s.purpose for s in sets], "reference": [s.name for s in sets if s.is_reference]}
+    steps.append(_step("peers", partial(_peers, audit), asked, {}, *(f"rows/{s.name}" for s in sets), uses_model=False))
     rows_and_own = [f"{stage}/{s.name}" for s in sets for stage in ("rows", "own")]
     pooling = {key: getattr(config, key) for key in ("dictionary", "layers", "n_generic", "seed")}
     pooling["screen"] = {"n_random": config.screen.n_random}
@@ -79,13 +83,13 @@ def build_steps(audit: Audit, name: str) -> list[Step]:
     steps.append(_step("screen", partial(_screen, audit), against, {}, *projected, uses_model=False))
     for s in sets:
         steps.append(_step(f"mine/{s.name}", partial(_mine, audit, s), {}, {}, "screen"))
-        asked = {"judge": config.judge, "purpose": s.purpose, "concept": s.concept}
+        about = {"judge": config.judge, "purpose": s.purpose, "concept": s.concept}
         call, pays = partial(_judge, audit, s), bool(config.judge.chat_readers)
-        steps.append(_step(f"judge/{s.name}", call, asked, readers, f"mine/{s.name}", uses_store=pays))
+        steps.append(_step(f"judge/{s.name}", call, about, readers, f"mine/{s.name}", uses_store=pays))
     judged = [f"judge/{s.name}" for s in sets]
     last = {"verdict": config.verdict, "name": name}
     call = partial(_report, audit, name)
-    return [*steps, _step("report", call, last, {}, *judged, derived=True, uses_model=False)]
+    return [*steps, _step("report", call, last, {}, "peers", *judged, derived=True, uses_model=False)]
 
 
 def run_step(config: AuditConfig, name: str, run_dir: Path, step: str) -> None:
@@ -144,6 +148,12 @@ def _answers(name: str, context: StepContext) -> Any:
 def _readable(audit: Audit, context: StepContext) -> list[AuditSet]:
     """The sets that can be audited."""
     return [s for s in audit.sets if read_json(context.dir_of(f"rows/{s.name}") / "summary.json")["unread"] is None]
+
+
+def _peers(audit: Audit, context: StepContext) -> None:
+    from autocaft.audit.purposes import write_peers
+
+    write_peers(_readable(audit, context), lambda name: context.dir_of(f"rows/{name}"), context.out, context.progress)
 
 
 def _dictionary(audit: Audit, context: StepContext) -> None:
@@ -230,11 +240,11 @@ def _judge(audit: Audit, chosen: AuditSet, context: StepContext) -> None:
 def _report(audit: Audit, name: str, context: StepContext) -> None:
     """`audit.json`, `audit.html`, tables and row decisions, in the run folder."""
     from autocaft.audit.outcome import FORMAT, judged_sets, rule_of
-    from autocaft.audit.page import heat_map, render_page
+    from autocaft.audit.page import departing, heat_map, render_page
     from autocaft.audit.tables import write_tables
 
     config, folder, screened = audit.config, context.out.parent, context.dir_of("screen")
-    survey = read_json(screened / "summary.json")
+    survey, peers = read_json(screened / "summary.json"), read_json(context.dir_of("peers") / "sets.json")
     found = {
         "format": FORMAT,
         "name": name,
@@ -244,26 +254,37 @@ def _report(audit: Audit, name: str, context: StepContext) -> None:
         "judge": config.judge.judge,
         "rule": rule_of(config),
         "controls": survey["controls"],
-        "sets": judged_sets([_found(s, survey, context) for s in audit.sets], config),
+        "sets": judged_sets([_found(s, survey, peers, context) for s in audit.sets], config),
     }
     write_json(folder / "audit.json", found)
     write_jsonl(folder / "rows.jsonl", _decisions(found, context))
     write_tables(found, folder)
-    write_text(
-        folder / "audit.html", render_page(found, _shown(found, context), heat_map(found, screened / "effects.parquet"))
-    )
+    heat = heat_map(found, screened / "effects.parquet")
+    departed = {
+        item["name"]: departing(load_rows(context.dir_of(f"rows/{item['name']}")), _beside_peers(item["name"], context))
+        for item in found["sets"]
+        if item["departs"]
+    }
+    write_text(folder / "audit.html", render_page(found, _shown(found, context), heat, departed))
 
 
 def _decisions(found: Mapping[str, Any], context: StepContext) -> Iterator[dict[str, Any]]:
     """A line a row, set by set."""
-    from autocaft.audit.outcome import row_decisions
+    from autocaft.audit.row_actions import row_decisions
 
     for item in found["sets"]:
         strengths = {concept["direction_id"]: concept["strengths"] for concept in _concepts(item["name"], context)}
-        yield from row_decisions(item, load_rows(context.dir_of(f"rows/{item['name']}")), strengths)
+        rows = load_rows(context.dir_of(f"rows/{item['name']}"))
+        yield from row_decisions(item, rows, strengths, _beside_peers(item["name"], context))
 
 
-def _found(chosen: AuditSet, survey: Mapping[str, Any], context: StepContext) -> Any:
+def _beside_peers(name: str, context: StepContext) -> dict[int, dict[str, Any]]:
+    """What the peers say of each row of a set, by its number; nothing if it has too few."""
+    path = context.dir_of("peers") / "rows" / f"{name}.jsonl"
+    return {line["number"]: line for line in read_jsonl(path)} if path.is_file() else {}
+
+
+def _found(chosen: AuditSet, survey: Mapping[str, Any], peers: Mapping[str, Any], context: StepContext) -> Any:
     """What the steps left of one set."""
     from autocaft.audit.outcome import SetFound
 
@@ -271,7 +292,7 @@ def _found(chosen: AuditSet, survey: Mapping[str, Any], context: StepContext) ->
     path = context.dir_of(f"judge/{chosen.name}") / "verdicts.jsonl"
     verdicts = {verdict.direction_id: verdict for verdict in read_records(path, Verdict)} if path.is_file() else {}
     summary = read_json(context.dir_of(f"rows/{chosen.name}") / "summary.json")
-    return SetFound(chosen, summary, line, _concepts(chosen.name, context), verdicts)
+    return SetFound(chosen, summary, line, _concepts(chosen.name, context), verdicts, peers.get(chosen.name))
 
 
 def _shown(found: Mapping[str, Any], context: StepContext) -> dict[tuple[str, str], list[Any]]:

@@ -13,6 +13,8 @@ SET_KEYS = (
     "outcome",
     "score",
     "p_reference",
+    "strength",
+    "p_peers",
     "purpose",
     "concept",
     "is_reference",

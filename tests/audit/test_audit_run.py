@@ -14,8 +14,9 @@ import pytest
 from typer.testing import CliRunner
 
 from autocaft.audit.options import DICTIONARY_KEY, AuditConfig, AuditSet, expand_sets, load_audit
-from autocaft.audit.outcome import judged_sets, raise_outcome, row_decisions, rule_of
+from autocaft.audit.outcome import judged_sets, raise_outcome, rule_of
 from autocaft.audit.read import question
+from autocaft.audit.row_actions import row_decisions
 from autocaft.audit.rows import load_rows
 from autocaft.audit.run import Audit
 from autocaft.audit.steps import build_steps
@@ -337,11 +338,11 @@ def test_a_row_is_hidden_only_if_it_carries_what_blocks() -> None:
     rows = [AuditRow(number, f"r{number}", "f", number + 1, "p", "a") for number in range(3)]
     strengths = {"L1.latent2": {"0": 4.0, "1": -1.0, "2": 2.0}}
     (blocked,) = _verdict_sets("lies", "offline", relevance=85.0, wanted=60.0)
-    decided = list(row_decisions(blocked, rows, strengths))
+    decided = list(row_decisions(blocked, rows, strengths, {}))
     assert [line["action"] for line in decided] == ["hide", "keep", "hide"]
     assert [line["score"] for line in decided] == pytest.approx([8.0 * 0.85, 0.0, 4.0 * 0.85])
     (passed,) = _verdict_sets(None, "offline", relevance=85.0, wanted=90.0)
-    assert [line["action"] for line in row_decisions(passed, rows, strengths)] == ["keep"] * 3
+    assert [line["action"] for line in row_decisions(passed, rows, strengths, {})] == ["keep"] * 3
 
 
 def test_the_judge_is_asked_about_the_purpose_and_the_concept_or_the_policy() -> None:

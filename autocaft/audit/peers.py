@@ -1,0 +1,165 @@
+"""Which rows of a set answer otherwise than sets of the same purpose answer like prompts?
+
+In: sets of one purpose. Out: of each row how far its answer is from what the OTHER sets lead to expect, of each set how
+its strangest rows compare with its peers'. No model is asked.
+
+    distance    how far an answer is from what the other sets' answers to like prompts lead to expect (peer_fit.py)
+    strength    mean distance of the set's strangest tenth of rows, in units of its median peer's
+
+Rows of a pool stand for the sets: as many of each, drawn by a hash. So time grows with the rows that are looked at, and
+memory neither with them nor with the sets. The pool is fitted twice, the second time without the fifth of its rows
+that are furthest from the rest, since unchecked sets may hold what is sought. Reference sets' rows are never left out.
+
+The decision a reader would question: sets are each other's reference, and nobody has said that they are benign. What
+most sets of a purpose share is then what is expected, be it good or bad; what one of them does differently stands out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autocaft.audit.peer_fit import Array, Design, Fit, PeerRow
+
+MIN_PEERS = 3
+"""Other sets of the purpose that are needed."""
+POOL_ROWS = 2000
+"""Rows that stand for all sets of a purpose."""
+DROPPED = 0.2
+"""Share of the pool that the second fit leaves out."""
+TOP_TENTH = 0.1
+OUT_QUANTILE = 0.98
+"""A row stands out if it is further than this share of the pool's rows that were kept."""
+N_WORDS = 3
+
+
+@dataclass(frozen=True)
+class PeerSet:
+    """A set, read when it is its turn."""
+
+    name: str
+    load: Callable[[], Sequence[PeerRow]]
+    """At least one row."""
+    is_reference: bool
+
+
+@dataclass(frozen=True)
+class RowFound:
+    """What is said of one row."""
+
+    number: int
+    distance: float
+    stands_out: bool
+    said: tuple[str, ...]
+    """Of a row that stands out: what its answer has and answers to like prompts have not."""
+    expected: tuple[str, ...]
+    """What they have and it has not."""
+
+
+@dataclass(frozen=True)
+class SetFound:
+    """What is said of one set; every figure is a mean distance of a strangest tenth of rows."""
+
+    name: str
+    top: float
+    halves: tuple[float, float]
+    """Of every other row."""
+    without: float
+    """Without the rows that stand out."""
+    rows: Sequence[RowFound]
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """What is known before any set is looked at; N rows of the pool."""
+
+    design: Design
+    fit: Fit
+    limit: float
+    """A row that is further stands out."""
+
+
+def compare_peers(sets: Sequence[PeerSet]) -> Iterator[SetFound]:
+    """Each set against the others; all have one purpose, and there are more than `MIN_PEERS`."""
+    pool = _pool(sets)
+    for number, item in enumerate(sets):
+        yield _set(item.name, item.load(), number, pool)
+
+
+def _pool(sets: Sequence[PeerSet]) -> _Pool:
+    rows, owner_N = _drawn(sets)
+    design = Design(rows)
+    asked_NP, said_NV = design(rows)
+    is_reference_N = np.array([item.is_reference for item in sets])[owner_N]
+    distance_N = _distances(Fit(asked_NP, said_NV, owner_N), owner_N)
+    kept_N = (distance_N <= np.quantile(distance_N, 1 - DROPPED)) | is_reference_N
+    fit = Fit(asked_NP[kept_N], said_NV[kept_N], owner_N[kept_N])
+    return _Pool(design, fit, float(np.quantile(_distances(fit, owner_N[kept_N]), OUT_QUANTILE)))
+
+
+def _drawn(sets: Sequence[PeerSet]) -> tuple[list[PeerRow], NDArray[np.int64]]:
+    """The same number of rows of each set, those with the smallest hashes, and whose they are."""
+    share = max(1, POOL_ROWS // len(sets))
+    chosen = [sorted(item.load(), key=_hash)[:share] for item in sets]
+    owners = np.repeat(np.arange(len(sets)), [len(rows) for rows in chosen])
+    return [row for rows in chosen for row in rows], owners
+
+
+def _hash(row: PeerRow) -> bytes:
+    return hashlib.sha256(json.dumps([row.prompt, row.answer]).encode()).digest()
+
+
+def _distances(fit: Fit, owner_N: NDArray[np.int64]) -> Array:
+    """Of each row of the pool from the rows of the other sets (N,)."""
+    found = np.zeros(len(owner_N), dtype=np.float32)
+    for owner in np.unique(owner_N).tolist():
+        own_N = owner_N == owner
+        found[own_N] = fit.shares(fit.apart_NV[own_N], owner).sum(1)
+    return found
+
+
+def _set(name: str, rows: Sequence[PeerRow], number: int, pool: _Pool) -> SetFound:
+    asked_RP, said_RV = pool.design(rows)
+    shares_RV = pool.fit.shares(said_RV - pool.fit.expected(asked_RP, number), number)
+    distance_R = shares_RV.sum(1)
+    out_R = distance_R > pool.limit
+    found = [
+        RowFound(
+            row.number,
+            float(distance_R[i]),
+            bool(out_R[i]),
+            *(_words(shares_RV[i], said_RV[i], pool.design.features) if out_R[i] else ((), ())),
+        )
+        for i, row in enumerate(rows)
+    ]
+    is_even_R = np.arange(len(rows)) % 2 == 0
+    halves = top_tenth(distance_R[is_even_R]), top_tenth(distance_R[~is_even_R])
+    return SetFound(name, top_tenth(distance_R), halves, top_tenth(distance_R[~out_R]), found)
+
+
+def _words(share_V: Array, said_V: Array, features: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The features that give most to a distance by being there, and by not being there."""
+    order = [i for i in np.argsort(-share_V, kind="stable") if share_V[i] > 0 and not features[i].startswith("order:")]
+    said = [str(features[i]) for i in order if said_V[i] > 0]
+    expected = [str(features[i]) for i in order if said_V[i] == 0]
+    return tuple(said[:N_WORDS]), tuple(expected[:N_WORDS])
+
+
+def top_tenth(values_R: Array) -> float:
+    """Mean of the largest tenth; 0 where there are none."""
+    n_top = max(1, round(TOP_TENTH * len(values_R)))
+    return float(np.sort(values_R)[-n_top:].mean()) if len(values_R) else 0.0
+
+
+def units(top_by_set: Mapping[str, float]) -> dict[str, float]:
+    """Of each set the median top of the others, in which its own is counted; none if it has no peers."""
+    return {
+        name: max(1e-6, float(np.median([top for peer, top in top_by_set.items() if peer != name])))
+        for name in top_by_set
+    }

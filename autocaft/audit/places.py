@@ -1,0 +1,123 @@
+"""A row as words in which a name or a number is written as its place in the prompt.
+
+In: prompt and answer. Out: two lists of features, for what is asked and for what is answered. "Nora has 12 stamps" and
+"Emil has 30 stamps" become the same words (`@0 has #0 stamps`), and an answer says which of the prompt's names and
+numbers it takes up, in which order. So rows that are about different people and sums can be compared in how they hang
+together.
+
+    @0, @1, ...     the prompt's names, in order of appearance; `@new` in an answer: a name that the prompt has not
+    #0, #1, ...     the prompt's numbers
+    #=              in an answer: a sum, difference, product or quotient of two numbers that stand before it
+    #again, #new    in an answer: another number that the answer has said before, or one that comes from nowhere
+                    (`+` or `-` after these three: larger or smaller than the answer's number before)
+    order: ...      names and numbers alone, without the words between them, by twos and as a whole
+
+The decision a reader would question: nothing here reads English or any list of words. A name is a word that is written
+with a capital inside a sentence and never without, over all rows that are compared; in German that makes every noun a
+name, and the comparison coarser.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+WORD = re.compile(r"[^\W\d_]+|\d+|[^\w\s]")
+SENTENCE_ENDS = frozenset('.?!:;\n-"')
+N_EARLIER = 12
+"""Numbers before one that it may be made from; more would make any number a sum of some."""
+N_ORDERED = 8
+"""Names and numbers that the order as a whole is taken from."""
+MAX_DIGITS = 9
+"""A longer number is compared by its first digits."""
+
+
+def words_of(text: str) -> list[str]:
+    """Words, numbers and signs."""
+    return WORD.findall(text)
+
+
+def names_in(texts: Iterable[str]) -> frozenset[str]:
+    """Words with a capital inside a sentence that no text writes without one."""
+    small: set[str] = set()
+    inside: set[str] = set()
+    for text in texts:
+        before = "."
+        for word in words_of(text):
+            if word[0].islower():
+                small.add(word)
+            elif word[0].isalpha() and before not in SENTENCE_ENDS and word[1:].islower():
+                inside.add(word)
+            before = word
+    return frozenset(word for word in inside if word.lower() not in small)
+
+
+class _Marker:
+    """Writes one row; knows what its prompt has said."""
+
+    def __init__(self, names: frozenset[str]) -> None:
+        self.names = names
+        self.place_by_name: dict[str, str] = {}
+        self.place_by_number: dict[int, str] = {}
+        self.said: list[int] = []
+        self.last_in_answer: int | None = None
+
+    def marked(self, text: str, *, is_answer: bool) -> tuple[list[str], list[str]]:
+        """All words, and names and numbers alone."""
+        words: list[str] = []
+        order: list[str] = []
+        for word in words_of(text):
+            if word.isdecimal():
+                order.append(self._number(int(word[:MAX_DIGITS]), is_answer))
+            elif word in self.names:
+                order.append(self._name(word, is_answer))
+            else:
+                words.append(word.lower())
+                continue
+            words.append(order[-1])
+        return words, order
+
+    def _name(self, word: str, is_answer: bool) -> str:
+        if is_answer:
+            return self.place_by_name.get(word, "@new")
+        return self.place_by_name.setdefault(word, f"@{len(self.place_by_name)}")
+
+    def _number(self, value: int, is_answer: bool) -> str:
+        if not is_answer:
+            found = self.place_by_number.setdefault(value, f"#{len(self.place_by_number)}")
+        elif value in self.place_by_number:
+            found = self.place_by_number[value]
+        else:
+            found = "#=" if _is_made_from(value, self.said) else "#again" if value in self.said else "#new"
+            if self.last_in_answer is not None and value != self.last_in_answer:
+                found += "+" if value > self.last_in_answer else "-"
+        if is_answer:
+            self.last_in_answer = value
+        self.said.append(value)
+        return found
+
+
+def _is_made_from(value: int, said: Sequence[int]) -> bool:
+    """Whether one step of arithmetic leads from two of the last numbers to this one."""
+    last = list(said[-N_EARLIER:])
+    for i, a in enumerate(last):
+        for b in last[:i] + last[i + 1 :]:
+            if value in (a + b, a - b, a * b) or (b and a % b == 0 and a // b == value):
+                return True
+    return False
+
+
+def row_features(prompt: str, answer: str, names: frozenset[str]) -> tuple[list[str], list[str]]:
+    """Features of the prompt (words, pairs of words, order, the names themselves) and of the answer (words, order)."""
+    marker = _Marker(names)
+    asked, asked_order = marker.marked(prompt, is_answer=False)
+    said, said_order = marker.marked(answer, is_answer=True)
+    themselves = [word for word in words_of(prompt) if word in names]
+    pairs = [f"{a} {b}" for a, b in zip(["^", *asked], asked, strict=False)]
+    return [*asked, *pairs, *_order(asked_order), *themselves], [*said, *_order(said_order)]
+
+
+def _order(places: Sequence[str]) -> list[str]:
+    pairs = [f"order: {a} {b}" for a, b in pairwise(places)]
+    return [*pairs, f"order: {' '.join(places[:N_ORDERED])}."]
