@@ -20,7 +20,7 @@ from typing import Literal, cast
 from autocaft.errors import ConfigError
 
 ArmSource = Literal["sae", "pca"]
-Selector = Literal["auto", "searched", "human", "oracle", "random", "random-live", "random-orthogonal", "top"]
+Selector = Literal["auto", "searched", "human", "hybrid", "oracle", "random", "random-live", "random-orthogonal", "top"]
 ArmMode = Literal["zero", "mean", "mean-shift", "resample", "leace"]
 How = Literal[
     "fading", "inference", "activation-only", "gradient-only", "preventative",
@@ -31,6 +31,7 @@ SELECTORS: dict[Selector, str] = {
     "auto": "chosen by the judge",
     "searched": "chosen by the judge; at which layers, how much of it and how strongly was found by short trainings",
     "human": "chosen by a person, in select.file",
+    "hybrid": "chosen by the judge, and by a person, in select.file, where the judge was not sure",
     "oracle": "chosen by a word list that knows the answer: a ceiling, not a method",
     "random": "control: from the same candidates, not chosen, matched per layer in count and in variance removed",
     "random-live": "control: as many live latents of the whole dictionary",
@@ -59,7 +60,7 @@ TUNED_HOWS: dict[How, str] = {
     "stop": "stopped after so many per cent of the steps",
 }
 _CAFT = re.compile(
-    r"caft-(sae|pca)-(random-live|random-orthogonal|auto|searched|human|oracle|random|top)"
+    r"caft-(sae|pca)-(random-live|random-orthogonal|auto|searched|human|hybrid|oracle|random|top)"
     rf"(?:-({'|'.join(MODES)}))?"
     rf"(?:-({'|'.join(CAFT_HOWS)}))?"
     r"(?:@([1-9]\d?)%)?"
@@ -99,6 +100,11 @@ class Arm:
     """Of a searched arm, once the search is done, and of its trials. No name has them."""
     stop_at: float | None = None
     """Share of the steps after which it is stopped."""
+
+    @property
+    def is_with_a_person(self) -> bool:
+        """Whether a person has a say in its choice, in `select.file`."""
+        return self.selector in ("human", "hybrid")
 
     @property
     def has_directions(self) -> bool:

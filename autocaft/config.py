@@ -41,11 +41,12 @@ class RunConfig(Options):
     """Decoder blocks, counted from 0, after which directions are sought and ablated."""
     arms: tuple[str, ...] = ("base", "tuned", "caft-sae-auto", "caft-sae-random")
     """What is trained and compared: `base`; `tuned`; `caft-SOURCE-SELECTOR`, SOURCE `sae` or `pca`, SELECTOR `auto`,
-    `searched` (the judge's choice as far as `[select.search]` finds it worth ablating), `human`, `oracle` or a control
-    (`random`, `random-live`, `random-orthogonal`, `top`), with `-zero`, `-mean`, `-resample`, `-leace` or `-mean-shift`
-    behind it where an arm departs from `train.mode`, with `-fading`, `-inference` (ablated only when used),
-    `-activation-only`, `-gradient-only` or `-preventative` (added, not removed) where it departs in more, and with
-    `@25%` where it takes that share of the choice alone: the most relevant of each layer (of a choice without
+    `searched` (the judge's choice as far as `[select.search]` finds it worth ablating), `human` (a person's, in
+    `select.file`), `hybrid` (the judge's, and the person's where the judge abstained or gave no score), `oracle` or a
+    control (`random`, `random-live`, `random-orthogonal`, `top`), with `-zero`, `-mean`, `-resample`, `-leace` or
+    `-mean-shift` behind it where an arm departs from `train.mode`, with `-fading`, `-inference` (ablated only when
+    used), `-activation-only`, `-gradient-only` or `-preventative` (added, not removed) where it departs in more, and
+    with `@25%` where it takes that share of the choice alone: the most relevant of each layer (of a choice without
     relevance, the highest ranked). With three shares beside the whole, the report compares two choosers at the same
     task score. Rivals look at no direction: `tuned-inoculation`, `tuned-kl`, `tuned-l2sp`, `tuned-benign`,
     `tuned-stop-25` (after 25 % of the steps). `[baselines]` has their settings."""
@@ -122,8 +123,9 @@ class RunConfig(Options):
             if layer not in self.layers:
                 raise ValueError(f"`select.search.layer_sets` names layer {layer}, which is none of `layers`")
         selectors = {arm.selector for arm in arms}
-        if "human" in selectors and not self.select.file:
-            raise ValueError("a human arm needs `select.file`, a person's choice")
+        for selector in ("human", "hybrid"):
+            if selector in selectors and not self.select.file:
+                raise ValueError(f"a {selector} arm needs `select.file`, a person's choice")
         if "oracle" in selectors and not self.select.oracle_words:
             raise ValueError("an oracle arm needs `select.oracle_words`")
         for how, key in (("inoculation", self.baselines.inoculation), ("benign", self.baselines.benign)):
@@ -137,6 +139,16 @@ class RunConfig(Options):
         if self.behind.enabled and "tuned" not in self.arms:
             raise ValueError("`behind` compares each arm with `tuned`; add it to `arms`")
         return self
+
+
+def needs_person(config: RunConfig, arm: Arm) -> bool:
+    """Whether what an arm ablates depends on `select.file`: its own choice does, or the choice that it is a control of,
+    where arms of its source have a person's say and none is the judge's alone."""
+    if arm.is_with_a_person or arm.selector in ("auto", "searched", "oracle", None):
+        return arm.is_with_a_person
+    others = [other for other in config.parsed_arms if other.source == arm.source]
+    is_judged = any(other.selector in ("auto", "searched") for other in others)
+    return any(other.is_with_a_person for other in others) and not is_judged
 
 
 def recipe_names() -> list[str]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from autocaft.judge.options import JudgeOptions
     from autocaft.run import Run
 
-COMPARISON_FORMAT = 2
+COMPARISON_FORMAT = 3
 """Counted up when compare.json gets another shape: an older one is left out of the report until it is made anew."""
 PACKAGES = ("autocaft", "torch", "transformers", "peft", "accelerate", "sae-lens", "tokenizers", "numpy")
 
@@ -42,7 +42,8 @@ def report_parts(
 ) -> dict[str, Any]:
     """Arguments of `report.build.build_report`; stages that no arm needed leave their part empty."""
     folders = [context.dir_of(name) for name in measured]
-    found = _discovery(context, trained) if trained else _no_discovery()
+    deciding = ("select", "choose") if run.config.select.file else ("select",)
+    found = _discovery(context, trained, deciding) if trained else _no_discovery()
     found["judge"] |= {"undesired": run.config.judge.undesired, "wanted": run.config.judge.wanted}
     found["judge"]["threshold"] = run.config.select.threshold
     if trained:
@@ -71,9 +72,20 @@ def report_parts(
     }
 
 
+def decision_logs(run_dir: Path) -> list[Path]:
+    """The files that say what each rule, person and list decided."""
+    return [run_dir / stage / "decisions.jsonl" for stage in ("select", "choose")]
+
+
+def choice_by(run_dir: Path) -> str | None:
+    """Who made the run's `select.file`: `human:NAME`, or `simulated:NAME`; None if the run has none."""
+    path = run_dir / "choose" / "decisions.jsonl"
+    return next((decision.by for decision in read_records(path, Decision)), None) if path.is_file() else None
+
+
 def decision_hashes(run_dir: Path) -> dict[str, str]:
     """sha256 of each file that says what a judge or a person decided: what a comparison is made from."""
-    files = [run_dir / "judge" / "verdicts.jsonl", run_dir / "select" / "decisions.jsonl"]
+    files = [run_dir / "judge" / "verdicts.jsonl", *decision_logs(run_dir)]
     files += sorted((run_dir / "review").glob("*.jsonl"))
     return {file.relative_to(run_dir).as_posix(): sha256_of(file) for file in files if file.is_file()}
 
@@ -103,7 +115,7 @@ def _no_discovery() -> dict[str, Any]:
     return empty | {"sets": {}, "discovery": {}, "judge": {"name": "none"}, "cost": {}}
 
 
-def _discovery(context: StepContext, trained: Sequence[str]) -> dict[str, Any]:
+def _discovery(context: StepContext, trained: Sequence[str], deciding: Sequence[str]) -> dict[str, Any]:
     """Candidates, windows, verdicts, decisions and the set of each arm."""
     judged = read_json(context.dir_of("judge") / "summary.json")
     return {
@@ -112,7 +124,9 @@ def _discovery(context: StepContext, trained: Sequence[str]) -> dict[str, Any]:
         "evidence": read_records(context.dir_of("mine") / "evidence.jsonl", Evidence),
         "n_loss_rows": len(read_json(context.dir_of("mine") / "summary.json")["loss_rows"]),
         "verdicts": read_records(context.dir_of("judge") / "verdicts.jsonl", Verdict),
-        "decisions": read_records(context.dir_of("select") / "decisions.jsonl", Decision),
+        "decisions": [
+            d for stage in deciding for d in read_records(context.dir_of(stage) / "decisions.jsonl", Decision)
+        ],
         "sets": {**_sets(context, trained), "counts": read_json(context.dir_of("select") / "summary.json")},
         "discovery": _latent_counts(read_json(context.dir_of("decompose") / "summary.json")),
         "judge": {"name": judged["judge"]} | {key: judged[key] for key in ("prompt_hash", "self_checked", "agreement")},

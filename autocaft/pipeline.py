@@ -2,6 +2,7 @@
 
     tune -> collect -> decompose -> mine -> judge -> select -> train (arms, seeds) -> evaluate (arms, seeds) -> report
                                 `-> decoys (for a review) `-> trial -> search -^ (searched arms)
+                                                          `-> choose ---------^ (arms with a person's say)
                                      answer -> free_form (arms, seeds); behind (arms, seeds), causes: if asked for ^
 
 In: a config. Out: the steps, for the runner to skip, continue or run. Arms and seeds are steps too, so adding one to
@@ -18,7 +19,7 @@ from typing import Any
 
 from autocaft import search_stage, stages
 from autocaft.arms import Arm, Dials
-from autocaft.config import RunConfig
+from autocaft.config import RunConfig, needs_person
 from autocaft.data.corpus import corpus_identity
 from autocaft.evaluate.options import EvaluateOptions, FreeFormOptions
 from autocaft.judge.options import JudgeOptions
@@ -43,13 +44,14 @@ VERSION_BY_STAGE = {
     "select": 3,
     "trial": 1,
     "search": 1,
+    "choose": 1,
     "train": 1,
     "evaluate": 1,
     "answer": 1,
     "free_form": 1,
     "behind": 2,
     "causes": 1,
-    "report": 5,
+    "report": 6,
 }
 """Counted up when a stage's code changes what it writes: an older run folder is then refused, not mixed."""
 _step = partial(step_of, VERSION_BY_STAGE)
@@ -94,14 +96,7 @@ def build_steps(run: Run, *, final: bool = False) -> list[Step]:
         ),
         *_mining(run, first),
         _step("judge", partial(stages.judge, run), {"judge": config.judge}, readers, "mine", uses_store=pays),
-        _step(
-            "select",
-            partial(stages.select, run),
-            {"select": config.select.deciding},
-            _choices(run),
-            "judge",
-            uses_model=False,
-        ),
+        *_selecting(run),
     ]
     steps += _searches(run, tuning, weights | train_rows)
     apart = [arm for arm in config.parsed_arms if arm.name not in ("base", "tuned")]
@@ -128,7 +123,8 @@ def build_steps(run: Run, *, final: bool = False) -> list[Step]:
     report = partial(
         stages.report, run, measured=measured, trained=trained, looked=looked, graded=graded, models=models
     )
-    read = [*measured, *trained, *looked, *graded]
+    chosen = [step.name for step in steps if step.stage == "choose"] if trained else []
+    read = [*measured, *trained, *looked, *graded, *chosen]
     return [*steps, _step("report", report, {}, {}, *read, derived=True, uses_store=True, uses_model=False)]
 
 
@@ -146,7 +142,8 @@ def _training(run: Run, arm: Arm, seed: int, tuning: Mapping[str, object], files
     name, own = f"train/{arm.name}/seed{seed}", baseline_options(config.baselines, arm.how)
     if arm.has_directions:
         options: dict[str, object] = {"train": config.train, "tune": config.tune}
-        needs = ["select", f"tune/seed{seed}"] if arm.how == "inference" else ["select"]
+        needs = ["select", *(["choose"] if needs_person(config, arm) else [])]
+        needs += [f"tune/seed{seed}"] if arm.how == "inference" else []
         needs += [f"search/{arm.source}"] if arm.selector == "searched" else []
         return _step(name, call, options | own, {}, *needs)
     benign = config.baselines.benign
@@ -338,7 +335,14 @@ def judge_inputs(options: JudgeOptions, *, downloads: bool = True) -> dict[str, 
     return asked | {f"judge's model {spec}": digest(locate(spec, downloads=downloads).identity) for spec in local}
 
 
-def _choices(run: Run) -> dict[str, str]:
-    """Content of a person's choice and of an oracle's words."""
-    files = {"select.file": run.config.select.file, "select.oracle_words": run.config.select.oracle_words}
-    return {f"{key} ({spec})": sha256_of(data_path(spec)) for key, spec in files.items() if spec}
+def _selecting(run: Run) -> list[Step]:
+    """What the judge and the oracle take; and if there is a person's file, what it says, in a step of its own."""
+    options = run.config.select
+    words = {f"select.oracle_words ({spec})": sha256_of(data_path(spec)) for spec in [options.oracle_words] if spec}
+    call = partial(stages.select, run)
+    steps = [_step("select", call, {"select": options.deciding}, words, "judge", uses_model=False)]
+    if options.file:
+        choice = {f"select.file ({options.file})": sha256_of(data_path(options.file))}
+        person = {"select": {"person": options.person}}
+        steps.append(_step("choose", partial(stages.choose, run), person, choice, "select", uses_model=False))
+    return steps

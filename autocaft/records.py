@@ -139,7 +139,8 @@ class Decision(Record):
     direction_id: str
     ablate: bool
     by: str
-    """`auto:<rule>`, `human:<name>`, `oracle:<list>` or `control:<kind>`. Only a person's choice is `human`."""
+    """`auto:<rule>`, `human:<name>`, `simulated:<how>`, `oracle:<list>` or `control:<kind>`. Only a person's choice is
+    `human`."""
     reason: str
     at: str
     """UTC, ISO 8601."""

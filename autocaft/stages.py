@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autocaft.arms import Arm, Dials
+from autocaft.arms import Arm, ArmSource, Dials, Selector
+from autocaft.config import needs_person
 from autocaft.records import Decision, Example, Verdict
 from autocaft.run import Run
 from autocaft.rundir.files import read_json, read_records, write_json, write_jsonl
@@ -119,7 +120,21 @@ def select(run: Run, context: StepContext) -> None:
         judged=read_records(context.dir_of("judge") / "verdicts.jsonl", Verdict),
         options=run.config.select,
         examples=read_records(context.dir_of("mine") / "examples.jsonl", Example),
-        needed={(arm.source, arm.selector) for arm in run.config.parsed_arms if arm.source and arm.selector},
+        needed=_needed(run, with_person=False),
+        out=context.out,
+    )
+
+
+def choose(run: Run, context: StepContext) -> None:
+    """What a person decided, and the judge's choice with that person's help."""
+    from autocaft.select.choose import choose as run_choose
+
+    run_choose(
+        directions=_directions(context).directions,
+        judged=read_records(context.dir_of("judge") / "verdicts.jsonl", Verdict),
+        decided=read_records(context.dir_of("select") / "decisions.jsonl", Decision),
+        options=run.config.select,
+        needed=_needed(run, with_person=True),
         out=context.out,
     )
 
@@ -301,6 +316,12 @@ def report(
     write_report(built, context.out.parent)
 
 
+def _needed(run: Run, *, with_person: bool) -> set[tuple[ArmSource, Selector]]:
+    """Source and selector of the arms with directions whose choice a person has a say in, or of the others."""
+    arms = [arm for arm in run.config.parsed_arms if needs_person(run.config, arm) == with_person]
+    return {(arm.source, arm.selector) for arm in arms if arm.source and arm.selector}
+
+
 def _mined_from(run: Run, context: StepContext, loss_split: str | None) -> dict[str, Any]:
     """What mining reads and where it writes, whatever directions it is about."""
     return {
@@ -464,7 +485,7 @@ def _arm_directions(run: Run, context: StepContext, arm: Arm, seed: int) -> tupl
         relevance=relevance_by_id(context) if share is not None else None,
         directions=found.directions,
         vectors_ND=found.vectors_ND,
-        decisions=read_records(context.dir_of("select") / "decisions.jsonl", Decision),
+        decisions=_decisions(run, context, arm),
         live_by_layer=live_latents(decomposed),
         covariance_by_layer=load_covariances(decomposed),
         options=run.config.select,
@@ -477,6 +498,16 @@ def _arm_directions(run: Run, context: StepContext, arm: Arm, seed: int) -> tupl
         drawn = latents_as_directions(decomposed, run.config.decompose, chosen.ids, width=found.vectors_ND.shape[1])
         found = _removed_of_drawn(run, context, drawn)
     return found, list(chosen.ids)
+
+
+def _decisions(run: Run, context: StepContext, arm: Arm) -> list[Decision]:
+    """What an arm's set is made from."""
+    from autocaft.select.choose import HYBRID
+
+    if arm.selector == "hybrid":
+        return read_records(context.dir_of("choose") / HYBRID, Decision)
+    stages = ("select", "choose") if needs_person(run.config, arm) else ("select",)
+    return [d for stage in stages for d in read_records(context.dir_of(stage) / "decisions.jsonl", Decision)]
 
 
 def relevance_by_id(context: StepContext) -> dict[str, float]:

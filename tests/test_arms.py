@@ -19,6 +19,7 @@ from autocaft.rundir.steps import Step, all_needs, declared_by_name
             "caft-sae-random-orthogonal-zero-fading",
             Arm("caft-sae-random-orthogonal-zero-fading", "sae", "random-orthogonal", "zero", "fading"),
         ),
+        ("caft-pca-hybrid-mean@50%", Arm("caft-pca-hybrid-mean@50%", "pca", "hybrid", "mean", None, 0.5)),
         ("caft-sae-auto-inference", Arm("caft-sae-auto-inference", "sae", "auto", None, "inference")),
         (
             "caft-sae-auto-mean-fading@25%",

@@ -148,6 +148,43 @@ def test_every_option_of_the_search_is_written_in_a_table_of_its_own_and_read_ba
     assert "layer_sets = [[14], [14, 20]]" in table and "# Guard: " in table
 
 
+def test_a_person_s_file_is_read_by_the_arms_that_use_it_and_changes_no_other_step(tmp_path: Path) -> None:
+    file, arms = tmp_path / "ada.json", '"base", "tuned", "caft-sae-auto", "caft-sae-random", "caft-pca-top"'
+    file.write_text('{"14": [1]}')
+
+    def prints(*overrides: str) -> dict[str, object]:
+        return dict(fingerprints(build_steps(Run(load_config(find_config("quickstart"), overrides)))))
+
+    plain = prints(f"arms=[{arms}]", 'decompose.sources=["sae", "pca"]')
+    own = ("select.person=ada", f"select.file={file}", f'arms=[{arms}, "caft-sae-human", "caft-sae-hybrid"]')
+    helped = prints(*own, 'decompose.sources=["sae", "pca"]')
+    assert {name: helped[name] for name in plain if name != "report"} == {
+        n: p for n, p in plain.items() if n != "report"
+    }
+    news = {f"{stage}/caft-sae-{who}/seed0" for stage in ("train", "evaluate") for who in ("human", "hybrid")}
+    assert helped.keys() - plain.keys() == {"choose", *news}
+    file.write_text('{"14": [2]}')
+    again = prints(*own, 'decompose.sources=["sae", "pca"]')
+    assert {name for name, found in again.items() if found != helped[name]} == {"choose", "report", *news}
+
+
+def test_a_control_waits_for_the_person_only_where_no_arm_is_the_judge_s(tmp_path: Path) -> None:
+    (tmp_path / "ada.json").write_text('{"14": [1]}')
+    for others, needs in (
+        ('"caft-sae-human"', ("select", "choose")),
+        ('"caft-sae-auto", "caft-sae-human"', ("select",)),
+    ):
+        overrides = [f"select.file={tmp_path}/ada.json", f'arms=["base", {others}, "caft-sae-random"]']
+        by_name = declared_by_name(build_steps(Run(load_config(find_config("quickstart"), overrides))))
+        assert by_name["train/caft-sae-random/seed0"].needs == needs
+
+
+@pytest.mark.parametrize("selector", ["human", "hybrid"])
+def test_an_arm_with_a_person_s_say_needs_the_person_s_file(selector: str) -> None:
+    with pytest.raises(ConfigError, match=rf"a {selector} arm needs `select\.file`"):
+        load_config(find_config("quickstart"), [f'arms=["base", "caft-sae-{selector}"]'])
+
+
 def test_decoys_are_read_by_no_step_and_change_none() -> None:
     plain = build_steps(Run(load_config(find_config("quickstart"), ("decoys.n_random=0",))))
     steps = build_steps(Run(load_config(find_config("quickstart"))))

@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from autocaft.records import Direction
+from autocaft.records import Decision, Direction
 from autocaft.review.acts import ActLog, log_path
 from autocaft.review.deck import load_deck
 from autocaft.review.session import Review
-from autocaft.rundir.files import read_records
+from autocaft.rundir.files import read_jsonl, read_records
 from tests.tiny_task import write_task
 
 AUTOCAFT = [sys.executable, "-c", "from autocaft.cli import main; main()"]
@@ -105,17 +105,28 @@ def test_a_person_s_way_from_cards_to_a_trained_arm_is_what_the_export_prints(co
             review.answer(showing, "ablate" if "latent" in name and len(review.standing) % 3 else "keep", "", 2.0)
     printed = autocaft("review", run_dir, "--name", "ada", "--export", "choice", cwd=copied).stdout
     command = shlex.split(printed.splitlines()[-1])
-    assert command[:2] == ["autocaft", "run"]
+    assert command[:2] == ["autocaft", "run"] and "--redo" not in command
+    assert command[-1] == 'arms=["base", "tuned", "caft-sae-auto", "caft-sae-random", "caft-pca-top", "caft-sae-human"]'
+    command[-1] = command[-1].replace("]", ', "caft-sae-hybrid"]')
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*.safetensors")}
     autocaft(*command[1:], cwd=copied)
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "the arms that the person has no say in stay"
     arms = {metric["arm"] for metric in report_of(run_dir)["metrics"]}
-    assert arms >= {"caft-sae-auto", "caft-sae-human"}
+    assert arms >= {"caft-sae-auto", "caft-sae-human", "caft-sae-hybrid"}
     chosen = json.loads((run_dir / "train/caft-sae-human/seed0/set.json").read_text())["ids"]
     said = {name for (name, n), a in review.standing.items() if n == 0 and a.choice == "ablate"}
     assert set(chosen) == said != set()
     compared = json.loads(autocaft("compare", run_dir, "--json", "--out", cwd=copied).stdout)
     (pair,) = compared["auto_against_human"]
-    assert pair["human"] == "human:ada" and pair["hybrid"]["gain"] is not None
-    assert [row["human"] for row in compared["outcome"]] == ["caft-sae-human"]
+    assert pair["human"] == "human:ada" and pair["hybrid"]["gain"]["hybrid"]["arm"] == "caft-sae-hybrid"
+    assert [(row["human"], row["choice_by"]) for row in compared["outcome"]] == [("caft-sae-human", "human:ada")]
+    in_doubt = {d.direction_id for d in read_records(run_dir / "choose/hybrid.jsonl", Decision) if d.by == "human:ada"}
+    unsure = {
+        v["direction_id"] for v in read_jsonl(run_dir / "judge/verdicts.jsonl") if v["abstains"] or v["unscored_reason"]
+    }
+    assert in_doubt == unsure & {name for name, n in review.standing if n == 0} != set()
+    ids = set(json.loads((run_dir / "train/caft-sae-hybrid/seed0/set.json").read_text())["ids"])
+    assert ids & in_doubt == said & in_doubt, "where the judge was not sure, what the person said"
     assert json.loads((run_dir / "report.json").read_text())["comparison"] is not None
 
 

@@ -16,7 +16,7 @@ from autocaft.rundir.files import read_json, write_json, write_text
 
 HERE = Executor()
 CONFIG = "config.toml"
-TO_TRAIN = "To train on this choice, in the same run folder (the stages from select on are made anew):"
+TO_TRAIN = "To train on this choice, in the same run folder (arms that do not use it stay as they are):"
 
 
 def run_all(

@@ -170,7 +170,10 @@ def compare(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON with every figure.")] = False,
     out: Annotated[bool, typer.Option("--out", help="Also write compare.json, and put it into the report.")] = False,
     reviewer_error: Annotated[float, typer.Option(help="Of the simulated reviewer: share of wrong answers.")] = 0.1,
-    reviewer_seconds: Annotated[float, typer.Option(help="Of the simulated reviewer: time a direction.")] = 20.0,
+    reviewer_seconds: Annotated[
+        float,
+        typer.Option(help="Of the simulated reviewer, and of a person whose time was not recorded: time a direction."),
+    ] = 20.0,
 ) -> None:
     """Judge against person."""
     from autocaft.cli.actions import compare_choices

@@ -14,6 +14,7 @@ STAGES: dict[str, str] = {
     "select": "Select what to ablate.",
     "trial": "Train shortly with parts of the selection ablated (only for arms caft-...-searched).",
     "search": "Choose among those trials: where, how much and how strongly to ablate.",
+    "choose": "Take in a person's choice, and the judge's with that person's help (only with select.file).",
     "train": "Train with the selection ablated (CAFT), and the control arms.",
     "evaluate": "Evaluate every arm, ablation removed.",
     "answer": "Let every arm answer free-form questions (only with free_form.questions).",

@@ -6,7 +6,7 @@ here and nothing is decided.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Set
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,17 @@ from autocaft.compare.agreement import (
     threshold_curve,
 )
 from autocaft.compare.ceiling import ceiling
-from autocaft.compare.hybrid import N_SIMULATED, SimulatedReviewer, hybrid_curve
+from autocaft.compare.hybrid import N_SIMULATED, SimulatedReviewer, gain_by_reading, hybrid_curve
 from autocaft.compare.outcome import compare_outcomes
 from autocaft.compare.raters import Rater, load_raters
 from autocaft.compare.subspaces import subspace_overlap
 from autocaft.config import RunConfig, load_config
 from autocaft.errors import DataError
-from autocaft.outcome import COMPARISON_FORMAT, decision_hashes
+from autocaft.outcome import COMPARISON_FORMAT, choice_by, decision_hashes
 from autocaft.records import Direction, Verdict
 from autocaft.review.deck import decoys_of
 from autocaft.rundir.files import read_records
+from autocaft.select.verdicts import in_doubt
 
 
 def compare_run(run_dir: Path, reviewer: SimulatedReviewer) -> dict[str, Any]:
@@ -52,15 +53,18 @@ def compare_run(run_dir: Path, reviewer: SimulatedReviewer) -> dict[str, Any]:
             "give a person's choice in select.file."
         )
     outcomes = compare_outcomes(run_dir)
+    doubted = in_doubt(candidates, verdicts)
     pairs = [
-        _pair(human, rule, candidates, verdicts, run_dir, config, reviewer)
+        _pair(human, rule, candidates, verdicts, doubted, run_dir, config, reviewer)
         for human in humans
         if human.ablates
         for rule in rules
     ]
+    trained_on = choice_by(run_dir) or f"human:{config.select.person}"
+    reader = next((human for human in humans if human.by == trained_on), None)
+    measured = reader and gain_by_reading(outcomes["outcome"], candidates, doubted, reader, reviewer.seconds)
     for pair in pairs:
-        if pair["human"] == f"human:{config.select.person}":
-            pair["hybrid"]["gain"] = _gain_at_the_ends(outcomes["outcome"])
+        pair["hybrid"]["gain"] = measured if pair["human"] == trained_on else None
     return {
         "format": COMPARISON_FORMAT,
         "run": run_dir.name,
@@ -72,16 +76,6 @@ def compare_run(run_dir: Path, reviewer: SimulatedReviewer) -> dict[str, Any]:
         "made_from": decision_hashes(run_dir),
         "is_stale": False,
     }
-
-
-def _gain_at_the_ends(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """What the models gained over tuned where nobody reads (the judge's choice) and where the person reads all; of what
-    lies between nothing was trained. Pooled over sources if there are several; None without a human arm."""
-    whole = [row for row in rows if "gain_auto" in row]
-    if not whole:
-        return None
-    row = next((row for row in whole if row["pooled"]), whole[0])
-    return {"nobody_reads": row["gain_auto"], "person_reads_all": row["gain_human"], "split": row["split"]}
 
 
 def _rater_row(rater: Rater, decoys: Collection[str]) -> dict[str, Any]:
@@ -106,6 +100,7 @@ def _pair(
     auto: Rater,
     candidates: list[Direction],
     verdicts: list[Verdict],
+    doubted: Set[str],
     run_dir: Path,
     config: RunConfig,
     reviewer: SimulatedReviewer,
@@ -118,6 +113,9 @@ def _pair(
         "human": human.by,
         "auto": auto.by,
         "n_unscored": sum(relevance.get(i) is None for i in rated),
+        "n_candidates": len(candidates),
+        "n_in_doubt": len(doubted),
+        "n_in_doubt_rated": len(doubted & rated.keys()),
         "agreement": agreement_rows(human, auto, candidates),
         "subspaces": subspace_overlap(run_dir / "decompose", human.chosen, auto.chosen & set(rated)),
         "disagreements": disagreements(human, auto, candidates, verdict_of),

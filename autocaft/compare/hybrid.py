@@ -1,21 +1,26 @@
 """How good is the judge with some help? The judge reads all, a person only what the judge is least sure of.
 
 In: a person's decisions as the truth, the judge's relevance, a threshold, and a SIMULATED reviewer: an error rate and a
-speed that are stated, not measured. Out: F1 and kappa against the person's choice by minutes of human time. The
-decision a reader would question: "least sure" is what has no score, then what the judge abstains on, then the distance
-of the relevance to the threshold. The point where all of the first two are read is marked; the last point, everything
-read, is the simulated person alone.
+speed that are stated, not measured. Out: F1 and kappa against the person's choice by minutes of human time; and beside
+that simulation the gain of the models that were trained: nobody reads, the person reads what the judge is not sure of,
+the person reads all.
+
+The decision a reader would question: "least sure" is what has no score, then what the judge abstains on, then the
+distance of the relevance to the threshold. The point where all of the first two are read is marked: there the arm
+`hybrid` is trained. The last point, everything read, is the simulated person alone.
 
 Key: R simulated reviews, N directions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from autocaft.compare.raters import Rater
 from autocaft.errors import ConfigError
+from autocaft.records import Direction
 from autocaft.stats.agreement import cell_measures
 
 if TYPE_CHECKING:
@@ -88,6 +93,57 @@ def hybrid_curve(
             }
         )
     return points
+
+
+def gain_by_reading(
+    outcomes: Sequence[Mapping[str, Any]],
+    directions: Sequence[Direction],
+    doubted: Set[str],
+    reader: Rater,
+    seconds: float,
+) -> dict[str, Any] | None:
+    """What trained models gained over tuned by how much the person read; None without a human arm.
+
+    Pooled over sources if there are several. `hybrid` is None if no such arm was trained, and then nothing is known of
+    what lies between.
+
+    Args:
+        outcomes: rows of `compare_outcomes`.
+        reader: the person whose choice the arms were trained with.
+        seconds: stated for a direction whose reading nobody timed.
+    """
+    whole = [row for row in outcomes if "gain_auto" in row]
+    if not whole:
+        return None
+    row = next((row for row in whole if row["pooled"]), whole[0])
+    read = reader.read & {direction.id for direction in directions if direction.source in row["sources"]}
+    hybrid, everything = row["hybrid"], reading_time(read, reader, seconds)
+    return {
+        "split": row["split"],
+        "seeds": row["seeds"],
+        "nobody_reads": row["gain_auto"],
+        "share_nobody_reads": row["share"],
+        "person_reads_all": row["gain_human"],
+        "all_read": everything,
+        "hybrid": hybrid and {key: hybrid[key] for key in ("arm", "seeds", "gain_hybrid", "share", "by_seed")},
+        "doubt_read": reading_time(read & doubted, reader, seconds),
+    }
+
+
+def reading_time(read: Set[str], reader: Rater, seconds: float) -> dict[str, Any]:
+    """Minutes that reading these took: as recorded where it was, at the stated speed for the rest, which is counted.
+
+    Without random directions and what was shown again.
+    """
+    recorded = [reader.seconds_by_id[i] for i in sorted(read) if i in reader.seconds_by_id]
+    n_stated = len(read) - len(recorded)
+    return {
+        "n_read": len(read),
+        "minutes": (sum(recorded) + n_stated * seconds) / 60,
+        "n_recorded": len(recorded),
+        "n_stated": n_stated,
+        "stated_seconds": seconds,
+    }
 
 
 def _middle(values_R: Array) -> dict[str, float] | None:

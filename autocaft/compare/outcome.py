@@ -1,4 +1,4 @@
-"""The model that comes out: how much of what a person's choice gains does the judge's choice gain?
+"""The model that comes out: how much of what a person's choice gains does the judge's choice gain, alone or with help?
 
 In: a run's folder. Out: one dict for each pair of arms that differ in who chose, one for all sources pooled, and the
 sweeps at matched task score (`report/matched.py`). The decision a reader would question: the share is of the gain in
@@ -15,21 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from autocaft.arms import parse_arm
-from autocaft.outcome import row_scores
+from autocaft.outcome import choice_by, row_scores
 from autocaft.report.arms import RowScore, interval_row
 from autocaft.report.matched import TASK_SPLITS, UNWANTED_SPLIT, compare_at_matched_score
 from autocaft.rundir.files import read_json
 from autocaft.stats import seed_cluster_bootstrap, seed_cluster_ratio
 
 Pairs = Sequence[tuple[str, str]]
-"""The judge's arm and the person's, of one source each."""
+"""The judge's arm (alone, or with a person's help) and the person's, of one source each."""
 Key = tuple[int, int, str, str]
 """Number of the pair, seed, cluster, row: what both arms of a pair answered."""
 
 
 def compare_outcomes(run_dir: Path) -> dict[str, Any]:
-    """`outcome`: a row for each source and manner of ablating that has both an `auto` and a `human` arm, then one for
-    each manner over all its sources; `matched`: the sweeps. Both empty without report.json."""
+    """`outcome`: a row for each source and manner of ablating that has both an `auto` and a `human` arm (with the gain
+    of the `hybrid` arm if there is one), then one for each manner over all its sources; `matched`: the sweeps. Both
+    are empty without report.json."""
     path = run_dir / "report.json"
     if not path.is_file():
         return {"outcome": [], "matched": []}
@@ -44,7 +45,7 @@ def compare_outcomes(run_dir: Path) -> dict[str, Any]:
     pooled = [pairs for pairs in pairs_by_manner.values() if len(pairs) > 1]
     single = [[pair] for pairs in pairs_by_manner.values() for pair in pairs]
     return {
-        "outcome": [_outcome(pairs, rows) for pairs in [*single, *pooled]],
+        "outcome": [_outcome(pairs, rows) | {"choice_by": choice_by(run_dir)} for pairs in [*single, *pooled]],
         "matched": compare_at_matched_score(rows, {arm: n for arm in arms if (n := _n_ablated(run_dir, arm))}),
     }
 
@@ -57,40 +58,57 @@ def _n_ablated(run_dir: Path, arm: str) -> int | None:
 
 def _outcome(pairs: Pairs, rows: Sequence[RowScore]) -> dict[str, Any]:
     """Gains over tuned, the share that is recovered, and what it cost in task score."""
-    gain_auto, gain_human = (_gains(rows, pairs, side, "tuned", UNWANTED_SPLIT) for side in (0, 1))
-    keys = sorted(set(gain_auto) & set(gain_human))
     found: dict[str, Any] = {
         "auto": " and ".join(auto for auto, _ in pairs),
         "human": " and ".join(human for _, human in pairs),
+        "sources": [parse_arm(auto).source for auto, _ in pairs],
         "pooled": len(pairs) > 1,
         "split": UNWANTED_SPLIT,
-        "seeds": sorted({key[1] for key in keys}),
     }
+    alone = _recovered(rows, pairs, "gain_auto")
+    helped = [(auto.replace("-auto", "-hybrid"), human) for auto, human in pairs]
+    hybrid = _recovered(rows, helped, "gain_hybrid")
+    if hybrid is not None:
+        hybrid |= {"arm": " and ".join(arm for arm, _ in helped), "task": _task_difference(rows, helped)}
+    if alone is None:
+        why = f"the three arms share no scored row of the {UNWANTED_SPLIT} split"
+        return found | {"seeds": [], "share": None, "why": why, "hybrid": hybrid}
+    return found | alone | {"task": _task_difference(rows, pairs), "hybrid": hybrid}
+
+
+def _recovered(rows: Sequence[RowScore], pairs: Pairs, name: str) -> dict[str, Any] | None:
+    """The gains of each pair's two arms over tuned, and the first's as a share of the person's; None if an arm of them
+    was not trained.
+
+    Args:
+        name: what to call the first arms' gain.
+    """
+    gain_of_first, gain_human = (_gains(rows, pairs, side, "tuned", UNWANTED_SPLIT) for side in (0, 1))
+    keys = sorted(set(gain_of_first) & set(gain_human))
     if {key[0] for key in keys} != set(range(len(pairs))):
-        return found | {"share": None, "why": f"the three arms share no scored row of the {UNWANTED_SPLIT} split"}
-    auto, human = [gain_auto[key] for key in keys], [gain_human[key] for key in keys]
+        return None
+    first, human = [gain_of_first[key] for key in keys], [gain_human[key] for key in keys]
     seeds, clusters = [key[1] for key in keys], [key[2] for key in keys]
     whole = seed_cluster_bootstrap(human, seeds, clusters)
     is_gain = whole.low is not None and whole.low > 0
-    share = seed_cluster_ratio(auto, human, seeds, clusters) if is_gain else None
-    return found | {
+    return {
+        "seeds": sorted(set(seeds)),
         "gain_human": interval_row(whole),
-        "gain_auto": interval_row(seed_cluster_bootstrap(auto, seeds, clusters)),
+        name: interval_row(seed_cluster_bootstrap(first, seeds, clusters)),
         "by_seed": {
             str(seed): {
-                name: _mean(value for value, own in zip(gains, seeds, strict=True) if own == seed)
-                for name, gains in (("gain_human", human), ("gain_auto", auto))
+                gain: _mean(value for value, own in zip(gains, seeds, strict=True) if own == seed)
+                for gain, gains in (("gain_human", human), (name, first))
             }
-            for seed in found["seeds"]
+            for seed in sorted(set(seeds))
         },
-        "share": interval_row(share),
+        "share": interval_row(seed_cluster_ratio(first, human, seeds, clusters) if is_gain else None),
         "why": None if is_gain else "the person's choice has no gain that differs from zero, so none can be recovered",
-        "task": _task_difference(rows, pairs),
     }
 
 
 def _task_difference(rows: Sequence[RowScore], pairs: Pairs) -> dict[str, Any] | None:
-    """Task score of the judge's arms minus the person's, on the first task split that all have."""
+    """Task score of the first arms minus the person's, on the first task split that all have."""
     for split in TASK_SPLITS:
         gap_by_key: dict[Key, float] = {}
         for number, (auto, human) in enumerate(pairs):

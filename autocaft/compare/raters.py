@@ -1,20 +1,22 @@
 """Who said what about the directions of a run.
 
-In: `select/decisions.jsonl` and the review page's files. Out: one `Rater` a judge's rule and a person. The decision a
-reader would question: a person's file (`select.file`) is a list of what to ablate, so what it leaves out counts as
-kept, among candidates of the kinds it names; a review counts what the person answered and nothing else. Whoever is both
-in decisions.jsonl and on the review page counts with the review, of which the file is presumably an export. Only what a
-person read on a card, before the judge's or another person's words on it, is `read_blind`.
+In: the decisions of the stages select and choose, and the review page's files. Out: one `Rater` a judge's rule and a
+person. The decision a reader would question: a person's file (`select.file`) that only lists what to ablate is taken as
+keeping the rest, among candidates of the kinds it names; one that also says what to keep, and a review, count what is
+said and nothing else. Whoever is both in the decisions and on the review page counts with the review, of which the file
+is presumably an export. Only what a person read on a card, before the judge's or another person's words on it, is
+`read_blind`.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from autocaft.errors import DataError
+from autocaft.outcome import decision_logs
 from autocaft.records import Decision, Direction
 from autocaft.review.acts import (
     Act,
@@ -51,7 +53,9 @@ class Rater:
     """Answers given or changed after the judge's or another person's were seen; `ablates` has what was said before, if
     anything."""
     seconds: Sequence[float] = ()
-    """Time of each answer that has one."""
+    """Time of each answer that has one, of random directions and of what was shown again, too."""
+    seconds_by_id: Mapping[str, float] = field(default_factory=dict)
+    """Time of the answer to each direction, as far as it was recorded."""
     repeats: Sequence[tuple[str, str]] = ()
     """First and second answer on each direction that was shown twice."""
 
@@ -59,6 +63,11 @@ class Rater:
     def is_human(self) -> bool:
         """Whether a person decided."""
         return self.by.startswith("human:")
+
+    @property
+    def read(self) -> set[str]:
+        """What the rater has answered; of a list, what it may have been chosen from."""
+        return {*self.ablates, *self.unsure}
 
     @property
     def chosen(self) -> set[str]:
@@ -78,7 +87,7 @@ def load_raters(run_dir: Path, directions: Sequence[Direction]) -> list[Rater]:
             f"{run_dir}: no select/decisions.jsonl, so nothing is decided yet. Run `autocaft select {run_dir}`."
         )
     log_by_rater: dict[str, list[Decision]] = defaultdict(list)
-    for decision in read_records(path, Decision):
+    for decision in (d for log in decision_logs(run_dir) if log.is_file() for d in read_records(log, Decision)):
         if decision.by.split(":")[0] in ("auto", "human"):
             log_by_rater[decision.by].append(decision)
     raters = {by: _from_decisions(by, log, directions) for by, log in log_by_rater.items()}
@@ -118,5 +127,6 @@ def _from_acts(by: str, acts: Sequence[Act]) -> Rater:
         n_copied=len(standing) - len(own),
         n_not_blind=sum(first.get(i) != answer for i, answer in own.items()),
         seconds=[answer.seconds for answer in blind.values() if answer.seconds is not None],
+        seconds_by_id={i: answer.seconds for i, answer in own.items() if answer.seconds is not None},
         repeats=[(one.choice, two.choice) for one, two in repeats_of(blind)],
     )

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autocaft.report.plain import one_line, visible
+from autocaft.report.reading import is_simulated, read_in_part, reading_points, timing
 
 MEASURES = ("precision", "recall", "f1", "kappa", "alpha")
 N_CURVE, N_DISAGREEMENTS, WIDTH = 12, 20, 56
@@ -69,6 +70,7 @@ def _pair_parts(pair: Mapping[str, Any]) -> list[str]:
     """The judge against one person: measures, spans, thresholds, help, disagreements."""
     note = f"; {pair['n_unscored']} unscored count as not selected" if pair["n_unscored"] else ""
     parts = [f"{pair['auto']} against {pair['human']}{note}\n{_agreement(pair['agreement'])}"]
+    parts += [part] if (part := read_in_part(pair)) else []
     if pair["subspaces"]:
         parts.append(
             f"the same in span (share of the variance in one's span that the other removes too)\n{_spans(pair)}"
@@ -90,13 +92,18 @@ def _pair_parts(pair: Mapping[str, Any]) -> list[str]:
         f"SIMULATED reviewer of what the judge is least sure of (wrong in {hybrid['reviewer_error']:.0%}, "
         f"{hybrid['reviewer_seconds']:g} s each)\n{_aligned(rows)}"
     )
-    if hybrid["gain"]:
-        ends = [_with_interval(hybrid["gain"][key]) for key in ("nobody_reads", "person_reads_all")]
-        parts.append(
-            f"gain over tuned on {hybrid['gain']['split']}: {ends[0]} where nobody reads, {ends[1]} where the person "
-            "reads all; of what lies between nothing was trained"
-        )
+    parts += [_gain(hybrid["gain"])] if hybrid["gain"] else []
     return [*parts, _disagreements(pair["disagreements"])]
+
+
+def _gain(gain: Mapping[str, Any]) -> str:
+    """The gain of the models that were trained, by how much the person read."""
+    rows = [["read", "minutes", "gain over tuned", "of the gain where all is read", "seeds"]]
+    for point in reading_points(gain):
+        figures = [_with_interval(point["gain"]), _with_interval(point["share"])]
+        rows.append([point["who"], f"{point['minutes']:.1f}", *figures, ", ".join(map(str, point["seeds"]))])
+    notes = [f"gain of trained models on {gain['split']}, measured; {timing(gain)}", _aligned(rows)]
+    return "\n".join([*notes, *([] if gain["hybrid"] else ["of what lies between nothing was trained"])])
 
 
 def _ceiling(pair: Mapping[str, Any]) -> str:
@@ -161,15 +168,25 @@ def _outcome(row: Mapping[str, Any]) -> str:
     seeds = ", ".join(map(str, row["seeds"]))
     head = f"{row['auto']} against {row['human']}, gain over tuned on {row['split']}, seeds {seeds}"
     head += " (all sources pooled)" if row["pooled"] else ""
+    head += f"; the person's choice is SIMULATED ({row['choice_by']})" if is_simulated(row) else ""
     if row["share"] is None:
         return f"{head}\n  no share: {row['why']}"
     lines = [head, f"  gain of the person's choice  {_with_interval(row['gain_human'])}"]
     lines.append(f"  gain of the judge's choice   {_with_interval(row['gain_auto'])}")
     lines.append(f"  share recovered              {_with_interval(row['share'])}")
-    if row["task"] is not None:
-        split, difference = row["task"]["split"], _with_interval(row["task"]["difference"])
-        lines.append(f"  task score ({split}), judge's minus person's: {difference}")
+    lines += _task(row["task"], "judge's")
+    helped = row["hybrid"]
+    if helped is not None:
+        lines.append(f"  gain with the person's help  {_with_interval(helped['gain_hybrid'])}  ({helped['arm']})")
+        lines.append(f"  share recovered              {_with_interval(helped['share'])}")
+        lines += _task(helped["task"], "that one's")
     return "\n".join(lines)
+
+
+def _task(task: Mapping[str, Any] | None, whose: str) -> list[str]:
+    if task is None:
+        return []
+    return [f"  task score ({task['split']}), {whose} minus person's: {_with_interval(task['difference'])}"]
 
 
 def _matched(sweep: Mapping[str, Any]) -> str:

@@ -28,12 +28,12 @@ class RowScore(NamedTuple):
 
 
 SPLIT_ORDER = ("id", "ood", "neutral", "val", "final_id", "final_ood")
-SELECTOR_ORDER = ("auto", "searched", "human", "oracle", "top", "random", "random-candidate", "random-live")
+SELECTOR_ORDER = ("auto", "searched", "hybrid", "human", "oracle", "top", "random", "random-candidate", "random-live")
 
 
 def arm_order(arm: str) -> tuple[int, int, str]:
-    """base, tuned, rivals without a direction, then the ablated arms: the judge's, a person's, the oracle's, the
-    controls; SAE before PCA."""
+    """base, tuned, rivals without a direction, then the ablated arms: the judge's, that with a
+    person's help, a person's, the oracle's, the controls; SAE before PCA."""
     if not arm.startswith("caft-"):
         return (0, 0 if arm == "base" else 1 if arm == "tuned" else 2, arm)
     selector = next((i for i, name in enumerate(SELECTOR_ORDER) if f"-{name}" in arm), len(SELECTOR_ORDER))

@@ -29,7 +29,7 @@ from autocaft.report.words import against_control, interval_text, limits, percen
 from autocaft.rundir.files import read_json, write_text
 
 Report = dict[str, Any]
-FORMAT = 4
+FORMAT = 5
 """Counted up when report.json gets another shape: an older one is made anew, not misread."""
 
 
@@ -90,7 +90,8 @@ def build_report(
     counts = _counts(directions, verdicts, sets, discovery)
     judge_name = str(judge.get("name", "unknown"))
     spoken = "offline" if judge_name.startswith("offline:") else judge_name  # the long name stands at the top
-    headline, sentences = tell(lines, rows, _set_sizes(sets), spoken)
+    simulated = list(dict.fromkeys(d.by for d in decisions if d.by.startswith("simulated:")))
+    headline, sentences = tell(lines, rows, _set_sizes(sets), spoken, simulated)
     answered = None if free_form is None else build_free_form(free_form)
     if answered is not None and not sentences:
         headline = free_form_headline(answered) or headline
@@ -126,7 +127,7 @@ def build_report(
         "command": command,
         "limits": [
             *(search_limits(searches) if searches else []),
-            *limits(lines, judge, model.get("provenance"), sum(counts["unscored_by_reason"].values())),
+            *limits(lines, judge, model.get("provenance"), sum(counts["unscored_by_reason"].values()), simulated),
         ],
     }
     if answered is not None:

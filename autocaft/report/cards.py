@@ -80,7 +80,7 @@ def _states(
     for direction in directions:
         verdict = verdict_of.get(direction.id)
         scored = verdict is not None and verdict.unscored_reason is None and verdict.relevance is not None
-        if any(d.ablate for d in decisions_of[direction.id].values() if not d.by.startswith(("control:", "oracle:"))):
+        if any(d.ablate for d in decisions_of[direction.id].values() if d.by.startswith(("auto:", "human:"))):
             states[direction.id] = "selected"
         elif not scored:
             states[direction.id] = "unscored"

@@ -21,6 +21,7 @@ STYLES = (
     ("tuned", "tuned", "square"),
     ("auto", "auto", "circle"),
     ("searched", "auto", "diamond"),
+    ("hybrid", "human", "circle"),
     ("human", "human", "diamond"),
     ("oracle", "oracle", "up"),
     ("top", "top", "square"),

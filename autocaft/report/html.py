@@ -21,6 +21,7 @@ from autocaft.report.figure import arm_style, marker
 from autocaft.report.figures import figures_of, resource
 from autocaft.report.free_form import figure_text
 from autocaft.report.plain import environment, readable
+from autocaft.report.reading import is_simulated, read_in_part, reading_points, timing
 from autocaft.report.search import SEARCH_FIGURES, SEARCH_NOTE, search_rows
 from autocaft.report.words import agreement_text, costs, duration, fine_percent, interval_text, percent, points_text
 
@@ -81,6 +82,10 @@ def render_html(report: Mapping[str, Any]) -> str:
         search_note=SEARCH_NOTE,
         search_figures=[name for name, _ in SEARCH_FIGURES],
         search_rows=search_rows,
+        read_in_part=read_in_part,
+        reading_points=reading_points,
+        timing=timing,
+        is_simulated=is_simulated,
     )
 
 

@@ -13,6 +13,7 @@ from autocaft.report.arms import split_order
 from autocaft.report.contrasts import NOTE, gap_text, p_text
 from autocaft.report.free_form import figure_text
 from autocaft.report.plain import code_span, markdown, visible
+from autocaft.report.reading import is_simulated, read_in_part, reading_points, timing
 from autocaft.report.search import SEARCH_FIGURES, SEARCH_NOTE, search_rows
 from autocaft.report.words import agreement_text, costs, duration, interval_text, percent, points_text
 
@@ -190,6 +191,8 @@ def _comparison(found: Mapping[str, Any] | None) -> list[str]:
     rows = [["who against whom", "n", "shared", *MEASURES.values()]]
     for pair in found["auto_against_human"]:
         rows.append(_agreement(pair["auto"], pair["human"], pair["agreement"][0]))
+    parts = [markdown(part) for pair in found["auto_against_human"] if (part := read_in_part(pair))]
+    gains = [_gain(gain) for pair in found["auto_against_human"] if (gain := pair["hybrid"]["gain"])]
     for pair in found["human_against_human"]:
         rows.append(_agreement(pair["second"], pair["first"], pair["agreement"][0]))
         rows += [_agreement(row["auto"], row["human"], row) for row in pair["auto_on_the_same"]]
@@ -199,7 +202,19 @@ def _comparison(found: Mapping[str, Any] | None) -> list[str]:
         else "Where two people stand against each other, both read the cards blind: the ceiling. The judge on the very "
         "directions that both decided on stands below them."
     )
-    return ["## Comparison with a person", table(rows), ceiling, *map(_outcome, found["outcome"])]
+    told = [ceiling, *map(_outcome, found["outcome"]), *gains[:1]]
+    return ["## Comparison with a person", table(rows), *(f"{part}." for part in parts), *told]
+
+
+def _gain(gain: Mapping[str, Any]) -> str:
+    """What trained models gained by how much the person read."""
+    gained = f"gain over tuned on {markdown(gain['split'])}"
+    rows = [["read", "minutes", gained, "of the gain where all is read", "seeds"]]
+    for point in reading_points(gain):
+        figures = [_interval(point["gain"]), _interval(point["share"]), ", ".join(map(str, point["seeds"]))]
+        rows.append([markdown(point["who"]), f"{point['minutes']:.1f}", *figures])
+    lies_between = "" if gain["hybrid"] else " Of what lies between nothing was trained."
+    return f"{table(rows)}\n\nMeasured; {markdown(timing(gain))}.{lies_between}"
 
 
 def _agreement(who: str, whom: str, row: Mapping[str, Any]) -> list[str]:
@@ -209,10 +224,15 @@ def _agreement(who: str, whom: str, row: Mapping[str, Any]) -> list[str]:
 
 def _outcome(row: Mapping[str, Any]) -> str:
     name = f"{code_span(row['auto'])} against {code_span(row['human'])}, gain over tuned on {markdown(row['split'])}"
+    name += f" (the person's choice is SIMULATED: {code_span(row['choice_by'])})" if is_simulated(row) else ""
     seeds = ", ".join(map(str, row["seeds"]))
     if row["share"] is None:
         return f"{name}: {markdown(row['why'])}."
-    return f"{name}, seeds {seeds}: the judge's choice recovers {_interval(row['share'])} of what the person's gains."
+    told = f"{name}, seeds {seeds}: the judge's choice recovers {_interval(row['share'])} of what the person's gains"
+    helped = row["hybrid"]
+    if helped is None:
+        return f"{told}."
+    return f"{told}, and {_interval(helped['share'])} with the person's help ({code_span(helped['arm'])})."
 
 
 def _calibration(card: Mapping[str, Any] | None) -> list[str]:

@@ -113,9 +113,9 @@ def find(lines: Sequence[Line], arm: str, hooks: str = "off") -> Line | None:
 
 
 def main_arm(lines: Sequence[Line]) -> Line | None:
-    """The arm the headline is about: the judge's selection, else a person's, else any that ablates."""
+    """The arm the headline is about: the judge's selection, else one with a person's say, else any that ablates."""
     ablated = [line for line in lines if line["hooks"] == "off" and line["arm"].startswith("caft-")]
-    for selector in ("auto", "searched", "human", "oracle", ""):
+    for selector in ("auto", "searched", "hybrid", "human", "oracle", ""):
         for line in ablated:
             if selector in line["arm"]:
                 return line
@@ -164,9 +164,17 @@ def points_text(gap: Mapping[str, Any], unit: str = "") -> str:
 
 
 def tell(
-    lines: Sequence[Line], rows: Sequence[RowScore], n_by_arm: Mapping[str, int], judge: str
+    lines: Sequence[Line],
+    rows: Sequence[RowScore],
+    n_by_arm: Mapping[str, int],
+    judge: str,
+    simulated: Sequence[str] = (),
 ) -> tuple[str, list[str]]:
-    """The headline and the sentences under it."""
+    """The headline and the sentences under it.
+
+    Args:
+        simulated: who made a person's file that no person made.
+    """
     tuned, arm = find(lines, "tuned"), main_arm(lines)
     if tuned is None or arm is None or "ood" not in tuned["scores"] or "ood" not in arm["scores"]:
         return "This run has no pair of a tuned and an ablated arm to compare.", []
@@ -178,7 +186,7 @@ def tell(
     )
     if control is not None and "ood" in control["scores"]:
         headline += f"; with as many that were not chosen it was {percent(_value(control, 'ood'))}"
-    sentences = [_tuned_sentence(lines, rows), _arm_sentence(arm, judge)]
+    sentences = [_tuned_sentence(lines, rows), _arm_sentence(arm, judge, simulated)]
     if control is None:
         sentences.append("No control arm was run, so nothing here says whether the choice of directions mattered.")
     else:
@@ -255,11 +263,13 @@ def _tuned_sentence(lines: Sequence[Line], rows: Sequence[RowScore]) -> str:
     return sentence + ": there is little misgeneralization in this run to remove."
 
 
-def _arm_sentence(arm: Line, judge: str) -> str:
+def _arm_sentence(arm: Line, judge: str, simulated: Sequence[str]) -> str:
+    person = f"a SIMULATED reviewer ({', '.join(simulated)})" if simulated else "a person"
     chooser = {
         "auto": f"the {judge} judge",
         "searched": f"the {judge} judge and a search",
-        "human": "a person",
+        "hybrid": f"the {judge} judge, with the help of {person} where it was not sure,",
+        "human": person,
         "oracle": "a word list that knows the answer",
     }
     who = next((text for kind, text in chooser.items() if kind in arm["arm"]), "the selection")
@@ -316,9 +326,20 @@ def agreement_text(found: Mapping[str, Any] | None) -> str:
     )
 
 
-def limits(lines: Sequence[Line], judge: Mapping[str, Any], provenance: str | None, n_unscored: int) -> list[str]:
+def limits(
+    lines: Sequence[Line],
+    judge: Mapping[str, Any],
+    provenance: str | None,
+    n_unscored: int,
+    simulated: Sequence[str] = (),
+) -> list[str]:
     """What this report does not show, in plain words."""
     found = []
+    for name in simulated:
+        found.append(
+            "No person had a say in the arms `human` and `hybrid`: what stands for a person's choice is SIMULATED "
+            f"({name})."
+        )
     name = str(judge.get("name", "unknown"))
     if name.partition(":")[0] == "offline":
         found.append(

@@ -59,26 +59,37 @@ def export_answers(run_dir: Path, name: str, folder: Path) -> list[Path]:
     return paths
 
 
-def selection_of(said: Iterable[Answer], directions: Sequence[Direction]) -> dict[str, dict[str, list[int]]]:
-    """What a person ablates, as `select.file` reads it. Controls are no candidates and are left out."""
-    chosen = {answer.direction_id for answer in said if answer.choice == "ablate"}
+def selection_of(said: Iterable[Answer], directions: Sequence[Direction]) -> dict[str, Any]:
+    """What a person ablates and what they keep, as `select.file` reads it. Controls are no candidates and are left out,
+    and so is what the person was unsure of."""
+    choices = {answer.direction_id: answer.choice for answer in said}
+    ablated, kept = (_tables([d for d in directions if choices.get(d.id) == choice]) for choice in ("ablate", "keep"))
+    return {**ablated, **({"keep": kept} if kept else {})}
+
+
+def _tables(directions: Iterable[Direction]) -> dict[str, dict[str, list[int]]]:
+    """Indices by source and layer."""
     tables: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for direction in sorted(directions, key=lambda d: (d.source, d.layer, d.index)):
-        if direction.id in chosen and direction.source in ("sae", "pca"):
+        if direction.source in ("sae", "pca"):
             tables[direction.source][f"model.layers.{direction.layer}"].append(direction.index)
     return {source: dict(table) for source, table in tables.items()}
 
 
 def training_command(run_dir: Path, name: str, selection_path: Path) -> str | None:
-    """What trains the arms of this person's choice in the same run folder; None where nothing is chosen."""
-    chosen = [source for source, table in read_json(selection_path).items() if table]
+    """What trains the arms of this person's choice in the same run folder; None where nothing is chosen.
+
+    The steps of an earlier choice are made anew, no others.
+    """
+    chosen = [source for source, table in read_json(selection_path).items() if source != "keep" and table]
     if not chosen:
         return None
     arms = list(load_config(run_dir / "config.toml").arms)
     arms += [arm for source in chosen if (arm := f"caft-{source}-human") not in arms]
     sets = (f"select.file={selection_path.resolve()}", f"select.person={name}", f"arms={json.dumps(arms)}")
     folder = ["--runs", str(run_dir.parent), "--name", run_dir.resolve().name]
-    words = ["autocaft", "run", str(run_dir / "config.toml"), *folder, "--redo", "select"]
+    redo = ["--redo", "choose"] if (run_dir / "choose").is_dir() else []
+    words = ["autocaft", "run", str(run_dir / "config.toml"), *folder, *redo]
     return shlex.join([*words, *(word for text in sets for word in ("--set", text))])
 
 

@@ -1,8 +1,9 @@
 """Choices that do not come from the judge: a person's file, and an oracle's word list.
 
 In: the file and the candidates (with their windows, for the oracle). Out: Decisions by `human:<name>` or
-`oracle:<list>`. The decision a reader would question: only what stands in a person's file is `human`; candidates that
-the file does not name get no human decision at all, since nobody knows whether the person looked at them.
+`oracle:<list>`. The decision a reader would question: only what stands in a person's file is `human`, and a file that
+says that no person made it is `simulated:<how>`; candidates that the file does not name get no such decision at all,
+since nobody knows whether the person looked at them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +19,42 @@ from autocaft.errors import DataError
 from autocaft.records import Decision, Direction, Example
 
 LAYER_KEY = re.compile(r"(?:.*\D)?(\d+)$")
+NO_PERSON = re.compile(r"simulated:[^\s:][^:\n]{0,59}")
+"""Who made a file that no person made."""
+Entry = tuple[str | None, int, int]
+"""Source (None where the file names none), layer, index."""
 
 
 def read_person_choice(path: Path, directions: Sequence[Direction], person: str, at: str) -> list[Decision]:
-    """Decisions of the person who wrote `path`.
+    """Decisions of whoever wrote `path`: the person, unless the file says that no person did.
 
     Raises:
-        DataError: not readable, not `{layer: [index, ...]}`, or a layer or index that is no candidate (the nearest
-            candidate is named).
+        DataError: not readable, not `{layer: [index, ...]}`, a layer or index that is no candidate (the nearest
+            candidate is named), or a direction both ablated and kept.
     """
+    raw = _read_json(path)
+    by = f"human:{person}" if "by" not in raw else _named(raw["by"], path)
     decisions: dict[str, Decision] = {}
-    for source, layer, index in read_entries(path):
-        direction = _find(path, directions, source, layer, index)
-        reason = f"chosen in {path.name}"
-        decisions[direction.id] = Decision(direction.id, True, f"human:{person}", reason, at)
+    for ablate, entries in ((True, _ablated(raw, path)), (False, _kept(raw, path))):
+        for source, layer, index in entries:
+            direction = _find(path, directions, source, layer, index)
+            earlier = decisions.get(direction.id)
+            if earlier is not None and earlier.ablate != ablate:
+                raise DataError(f"{path}: {direction.id} is both chosen and under `keep`. Leave one of the two.")
+            reason = f"{'chosen' if ablate else 'kept'} in {path.name}"
+            decisions[direction.id] = Decision(direction.id, ablate, by, reason, at)
     if not decisions:
         raise DataError(f'{path}: chooses nothing. Write {{"model.layers.14": [3, 7]}}: layer, then candidate indices.')
     return list(decisions.values())
 
 
-def read_entries(path: Path) -> list[tuple[str | None, int, int]]:
-    """(source or None, layer, index) for each choice in a person's file; sources are named only where the file does.
+def read_entries(path: Path) -> list[Entry]:
+    """What a person's file ablates; sources are named only where the file does.
 
     Raises:
         DataError: not readable, or not `{layer: [index, ...]}`.
     """
-    return [(source, _layer_number(key, path), index) for source, key, index in _entries(_read_json(path), path)]
+    return _ablated(_read_json(path), path)
 
 
 def read_words(path: Path) -> frozenset[str]:
@@ -95,13 +106,38 @@ def _peak_token(example: Example) -> str:
     return re.sub(r"[\sĠ▁]+", "", example.tokens[position]).lower()
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path}: cannot read the choice ({error.strerror}).") from error
     except ValueError as error:
         raise DataError(f"{path}: is not JSON ({error}).") from error
+    if not isinstance(raw, dict):
+        raise DataError(f'{path}: must be an object such as {{"model.layers.14": [3, 7]}}.')
+    return raw
+
+
+def _ablated(raw: Mapping[str, Any], path: Path) -> list[Entry]:
+    return _placed({key: value for key, value in raw.items() if key not in ("keep", "by")}, path)
+
+
+def _kept(raw: Mapping[str, Any], path: Path) -> list[Entry]:
+    return _placed(raw.get("keep", {}), path)
+
+
+def _placed(raw: Any, path: Path) -> list[Entry]:
+    return [(source, _layer_number(key, path), index) for source, key, index in _entries(raw, path)]
+
+
+def _named(by: Any, path: Path) -> str:
+    """Who made a file that names its maker: no person, or `select.person` would say who."""
+    if not isinstance(by, str) or NO_PERSON.fullmatch(by) is None:
+        raise DataError(
+            f'{path}: "by" is {json.dumps(by)[:60]}. It says that no person made the file, as "simulated:NAME"; a '
+            "person's name stands in select.person."
+        )
+    return by
 
 
 def _entries(raw: Any, path: Path) -> list[tuple[str | None, str, int]]:

@@ -61,6 +61,10 @@ class SearchOptions(Options):
         return {name: getattr(self, name) for name in ("max_loss_rise", "max_kl_rise")}
 
 
+SOMEBODY = "person"
+"""Who made a choice if nobody says."""
+
+
 class SelectOptions(Options):
     """Which candidates are ablated, and how the control sets are drawn."""
 
@@ -75,8 +79,11 @@ class SelectOptions(Options):
     """At most this many directions a layer and source, the most relevant first."""
     file: str | None = transport(None)
     """A person's choice as JSON, `{"model.layers.14": [3, 7]}`: index of each chosen candidate, by layer (a bare layer
-    number works too; write `{"sae": {...}, "pca": {...}}` if a layer has both). Its content counts, not its path."""
-    person: str = "person"
+    number works too; write `{"sae": {...}, "pca": {...}}` if a layer has both). What the person read and would not
+    ablate may stand under `"keep"` in the same way: an arm `hybrid` keeps that where the judge was not sure. A file
+    that no person made says so, `"by": "simulated:NAME"`, and is never called human. Its content counts, not its
+    path."""
+    person: str = SOMEBODY
     """Who made the choice in `file`: decisions are recorded as `human:<person>`."""
     oracle_words: str | None = transport(None)
     """A file of words, one a line, for the oracle arms: a list that knows the answer. Its content
@@ -92,5 +99,7 @@ class SelectOptions(Options):
 
     @property
     def deciding(self) -> dict[str, Any]:
-        """What decisions depend on; the search only says how much of them is ablated, and has steps of its own."""
-        return {key: value for key, value in fingerprint_options(self).items() if not key.startswith("search.")}
+        """What the judge's and the oracle's decisions depend on. The search, which only says how much of them is
+        ablated, and the person have steps of their own."""
+        found = {key: value for key, value in fingerprint_options(self).items() if not key.startswith("search.")}
+        return found | {"person": SOMEBODY}

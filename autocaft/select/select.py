@@ -1,7 +1,7 @@
 """The select stage: verdicts and choices in, decisions out; and from decisions, the set that an arm ablates.
 
-In: candidates, verdicts, a person's file, an oracle's words. Out: `decisions.jsonl` (append-only, the last decision
-of a decider on a direction counts) and `summary.json`.
+In: candidates, verdicts, an oracle's words. Out: `decisions.jsonl` (append-only, the last decision of a decider on a
+direction counts) and `summary.json`. A person's file is read by a stage of its own (`choose.py`).
 
 The decision a reader would question: the sets of control arms are not stored here but drawn where an arm is trained
 (`choose_set`, the same draw for the same seed), so that adding a control to a finished run trains that control alone.
@@ -25,8 +25,15 @@ from autocaft.rundir.files import read_records, write_json, write_records
 from autocaft.select import choices, controls, verdicts
 from autocaft.select.options import SelectOptions
 
-DECIDERS: dict[str, str] = {"auto": "auto", "searched": "auto", "human": "human", "oracle": "oracle"}
-"""Whose decisions an arm ablates, by its selector; a search only says how much of the judge's."""
+DECIDERS: dict[str, tuple[str, ...]] = {
+    "auto": ("auto",),
+    "searched": ("auto",),
+    "human": ("human", "simulated"),
+    "hybrid": ("auto", "human", "simulated"),
+    "oracle": ("oracle",),
+}
+"""Whose decisions an arm ablates, by its selector. A search only says how much of the judge's; a choice that no person
+made stands in for a person's, under its own name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +65,15 @@ def select(
     """Decide on every candidate and write `decisions.jsonl` and `summary.json` into `out`.
 
     Args:
-        needed: source and selector of the arms that will be trained.
+        needed: source and selector of the arms that will be trained, without those that need a person.
         at: time of the decisions, UTC; default now.
 
     Raises:
         NothingSelectedError: the set behind an arm is empty. Nothing is written, so an option may change.
-        DataError: a person's file or an oracle's words cannot be used.
+        DataError: an oracle's words cannot be used.
     """
     moment = at or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     decisions = verdicts.decide(directions, judged, options, moment)
-    if options.file is not None:
-        decisions += choices.read_person_choice(data_path(options.file), directions, options.person, moment)
     if options.oracle_words is not None:
         path = data_path(options.oracle_words)
         words = choices.read_words(path)
@@ -92,9 +97,16 @@ def append_decisions(path: Path, decisions: Sequence[Decision]) -> list[Decision
     return [*log, *news]
 
 
+def candidates_of(directions: Sequence[Direction], source: ArmSource) -> list[Direction]:
+    """The candidates of one source."""
+    return [direction for direction in directions if direction.source == source]
+
+
 def chosen_ids(log: Iterable[Decision], decider: str) -> list[str]:
-    """Directions that the deciders of one kind (`auto`, `human`, `oracle`) ablate; the last decision counts."""
-    latest = {decision.direction_id: decision.ablate for decision in log if decision.by.split(":")[0] == decider}
+    """Directions that the deciders of one kind (`auto`, `human`, `oracle`, or in a log of its own `hybrid`) ablate; the
+    last decision counts."""
+    kinds = DECIDERS[decider]
+    latest = {decision.direction_id: decision.ablate for decision in log if decision.by.split(":")[0] in kinds}
     return [direction_id for direction_id, ablate in latest.items() if ablate]
 
 
@@ -115,13 +127,15 @@ def choose_set(
 ) -> ArmSet:
     """The directions of one arm at one training seed.
 
-    Controls match the judge's selection, or a person's where the judge selected nothing. Of `random-orthogonal` the
-    matched selection itself is given: whoever trains draws as many vectors as it spans.
+    Controls match the judge's selection, or a person's where that alone is among the decisions. Of `random-orthogonal`
+    the matched selection itself is given: whoever trains draws as many vectors as it spans.
 
     Args:
         share: take only so much of the choice, the first of each layer; a control matches that part.
         layers: take only what was chosen at these.
         relevance: the judge's, by id, which puts its own choice in order; any other goes by the candidates' rank.
+        decisions: the log of the select stage; where a person has a say that of the choose stage, too, and for
+            `hybrid` its one decision a candidate alone.
         vectors_ND: the candidates' unit vectors in the order of `directions`.
         live_by_layer: live latents of each dictionary, for `random-live`.
         covariance_by_layer: (D, D) covariance of the base model's activations, to match variance removed.
@@ -131,8 +145,8 @@ def choose_set(
     """
     rows = [row for row, direction in enumerate(directions) if direction.source == source]
     candidates = [directions[row] for row in rows]
-    ids = _ids_for(selector, candidates, decisions)
-    is_by_judge = ids == _ids_for("auto", candidates, decisions)
+    ids = ids_for(selector, candidates, decisions)
+    is_by_judge = ids == ids_for("auto", candidates, decisions)
     if layers is not None:
         at_layers = {direction.id for direction in candidates if direction.layer in layers}
         ids = [direction_id for direction_id in ids if direction_id in at_layers]
@@ -184,10 +198,10 @@ def _first_of_each_layer(chosen: Sequence[Direction], share: float, relevance: M
     return taken
 
 
-def _ids_for(selector: str, candidates: Sequence[Direction], decisions: Sequence[Decision]) -> list[str]:
+def ids_for(selector: str, candidates: Sequence[Direction], decisions: Sequence[Decision]) -> list[str]:
     """The selection an arm ablates, or that its control matches."""
     known = {direction.id for direction in candidates}
-    deciders = (DECIDERS[selector],) if selector in DECIDERS else ("auto", "human")
+    deciders = (selector,) if selector in DECIDERS else ("auto", "human")  # what a control matches
     found = ([i for i in chosen_ids(decisions, decider) if i in known] for decider in deciders)
     return next((ids for ids in found if ids), [])
 
@@ -201,15 +215,14 @@ def _require_sets(
     options: SelectOptions,
 ) -> None:
     """Stop where the set behind an arm is empty: an ablation of nothing would look like a result."""
-    candidates = [direction for direction in directions if direction.source == source]
+    candidates = candidates_of(directions, source)
     known = {direction.id for direction in candidates}
     for selector in sorted(selectors):
-        if _ids_for(selector, candidates, decisions):
+        if ids_for(selector, candidates, decisions):
             continue
-        if selector in ("human", "oracle"):
-            key = "select.file names" if selector == "human" else "select.oracle_words finds"
+        if selector == "oracle":
             raise NothingSelectedError(
-                f"caft-{source}-{selector}: {key} none of the {len(candidates)} {source} candidates"
+                f"caft-{source}-oracle: select.oracle_words finds none of the {len(candidates)} {source} candidates"
             )
         own = [verdict for verdict in judged if verdict.direction_id in known]
         raise verdicts.nothing_selected(candidates, own, options, {"sae": "SAE", "pca": "PCA"}[source])

@@ -59,6 +59,16 @@ def unscored_reason(verdict: Verdict | None) -> str | None:
     return "no relevance given" if verdict.relevance is None else None
 
 
+def in_doubt(directions: Sequence[Direction], verdicts: Iterable[Verdict]) -> set[str]:
+    """Candidates that the judge is not sure of: it gave no score, or abstains. These a person should read first."""
+    verdict_of = verdict_by_id(directions, verdicts)
+    return {
+        direction.id
+        for direction in directions
+        if unscored_reason(verdict := verdict_of.get(direction.id)) is not None or (verdict and verdict.abstains)
+    }
+
+
 def decide(
     directions: Sequence[Direction], verdicts: Iterable[Verdict], options: SelectOptions, at: str
 ) -> list[Decision]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -21,7 +22,7 @@ from autocaft.records import Decision, Direction
 from autocaft.review.acts import Act, ActLog, log_path
 from autocaft.review.deck import load_deck
 from autocaft.review.files import export_answers, import_answers
-from autocaft.rundir.files import read_json, read_jsonl, read_records, write_jsonl
+from autocaft.rundir.files import read_json, read_jsonl, read_records, write_jsonl, write_records
 from tests.planted_run import AT, add_outcome, add_person, concept_ids, make_run, selected_ids
 
 N_CANDIDATES = 2 * 23
@@ -305,6 +306,66 @@ def test_what_the_judge_abstains_on_is_read_before_what_lies_near_the_threshold(
     points = hybrid_curve(truth, auto, relevance, 50, SimulatedReviewer(error=0.0), abstained={"d7", "d8"})
     (in_doubt,) = [point for point in points if point["is_all_in_doubt"]]
     assert (in_doubt["n_read"], in_doubt["f1"]["value"], in_doubt["kappa"]["value"]) == (2, 1, 1)
+
+
+def _helps(run_dir: Path, name: str, said: dict[str, bool]) -> None:
+    """What the choose stage leaves of a person's file."""
+    rows = [Decision(i, ablate, f"human:{name}", "", AT) for i, ablate in said.items()]
+    write_records(run_dir / "choose" / "decisions.jsonl", rows)
+
+
+def test_the_hybrid_s_gain_stands_between_the_ends_with_the_minutes_of_that_much_reading(run_dir: Path) -> None:
+    """The person was timed for one of the two directions that the judge is not sure of (12 s), and for one other."""
+    _helps(run_dir, "person", {"L8.latent8": True, "L14.latent8": False, "L8.latent0": True, "L8.pc0": False})
+    _acts(run_dir, "person", ("L8.latent8", "ablate"), ("L8.latent0", "ablate"), ("L8.pc0", "keep"))
+    arms = {"tuned": 0.1, "caft-sae-auto": 0.5, "caft-sae-hybrid": 0.7, "caft-sae-human": 0.9}
+    add_outcome(run_dir, arms)
+    with ActLog(log_path(run_dir, "person")) as log:
+        log.append(dataclasses.replace(log.acts[0], direction_id="L14.latent8", act="unsure", seconds=None,
+                                       card=load_deck(run_dir).cards["L14.latent8"].hash))  # fmt: skip
+    found = compare_run(run_dir, SimulatedReviewer(seconds=30))
+    (pair,) = found["auto_against_human"]
+    gain = pair["hybrid"]["gain"]
+    assert (gain["nobody_reads"]["value"], gain["person_reads_all"]["value"]) == (
+        pytest.approx(0.4),
+        pytest.approx(0.8),
+    )
+    assert gain["hybrid"]["gain_hybrid"]["value"] == pytest.approx(0.6)
+    assert gain["hybrid"]["gain_hybrid"]["low"] < 0.6 < gain["hybrid"]["gain_hybrid"]["high"]
+    assert gain["hybrid"]["by_seed"]["1"]["gain_hybrid"] == pytest.approx(0.6)
+    assert (gain["share_nobody_reads"]["value"], gain["hybrid"]["share"]["value"]) == (
+        pytest.approx(0.5),
+        pytest.approx(0.75),
+    )
+    assert gain["doubt_read"] == {
+        "n_read": 2, "minutes": pytest.approx((12 + 30) / 60), "n_recorded": 1, "n_stated": 1, "stated_seconds": 30,
+    }  # fmt: skip
+    assert (gain["all_read"]["n_read"], gain["all_read"]["n_stated"]) == (3, 1), "latents alone: no arm has components"
+    (row,) = found["outcome"]
+    assert row["hybrid"]["arm"] == "caft-sae-hybrid" and row["choice_by"] == "human:person"
+    text = run_table(found)
+    assert "2 that the judge is not sure of (hybrid)  0.7      0.60 [" in text and "nothing was trained" not in text
+    assert "as recorded on the review page for 2 of 3; 30 s each stated, not measured, for the rest" in text
+    assert "human:person decided on 3 of 46 candidates, among them 1 of the 2 that the judge is not sure of" in text
+
+
+def test_a_choice_that_no_person_made_is_called_simulated_and_gives_no_person_a_gain(run_dir: Path) -> None:
+    add_person(run_dir, "person", concept_ids())
+    write_records(run_dir / "choose" / "decisions.jsonl", [Decision("L8.latent0", True, "simulated:x", "", AT)])
+    add_outcome(run_dir, {"tuned": 0.1, "caft-sae-auto": 0.7, "caft-sae-human": 0.9})
+    found = compare_run(run_dir, SimulatedReviewer())
+    assert {rater["by"] for rater in found["raters"]} == {"auto:threshold", "human:person"}
+    assert found["auto_against_human"][0]["hybrid"]["gain"] is None
+    assert "the person's choice is SIMULATED (simulated:x)" in run_table(found)
+
+
+def test_agreement_on_what_the_judge_is_not_sure_of_alone_says_so(run_dir: Path) -> None:
+    _acts(run_dir, "eve", ("L8.latent8", "ablate"), ("L8.decoy0", "keep"))
+    text = run_table(compare_run(run_dir, SimulatedReviewer()))
+    assert "human:eve decided on 1 of 46 candidates, among them 1 of the 2" in text
+    assert "These are the judge's hardest, so the agreement on all candidates is not known from them" in text
+    add_person(run_dir, "ada", set())
+    assert "human:ada decided on" not in run_table(compare_run(run_dir, SimulatedReviewer()))
 
 
 def test_gain_is_told_where_nobody_reads_and_where_the_person_reads_all(run_dir: Path) -> None:

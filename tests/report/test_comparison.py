@@ -11,11 +11,13 @@ import pytest
 from typer.testing import CliRunner
 
 from autocaft.cli.app import app
+from autocaft.compare.compare import compare_run
+from autocaft.compare.hybrid import SimulatedReviewer
 from autocaft.outcome import load_comparison
 from autocaft.report.build import build_report, write_report
 from autocaft.report.html import render_html
 from autocaft.report.markdown import render_markdown
-from tests.planted_run import add_person, concept_ids, make_run
+from tests.planted_run import add_outcome, add_person, concept_ids, make_run
 
 Make = Callable[..., dict[str, Any]]
 
@@ -47,6 +49,24 @@ def test_compare_puts_its_figures_into_the_report(run_dir: Path) -> None:
     ):  # fmt: skip
         assert words in html, words
     assert "| `auto:threshold` against `human:ada` | 46 | 8 | 0.80 [0.50, 1.00] |" in text
+
+
+def test_the_hybrid_s_gain_stands_in_the_report_with_its_minutes(make_inputs: Make, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "planted")
+    add_person(folder, "person", concept_ids())
+    arms = {"tuned": 0.1, "caft-sae-auto": 0.5, "caft-sae-hybrid": 0.7, "caft-sae-human": 0.9}
+    add_outcome(folder, arms)
+    report = build_report(**make_inputs(comparison=compare_run(folder, SimulatedReviewer(seconds=30))))
+    html, text = render_html(report), render_markdown(report)
+    for words in (
+        "<b>Measured.</b>", "Minutes: 30 s each stated, not measured.", "caft-sae-hybrid against caft-sae-human",
+        '<th scope="row">2 that the judge is not sure of (hybrid)</th><td data-label="minutes">1.0</td>'
+        '<td data-label="gain">60% <small>[',
+    ):  # fmt: skip
+        assert words in html, words
+    assert "with the person's help (`caft-sae-hybrid`)" in text
+    assert "| 2 that the judge is not sure of (hybrid) | 1.0 | 0.60 [" in text
+    assert "nothing was trained" not in html + text
 
 
 def test_a_comparison_is_old_once_somebody_has_decided_since(run_dir: Path, make_inputs: Make) -> None:

@@ -68,7 +68,9 @@ def test_a_run_takes_the_exported_selection_as_a_persons_choice(run_dir: Path, t
     _, _, path = export_answers(run_dir, "ada", tmp_path / "out")
     directions = read_records(run_dir / "decompose" / "directions.jsonl", Direction)
     decisions = read_person_choice(path, directions, "ada", AT)
-    assert {d.direction_id for d in decisions} == {"L8.latent3", "L14.pc1"}, "a control is no candidate"
+    found = {d.direction_id: d.ablate for d in decisions}
+    expected = {"L8.latent3": True, "L14.pc1": True, "L8.latent4": False}
+    assert found == expected, "a control is no candidate, and unsure is no decision"
     assert {d.by for d in decisions} == {"human:ada"}
 
 

@@ -17,6 +17,7 @@ from autocaft.errors import ConfigError, DataError, NothingSelectedError
 from autocaft.records import Decision, Direction, Example, Verdict
 from autocaft.rundir.files import read_json, read_records
 from autocaft.select.choices import ask_oracle, read_person_choice, read_words
+from autocaft.select.choose import HYBRID, choose
 from autocaft.select.controls import VarianceMeter, draw_live, draw_matched, take_top
 from autocaft.select.options import SelectOptions
 from autocaft.select.select import ArmSet, choose_set, chosen_ids, select
@@ -57,6 +58,14 @@ def _log(out: Path, **settings: Any) -> list[Decision]:
     directions, verdicts = _planted()
     select(directions, verdicts, SelectOptions(**settings), examples=(), needed=NEEDED, out=out, at=AT)
     return read_records(out / "decisions.jsonl", Decision)
+
+
+def _chosen(out: Path, *, needed: set[tuple[ArmSource, Selector]] = frozenset(), **settings: Any) -> list[Decision]:  # type: ignore[assignment]
+    """The judge's decisions on the planted candidates, then the person's, in the two folders of a run."""
+    directions, verdicts = _planted()
+    log = _log(out / "select", **settings)
+    choose(directions, verdicts, log, SelectOptions(**settings), needed=needed, out=out / "choose", at=AT)
+    return [*log, *read_records(out / "choose" / "decisions.jsonl", Decision)]
 
 
 def _set(
@@ -182,7 +191,7 @@ def test_a_search_takes_a_part_of_the_judges_choice_and_of_no_one_elses(tmp_path
 def test_only_choices_from_a_file_are_human(tmp_path: Path) -> None:
     file = tmp_path / "human.json"
     file.write_text(json.dumps({"model.layers.14": [3, 7], "8": [2]}))
-    log = _log(tmp_path / "select", file=str(file), person="ada")
+    log = _chosen(tmp_path, file=str(file), person="ada")
     human = [d for d in log if d.by.startswith("human:")]
     assert {d.direction_id for d in human} == {"L14.latent3", "L14.latent7", "L8.latent2"}
     assert all(d.by == "human:ada" and d.ablate for d in human)
@@ -222,9 +231,70 @@ def test_a_layer_with_pcs_and_latents_asks_which(tmp_path: Path) -> None:
 
 
 def test_human_arm_without_a_choice_is_refused(tmp_path: Path) -> None:
-    directions, verdicts = _planted()
+    file = tmp_path / "human.json"
+    file.write_text('{"keep": {"8": [2]}}')
     with pytest.raises(NothingSelectedError, match=r"select\.file"):
-        select(directions, verdicts, SelectOptions(), examples=(), needed={("sae", "human")}, out=tmp_path)
+        _chosen(tmp_path / "run", needed={("sae", "human")}, file=str(file))
+    assert not (tmp_path / "run" / "choose").exists(), "a refused choice leaves nothing behind"
+
+
+# the judge with a person's help
+
+
+def _doubting() -> list[Verdict]:
+    """The planted verdicts, of which the judge abstains on one that it takes and one that it leaves."""
+    abstained = ("L8.latent4", "L8.latent9", "L14.latent4")
+    return [dataclasses.replace(v, abstains=v.direction_id in abstained) for v in _planted()[1]]
+
+
+def _help(tmp_path: Path, content: dict[str, Any]) -> dict[str, Decision]:
+    """Direction id -> who decided what, where a person's file stands beside the judge."""
+    (tmp_path / "ada.json").write_text(json.dumps(content))
+    directions, options = _planted()[0], SelectOptions(file=str(tmp_path / "ada.json"), person="ada")
+    log = decide(directions, _doubting(), options, AT)
+    choose(directions, _doubting(), log, options, needed={("sae", "hybrid")}, out=tmp_path / "choose", at=AT)
+    return {d.direction_id: d for d in read_records(tmp_path / "choose" / HYBRID, Decision)}
+
+
+def test_a_person_has_a_say_in_the_hybrid_where_the_judge_was_not_sure_and_nowhere_else(tmp_path: Path) -> None:
+    found = _help(tmp_path, {"8": [9, 5, 20], "keep": {"8": [4, 0]}})
+    assert len(found) == 80
+    by_person = {i: d.ablate for i, d in found.items() if d.by == "human:ada"}
+    assert by_person == {"L8.latent9": True, "L8.latent5": True, "L8.latent4": False}, "unscored and abstained alone"
+    assert {d.by for i, d in found.items() if i not in by_person} == {"auto:threshold"}
+    assert not found["L8.latent20"].ablate and found["L8.latent0"].ablate, "of these the judge was sure"
+    assert found["L14.latent4"].ablate and not found["L14.latent5"].ablate, "not decided: as the rule has it"
+    ids = _set(list(found.values()), "hybrid").ids
+    assert ids == tuple(i for i, d in found.items() if d.ablate) and len(ids) == 4 + 2 + 5
+
+
+def test_a_file_that_no_person_made_is_never_called_human(tmp_path: Path) -> None:
+    found = _help(tmp_path, {"by": "simulated:oracle, 10 % wrong", "sae": {"8": [9]}})
+    assert {d.by for d in found.values()} == {"auto:threshold", "simulated:oracle, 10 % wrong"}
+    said = read_records(tmp_path / "choose" / "decisions.jsonl", Decision)
+    assert {d.by for d in said} == {"simulated:oracle, 10 % wrong"} and _set(said, "human").ids == ("L8.latent9",)
+    for by in ("human:ada", "simulated:", "auto:threshold", 3):
+        with pytest.raises(DataError, match=r"select\.person"):
+            _help(tmp_path, {"by": by, "sae": {"8": [9]}})
+
+
+def test_a_direction_is_not_chosen_and_kept_in_one_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"L8\.latent9 is both"):
+        _help(tmp_path, {"8": [9], "keep": {"model.layers.8": [9]}})
+    with pytest.raises(DataError, match="must be an object"):
+        _help(tmp_path, {"8": [9], "keep": [3]})
+
+
+def test_a_control_without_an_arm_of_the_judge_s_matches_the_person_where_the_judge_took_nothing(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "ada.json"
+    file.write_text('{"8": [9, 10]}')
+    directions, options = _planted()[0], SelectOptions(file=str(file), threshold=100)
+    log = decide(directions, _planted()[1], options, AT)
+    choose(directions, _planted()[1], log, options, needed={("sae", "random")}, out=tmp_path / "choose", at=AT)
+    both = [*log, *read_records(tmp_path / "choose" / "decisions.jsonl", Decision)]
+    assert len(_set(both, "random").ids) == 2
 
 
 # the oracle
@@ -352,7 +422,7 @@ def test_a_share_is_the_most_relevant_of_each_layer_and_its_control_as_many(tmp_
 def test_a_share_of_a_person_s_choice_goes_by_rank(tmp_path: Path) -> None:
     file = tmp_path / "ada.json"
     file.write_text(json.dumps({"8": [9, 2, 5, 30]}))
-    log = _log(tmp_path / "run", file=str(file))
+    log = _chosen(tmp_path / "run", file=str(file))
     directions, _ = _planted()
     strength = {d.id: d.strength for d in directions}
     ids = _set(log, "human", share=0.5, relevance={"L8.latent30": 99.0}).ids
