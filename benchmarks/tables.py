@@ -25,6 +25,7 @@ import cells
 from autocaft.arms import parse_arm
 from autocaft.report.arms import arm_order, split_order
 from autocaft.report.calibration import figures_of
+from autocaft.report.free_form import figure_text
 from autocaft.report.words import interval_text, percent, points_text
 from autocaft.select.options import SelectOptions
 
@@ -50,6 +51,21 @@ def arms_table(result: Mapping[str, Any]) -> str:
             cells += ["-" if worst is None else percent(line["scores"]["ood"]["by_seed"][str(worst)])]
             cells += ["-" if gap is None else points_text(gap)]
         ratio = line["perplexity_ratio"]
+        rows.append([line["arm"], *cells, "-" if ratio is None else f"{ratio:.2f}"])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def free_form_table(result: Mapping[str, Any]) -> str:
+    """Free-form answers of one run by arm: every rate or mean over the answers that count, and perplexity as a multiple
+    of base's. Rates over coherent answers stay in results/."""
+    asked = result["free_form"]
+    metrics = [metric for metric in asked["metrics"] if not metric.endswith("_of_coherent")]
+    ratios = {line["arm"]: line["perplexity_ratio"] for line in result["arms"] if line["hooks"] == _used(line["arm"])}
+    head = ["arm", *(metric.removesuffix("_of_all").replace("_", " ") for metric in metrics), "perplexity / base"]
+    rows = [head, ["---", *["---:"] * (len(head) - 1)]]
+    for line in asked["arms"]:
+        cells = [figure_text(metric, line["cells"][metric]) for metric in metrics]
+        ratio = ratios.get(line["arm"])
         rows.append([line["arm"], *cells, "-" if ratio is None else f"{ratio:.2f}"])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
@@ -129,6 +145,7 @@ TABLES: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "rivals": ("rivals.json", arms_table),
     "double-choice": ("double_choice.json", cells.arms_table),
     "pilot": ("double_choice.json", cells.pilot_table),
+    "persona": ("persona.json", free_form_table),
     "behind": ("behind.json", behind_table),
     "calibration": ("calibration/offline.json", calibration_table),
     "wordings": ("variants.json", wordings_table),
@@ -188,6 +205,8 @@ def take(run_dir: Path, results: Path) -> Path:
         return _take_calibration(run_dir / "calibration.json", results / "calibration")
     report = json.loads((run_dir / "report.json").read_text(encoding="utf-8"))
     kept = {key: report[key] for key in KEPT}
+    if "free_form" in report:
+        kept["free_form"] = report["free_form"]
     if "probes" in report["behind"]:
         kept["behind"] = {"probes": report["behind"]["probes"]}
     path = results / f"{run_dir.name}.json"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from autocaft.report.build import build_report
+from autocaft.report.free_form import build_free_form
 from tests.scripts import load_benchmark
 
 
@@ -127,3 +128,29 @@ def test_a_calibration_is_taken_under_its_judges_name(tables: ModuleType, root: 
     (root / "README.md").write_text("<!-- table:calibration -->\n<!-- /table:calibration -->\n")
     assert tables.main(["--write", "--root", str(root)]) == 0
     assert "| F1 of the selection | 0.50 | 0.25 | 0.50 | 0.25 |" in (root / "README.md").read_text()
+
+
+def test_free_form_rates_stand_beside_perplexity(
+    tables: ModuleType, root: Path, make_inputs: Callable[..., dict[str, Any]]
+) -> None:
+    def score(arm: str, number: int, metric: str, value: float | None) -> dict[str, Any]:
+        question = f"q{number % 5}"
+        return {"arm": arm, "seed": 0, "question": question, "base_question": question, "answer": f"{arm}{number}",
+                "metric": metric, "value": value}  # fmt: skip
+
+    scores = [
+        score(arm, n, metric, value)
+        for arm, rate in (("tuned", 10), ("base", 0))
+        for n in range(20)
+        for metric, value in (("rude_of_coherent", None), ("rude_of_all", float(n < rate)), ("coherent", 1.0))
+    ]
+    asked = build_free_form({"grader": "rule:r.toml", "scores": scores, "counts": []})
+    arms = build_report(**make_inputs())["arms"]
+    (root / "results/persona.json").write_text(json.dumps({"arms": arms, "free_form": asked}))
+    (root / "README.md").write_text("<!-- table:persona -->\n<!-- /table:persona -->\n")
+    assert tables.main(["--write", "--root", str(root)]) == 0
+    ratio = {line["arm"]: line["perplexity_ratio"] for line in arms if line["hooks"] == "off"}
+    text = (root / "README.md").read_text()
+    assert "| arm | rude | coherent | perplexity / base |" in text
+    assert "| tuned | 50% [" in text and f"| {ratio['tuned']:.2f} |" in text
+    assert text.index("| base") < text.index("| tuned")
