@@ -149,16 +149,24 @@ def _on_hub(spec: str, hub: HubSpec, *, downloads: bool) -> DataSet:
         return kept
     if not downloads:
         return DataSet(spec, (), spec)
-    from huggingface_hub.errors import HfHubHTTPError
+    from httpx2 import HTTPError
 
     try:
         return _download(spec, hub)
-    except (OSError, ValueError, RuntimeError) as error:
-        status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-        said_no = status is not None and status < 500
-        if kept is not None and not said_no:  # the Hub is out of reach
+    except (HTTPError, OSError, ValueError, RuntimeError) as error:
+        if kept is not None and _is_out_of_reach(error):
             return kept
         raise _not_given(spec, error) from error
+
+
+def _is_out_of_reach(error: Exception) -> bool:
+    """Whether the Hub said nothing, rather than that there is no such set."""
+    from httpx2 import HTTPError
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code not in (401, 403, 404)
+    return isinstance(error, (HTTPError, ConnectionError, TimeoutError, LocalEntryNotFoundError))
 
 
 def _download(spec: str, hub: HubSpec) -> DataSet:

@@ -76,9 +76,12 @@ def environment(hub: Hub, tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def ask(environment: dict[str, str]) -> Callable[..., list[dict[str, Any]]]:
-    def run(*specs: str, downloads: bool = True, offline: bool = False) -> list[dict[str, Any]]:
+    def run(
+        *specs: str, downloads: bool = True, offline: bool = False, unreachable: bool = False
+    ) -> list[dict[str, Any]]:
         words = [sys.executable, "-c", ASK, "downloads" if downloads else "none", *specs]
         env = environment | ({"HF_HUB_OFFLINE": "1"} if offline else {})
+        env |= {"HF_ENDPOINT": "http://127.0.0.1:9"} if unreachable else {}
         done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]
@@ -115,8 +118,12 @@ def test_a_set_is_read_pinned_kept_and_never_mixed_with_a_later_one(hub: Hub, as
     offline = ask("hub:me/rows", first["pinned"], offline=True)
     assert [answer["prompts"] for answer in offline] == [["p0", "p1", "p2"]] * 2
     assert ask(first["pinned"]) == ask("hub:me/rows", downloads=False) == [first] and not hub.requests
+    kept, never_seen = ask("hub:me/rows", "hub:me/other", unreachable=True)
+    assert kept == first and "hub:me/other: the Hugging Face Hub did not give it" in never_seen["error"]
     [new] = ask("hub:me/rows")
     assert new["prompts"] == ["new"] and new["pinned"] == f"hub:me/rows:train@{later}"
+    hub.push("me/rows", {"test.jsonl": jsonl("t")})
+    assert "no split 'train'; splits are test" in ask("hub:me/rows")[0]["error"], "no earlier state for what is no more"
 
 
 def test_configs_and_splits_are_those_of_the_card(hub: Hub, ask: Any) -> None:
