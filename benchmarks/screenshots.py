@@ -25,8 +25,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from autocaft.report.html import render_html
 
 SECTIONS = (
-    "top", "arms", "directions", "cards", "behind", "causes", "comparison", "ceiling", "matched", "method", "limits",
-    "cost", "reproduce",
+    "top", "arms", "pareto", "differences", "matched", "directions", "cards", "free-form", "pareto-free-form", "behind",
+    "causes", "comparison", "ceiling", "method", "limits", "cost", "reproduce",
 )  # fmt: skip
 """Places of the page; those that this run's report does not have are left out."""
 LOOKS: dict[str, dict[str, Any]] = {

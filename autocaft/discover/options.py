@@ -43,8 +43,8 @@ class CollectOptions(Options):
     """Type of the stored activations. Half precision is not offered: massive activations overflow it."""
     seed: int = 0
     """Of the sampled texts."""
-    tokens_per_batch: int = transport(4096, ge=1)
-    """Padded tokens of one forward pass."""
+    tokens_per_batch: int = transport(1024, ge=1)
+    """Padded tokens of one forward pass. On a CPU more of them only take more memory."""
     rows_per_batch: int = transport(128, ge=1)
     """Rows that are sampled at once."""
     shard_mb: int = Field(default=64, ge=1)

@@ -37,7 +37,7 @@ def read_positions(batch: Batch, positions: Positions, n_skip: int = 1) -> Tenso
 @torch.no_grad()
 def record_batch(model: Model, layers: Sequence[int], batch: Batch) -> dict[int, Tensor]:
     """Activations (B, T, D) by layer, in bf16 products where the hardware has them."""
-    with autocast_bf16(device_of(model)):
+    with autocast_bf16(device_of(model), keeps_casts=False):
         return Recorder(model, layers).run(**batch.inputs)
 
 
@@ -66,7 +66,8 @@ def paired_batches(
                 base_acts = record_batch(base, layers, batch)
             tuned_acts = record_batch(tuned, layers, batch)
             read_BT = read_positions(batch, positions)
-            yield len(chosen), {layer: (base_acts[layer][read_BT], tuned_acts[layer][read_BT]) for layer in layers}
+            # taken out one by one, so that no layer but one is held twice
+            yield len(chosen), {i: (base_acts.pop(i)[read_BT], tuned_acts.pop(i)[read_BT]) for i in layers}
 
 
 def _in_turn(
