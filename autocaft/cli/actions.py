@@ -213,15 +213,26 @@ def compare_choices(
         _print(run_table(found) if second is None else selections_table(found))
 
 
-def review_run(run_dir: Path, name: str, *, host: str, port: int, export: Path | None, import_: Path | None) -> None:
+def review_run(
+    run_dir: Path,
+    name: str,
+    *,
+    host: str,
+    port: int,
+    export: Path | None,
+    import_: Path | None,
+    doubtful: bool = False,
+) -> None:
     """`autocaft review`."""
     if export is not None and import_ is not None:
         raise ConfigError("--export and --import are two commands; give one of them")
+    if doubtful and import_ is not None:
+        raise ConfigError("--doubtful says what is shown or exported; --import takes whatever the file has")
     if export is not None:
         from autocaft.review.files import export_answers, training_command
 
-        paths = export_answers(run_dir, name, export)
-        command = training_command(run_dir, name, paths[-1])
+        paths = export_answers(run_dir, name, export, doubtful=doubtful)
+        command = training_command(run_dir, name, paths[-1], doubtful=doubtful)
         _print("\n".join(map(str, paths)))
         _print("Nothing is chosen, so there is no arm to train." if command is None else f"{TO_TRAIN}\n  {command}")
     elif import_ is not None:
@@ -238,7 +249,7 @@ def review_run(run_dir: Path, name: str, *, host: str, port: int, export: Path |
     else:
         from autocaft.review.server import serve
 
-        serve(run_dir, name, host=host, port=port, announce=_announce)
+        serve(run_dir, name, host=host, port=port, announce=_announce, doubtful=doubtful)
 
 
 def _announce(url: str) -> None:

@@ -193,6 +193,10 @@ def compare(
 def review(
     run_dir: Annotated[Path, typer.Argument(help="The run folder, as `runs/quickstart`.")],
     name: Annotated[str, typer.Option("--name", help="Who reads: decisions are `human:<name>`.")],
+    doubtful: Annotated[
+        bool,
+        typer.Option("--doubtful", help="Only what the judge is not sure of: no score, or it abstains. Still blind."),
+    ] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
     host: Annotated[str, typer.Option(help="A loopback address; others are refused.")] = "127.0.0.1",
     export: Annotated[
@@ -206,7 +210,7 @@ def review(
     """A person's turn."""
     from autocaft.cli.actions import review_run
 
-    review_run(run_dir, name, host=host, port=port, export=export, import_=import_)
+    review_run(run_dir, name, host=host, port=port, export=export, import_=import_, doubtful=doubtful)
 
 
 @app.command(help="Test a judge on directions of known meaning, before money is spent. The same command continues.")

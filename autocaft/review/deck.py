@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from autocaft.records import Decision, Direction, Evidence, Example, Verdict
 from autocaft.report.html import shade
 from autocaft.report.words import evidence_lines
 from autocaft.rundir.files import iter_jsonl, read_json, read_jsonl, read_records
+from autocaft.select.verdicts import is_in_doubt
 
 Pieces = list[tuple[str, str, str]]
 """(text, css class, projection) of each token."""
@@ -84,6 +85,8 @@ class Deck:
     decisions: Mapping[str, Decision]
     decoys: frozenset[str] = frozenset()
     """Which of the cards are random directions; a template asks only after the answer."""
+    part: str = ""
+    """What the cards are if they are not all of the run's."""
 
 
 def load_deck(run_dir: Path) -> Deck:
@@ -107,6 +110,31 @@ def load_deck(run_dir: Path) -> Deck:
         decisions={d.direction_id: d for d in decisions if d.by.startswith("auto:")},
         decoys=frozenset(decoy.id for decoy in decoys_of(run_dir)),
     )
+
+
+def doubtful_part(deck: Deck) -> Deck:
+    """The cards that the judge is not sure of (no score, or it abstains), with all random directions among them.
+
+    To be in it says that the judge has doubts or the direction is a control, and not which; and nothing of what the
+    judge would do.
+
+    Raises:
+        DataError: the judge is sure of all.
+    """
+    asked = deck.cards.keys() - deck.decoys
+    doubted = {direction_id for direction_id in asked if is_in_doubt(deck.verdicts.get(direction_id))}
+    if not doubted:
+        raise DataError(
+            f"{deck.run_name}: the judge is sure of all {len(asked)} candidates, so there is nothing to read. Without "
+            "--doubtful all of them are shown."
+        )
+    part = (
+        f"A part of the run: the {len(doubted)} of {len(asked)} directions that the judge is not sure of"
+        + (", with random ones among them" if deck.decoys else "")
+        + ". What it said of them is not shown before your answer."
+    )
+    cards = {name: card for name, card in deck.cards.items() if name in doubted or name in deck.decoys}
+    return replace(deck, cards=cards, part=part)
 
 
 def decoys_of(run_dir: Path) -> list[Direction]:

@@ -37,22 +37,28 @@ from autocaft.review.acts import (
     own_acts,
     read_acts,
 )
-from autocaft.review.deck import ShownCard, ShownWindow, load_deck
+from autocaft.review.deck import ShownCard, ShownWindow, doubtful_part, load_deck
 from autocaft.review.session import Review, Said, plan_order
 from autocaft.rundir.files import iter_jsonl, read_json, read_records, write_json, write_jsonl, write_text
 
 COLUMNS = ("id", "by", "layer", "answer", "note", "top", "bottom", "card")
 
 
-def export_answers(run_dir: Path, name: str, folder: Path) -> list[Path]:
-    """Write `<name>.csv` (every direction, also to be filled in), `.jsonl` and `.json`; gives their paths."""
+def export_answers(run_dir: Path, name: str, folder: Path, *, doubtful: bool = False) -> list[Path]:
+    """Write `<name>.csv` (every direction, also to be filled in), `.jsonl` and `.json`; gives their paths.
+
+    Args:
+        doubtful: put only what the judge is not sure of, and the controls, on the sheet. The other two files have every
+            answer that was given.
+    """
     deck, by = load_deck(run_dir), f"human:{name}"
     hashes = {card.hash for card in deck.cards.values()}
     acts = own_acts(acts_on_cards(read_acts(log_path(run_dir, name)), hashes), by)
     first = first_answers(answers(acts))
     paths = [folder / f"{name}.{ending}" for ending in ("csv", "jsonl", "json")]
     order = [shown.direction_id for shown in plan_order(list(deck.cards), name) if not shown.repeat]
-    write_text(paths[0], _as_csv([deck.cards[direction_id] for direction_id in order], by, first))
+    sheet = doubtful_part(deck).cards if doubtful else deck.cards
+    write_text(paths[0], _as_csv([sheet[direction_id] for direction_id in order if direction_id in sheet], by, first))
     write_jsonl(paths[1], (_as_row(first[i], by, deck.cards[i]) for i in order if i in first))
     directions = read_records(run_dir / "decompose" / "directions.jsonl", Direction)
     write_json(paths[2], selection_of(first.values(), directions))
@@ -76,16 +82,22 @@ def _tables(directions: Iterable[Direction]) -> dict[str, dict[str, list[int]]]:
     return {source: dict(table) for source, table in tables.items()}
 
 
-def training_command(run_dir: Path, name: str, selection_path: Path) -> str | None:
+def training_command(run_dir: Path, name: str, selection_path: Path, *, doubtful: bool = False) -> str | None:
     """What trains the arms of this person's choice in the same run folder; None where nothing is chosen.
 
     The steps of an earlier choice are made anew, no others.
+
+    Args:
+        doubtful: the person read what the judge was not sure of: a help to the judge, no choice of its own.
     """
-    chosen = [source for source, table in read_json(selection_path).items() if source != "keep" and table]
+    found = read_json(selection_path)
+    helped = {*found, *found.get("keep", {})} if doubtful else set(found)
+    chosen = [source for source in ("sae", "pca") if source in helped]
     if not chosen:
         return None
     arms = list(load_config(run_dir / "config.toml").arms)
-    arms += [arm for source in chosen if (arm := f"caft-{source}-human") not in arms]
+    selector = "hybrid" if doubtful else "human"
+    arms += [arm for source in chosen if (arm := f"caft-{source}-{selector}") not in arms]
     sets = (f"select.file={selection_path.resolve()}", f"select.person={name}", f"arms={json.dumps(arms)}")
     folder = ["--runs", str(run_dir.parent), "--name", run_dir.resolve().name]
     redo = ["--redo", "choose"] if (run_dir / "choose").is_dir() else []
@@ -138,7 +150,12 @@ def _said(row: dict[str, Any], card_by_id: Mapping[str, ShownCard], by: str, whe
         )
     if choice not in CHOICES:
         raise DataError(f"{where}: {choice!r} is no answer. Write one of {', '.join(CHOICES)}, or leave it empty.")
-    author = str(row.get("by") or by)
+    for column, what in (("by", "whose answer it is"), ("card", "which windows it is about")):
+        if not row.get(column):
+            raise DataError(
+                f"{where}: nothing in the column {column}, so nobody knows {what}. Keep all columns of the export."
+            )
+    author = str(row["by"])
     return Said(card.direction_id, choice, str(row.get("note") or "").strip(), "" if author == by else author)
 
 

@@ -21,7 +21,7 @@ from autocaft.report.figures import resource
 from autocaft.report.plain import environment
 from autocaft.report.words import duration
 from autocaft.review.acts import CHOICES, ActLog, first_answers, log_path
-from autocaft.review.deck import ShownCard, load_deck, signed
+from autocaft.review.deck import ShownCard, doubtful_part, load_deck, signed
 from autocaft.review.guard import MAX_BODY, START, Guard, loopback
 from autocaft.review.session import Review
 
@@ -175,10 +175,13 @@ class Page:
         ]
 
 
-def serve(run_dir: Path, name: str, *, host: str, port: int, announce: Callable[[str], None]) -> None:
+def serve(
+    run_dir: Path, name: str, *, host: str, port: int, announce: Callable[[str], None], doubtful: bool = False
+) -> None:
     """Serve until stopped.
 
     Args:
+        doubtful: only what the judge is not sure of, and the controls.
         port: 0 takes a free one.
         announce: is given the address, with its token, when the page can be opened.
 
@@ -190,6 +193,7 @@ def serve(run_dir: Path, name: str, *, host: str, port: int, announce: Callable[
     address = loopback(host)
     path = log_path(run_dir, name)
     deck = load_deck(run_dir)
+    deck = doubtful_part(deck) if doubtful else deck
     try:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         listener = socket.create_server((address, port), family=family)

@@ -62,11 +62,12 @@ def unscored_reason(verdict: Verdict | None) -> str | None:
 def in_doubt(directions: Sequence[Direction], verdicts: Iterable[Verdict]) -> set[str]:
     """Candidates that the judge is not sure of: it gave no score, or abstains. These a person should read first."""
     verdict_of = verdict_by_id(directions, verdicts)
-    return {
-        direction.id
-        for direction in directions
-        if unscored_reason(verdict := verdict_of.get(direction.id)) is not None or (verdict and verdict.abstains)
-    }
+    return {direction.id for direction in directions if is_in_doubt(verdict_of.get(direction.id))}
+
+
+def is_in_doubt(verdict: Verdict | None) -> bool:
+    """Whether the judge is not sure of a direction."""
+    return unscored_reason(verdict) is not None or (verdict is not None and verdict.abstains)
 
 
 def decide(

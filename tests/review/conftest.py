@@ -17,9 +17,9 @@ import pytest
 class Server:
     """`autocaft review RUN --name NAME`, running."""
 
-    def __init__(self, run_dir: Path, name: str, port: int = 0) -> None:
+    def __init__(self, run_dir: Path, name: str, port: int = 0, *options: str) -> None:
         command = [sys.executable, "-c", "from autocaft.cli import main; main()"]
-        command += ["review", str(run_dir), "--name", name, "--port", str(port)]
+        command += ["review", str(run_dir), "--name", name, "--port", str(port), *options]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,

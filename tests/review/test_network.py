@@ -222,3 +222,14 @@ def test_the_page_s_own_write_is_on_the_disk_before_the_reply(server: Server) ->
         assert len(read_acts(server.log)) == showing + 1, "on the disk before the reply"
     p50, p95 = statistics.median(milliseconds), statistics.quantiles(milliseconds, n=20)[-1]
     print(f"\nsaving an answer, next card included: p50 {p50:.1f} ms, p95 {p95:.1f} ms")  # noqa: T201
+
+
+def test_a_part_says_what_it_is_and_not_what_the_judge_said(tmp_path: Path) -> None:
+    server = Server(make_run(tmp_path / "planted"), "ada", 0, "--doubtful")
+    try:
+        status, reply = send(server, "GET /", read_headers(server))
+    finally:
+        server.kill()
+    assert status == 200 and "0 of 6" in reply, "two without a score, two random, two of them a second time"
+    assert "the 2 of 46 directions that the judge is not sure of, with random ones among them" in reply
+    assert not any(words in reply for words in ("judge&#39;s words", "judge&#39;s reasons", "too few windows", "L8."))

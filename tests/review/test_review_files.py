@@ -23,7 +23,7 @@ from autocaft.review.acts import ActLog, answers, log_path, read_acts
 from autocaft.review.deck import load_deck
 from autocaft.review.files import export_answers, import_answers, sheet_id
 from autocaft.review.session import Review, Said
-from autocaft.rundir.files import read_jsonl, read_records
+from autocaft.rundir.files import read_jsonl, read_records, write_jsonl
 from autocaft.select.choices import read_person_choice
 from tests.planted_run import AT, make_run
 
@@ -192,7 +192,10 @@ def test_guarding_a_cell_can_be_undone(text: str) -> None:
     [
         (f"id,answer\n{LATENT_3},maybe\n", r"bad\.csv:2: 'maybe' is no answer"),
         ("id,answer\nL8.latent999,keep\n", r"bad\.csv:2: 'L8\.latent999' is no direction"),
-        (f"id,answer\n{LATENT_3},keep\n{LATENT_3},ablate\n", rf"bad\.csv:3: {LATENT_3} has another answer"),
+        (f"id,answer\n{LATENT_3},keep\n", r"bad\.csv:2: nothing in the column by, so nobody knows whose answer it is"),
+        (f"id,by,answer\n{LATENT_3},human:ada,keep\n", r"bad\.csv:2: nothing in the column card"),
+        (f"id,by,answer,card\n{LATENT_3},human:ada,keep,\n", r"bad\.csv:2: nothing in the column card"),
+        (f"id,by,answer,card\n{LATENT_3},human:ada,,\n{LATENT_3},,keep,\n", r"bad\.csv:3: nothing in the column by"),
         (f"id,answer,card\n{LATENT_3},keep,0000\n", "another card"),
         (f"direction,answer\n{LATENT_3},keep\n", "no column id"),
         (f"id,choice\n{LATENT_3},keep\n", "no column answer"),
@@ -210,6 +213,57 @@ def test_a_bad_file_is_named_and_nothing_is_taken_in(
     assert read_acts(log_path(run_dir, "ada")) == []
     with pytest.raises(DataError, match=r"none\.csv"):
         import_answers(run_dir, "ada", tmp_path / "none.csv")
+
+
+def test_two_answers_to_one_direction_are_refused(run_dir: Path, tmp_path: Path) -> None:
+    card = f"c{load_deck(run_dir).cards['L8.latent3'].hash}"
+    path = tmp_path / "bad.csv"
+    lines = [f"{LATENT_3},human:ada,{answer},{card}" for answer in ("keep", "ablate")]
+    path.write_text("\n".join(["id,by,answer,card", *lines]))
+    with pytest.raises(DataError, match=rf"bad\.csv:3: {LATENT_3} has another answer"):
+        import_answers(run_dir, "ada", path)
+    path.write_text("\n".join(["id,by,answer,card", lines[0]]))
+    assert len(import_answers(run_dir, "ada", path)) == 1
+
+
+def test_json_lines_without_whose_answer_it_is_are_refused(run_dir: Path, tmp_path: Path) -> None:
+    _review(run_dir, {"L8.latent3": ("ablate", "")})
+    path = export_answers(run_dir, "ada", tmp_path)[1]
+    rows = read_jsonl(path)
+    for column in ("by", "card"):
+        write_jsonl(path, [{key: value for key, value in row.items() if key != column} for row in rows])
+        with pytest.raises(DataError, match=rf"ada\.jsonl:1: nothing in the column {column}"):
+            import_answers(run_dir, "bob", path)
+
+
+# only what the judge is not sure of
+
+
+def test_a_sheet_of_what_the_judge_is_not_sure_of_comes_back_and_trains_the_hybrid(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _review(run_dir, {"L8.latent3": ("ablate", "of this the judge was sure")})
+    in_part = {sheet_id(i) for i in ("L8.latent8", "L14.latent8", "L8.decoy0", "L8.decoy1")}
+    path = export_answers(run_dir, "ada", tmp_path, doubtful=True)[0]
+    rows = list(csv.DictReader(io.StringIO(path.read_text("utf-8-sig"), newline="")))
+    assert {row["id"] for row in rows} == in_part
+    for row in rows:
+        row["answer"] = "keep"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    assert len(import_answers(run_dir, "ada", path)) == 4
+    review_run(run_dir, "ada", host="127.0.0.1", port=0, export=tmp_path, import_=None, doubtful=True)
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert command[-1].endswith('"caft-sae-hybrid"]') and "caft-sae-human" not in command[-1]
+    directions = read_records(run_dir / "decompose" / "directions.jsonl", Direction)
+    decisions = read_person_choice(tmp_path / "ada.json", directions, "ada", AT)
+    assert {d.direction_id: d.ablate for d in decisions} == {
+        "L8.latent3": True, "L8.latent8": False, "L14.latent8": False,
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="--doubtful"):
+        review_run(run_dir, "ada", host="127.0.0.1", port=0, export=None, import_=path, doubtful=True)
 
 
 def test_files_are_not_taken_in_while_the_page_is_open(run_dir: Path, tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from autocaft.errors import ConfigError, DataError, RunLockedError
 from autocaft.review.acts import ActLog, answers, log_path, read_acts, reviewers
-from autocaft.review.deck import Deck, histogram, load_deck
+from autocaft.review.deck import Deck, doubtful_part, histogram, load_deck
 from autocaft.review.session import MIN_GAP, Review, plan_order
+from autocaft.rundir.files import read_jsonl, write_jsonl
 from tests.planted_run import make_run
 
 
@@ -61,6 +62,32 @@ def test_repeats_come_a_while_after_the_first_time() -> None:
 def test_controls_are_mixed_in_and_look_like_the_rest(deck: Deck) -> None:
     assert {"L8.decoy0", "L8.decoy1"} <= set(deck.cards)
     assert set(deck.cards["L8.decoy0"].poles) == set(deck.cards["L8.pc0"].poles)
+
+
+# only what the judge is not sure of
+
+
+def test_the_doubtful_part_is_the_judge_s_doubts_and_the_controls_with_repeats(run_dir: Path, deck: Deck) -> None:
+    path = run_dir / "judge" / "verdicts.jsonl"
+    rows = [row | {"abstains": row["direction_id"] in ("L8.latent0", "L8.pc1")} for row in read_jsonl(path)]
+    write_jsonl(path, rows)
+    part = doubtful_part(load_deck(run_dir))
+    doubted = {"L8.latent8", "L14.latent8", "L8.latent0", "L8.pc1"}
+    assert set(part.cards) == doubted | {"L8.decoy0", "L8.decoy1"}
+    assert "the 4 of 46 directions that the judge is not sure of, with random ones among them" in part.part
+    with ActLog(log_path(run_dir, "ada")) as log:
+        review = Review(part, log, "ada")
+        assert any(showing.repeat for showing in review.order), "some are shown twice"
+        _answer_all(review)
+        assert {act.direction_id for act in log.acts} == set(part.cards)
+        whole = Review(load_deck(run_dir), log, "ada")
+        assert whole.current is not None and {name for name, n in whole.standing if n == 0} == set(part.cards)
+
+
+def test_without_doubts_there_is_no_part_to_read(deck: Deck) -> None:
+    sure = {i: dataclasses.replace(v, unscored_reason=None, relevance=5.0) for i, v in deck.verdicts.items()}
+    with pytest.raises(DataError, match="sure of all 46"):
+        doubtful_part(dataclasses.replace(deck, verdicts=sure))
 
 
 # answering
