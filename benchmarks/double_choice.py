@@ -148,11 +148,11 @@ def keep(path: Path, settings: Sequence[str], where: dict[str, str], cells: Sequ
 def table(path: Path) -> str:
     """One line a cell, and the judge's share of the oracle's gain where there are both."""
     cells = read_json(path)["cells"]
-    lines = [f"{'pair':<22}{'form':<9}{'arm':<18}seed     id    ood neutral  seconds"]
+    lines = [f"{'pair':<22}{'form':<11}{'arm':<18}seed     id    ood neutral  seconds"]
     for cell in cells:
         scores = "".join(f"{cell['scores'].get(split, {}).get('value', float('nan')):7.3f}" for split in SHOWN)
         lines.append(
-            f"{cell['pair']:<22}{cell['form']:<9}{cell['arm']:<18}{cell['seed']:4}{scores}{cell['seconds']:9.0f}"
+            f"{cell['pair']:<22}{cell['form']:<11}{cell['arm']:<18}{cell['seed']:4}{scores}{cell['seconds']:9.0f}"
         )
     compared = complete(cells)
     share = share_of_gain(compared) if compared else None

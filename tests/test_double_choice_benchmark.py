@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -66,3 +67,29 @@ def test_a_cell_runs_is_kept_and_not_run_again(
     assert (tmp_path / "cells.json").read_bytes() == done and "topic-verbs" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="another --out"):
         benchmark.keep(tmp_path / "cells.json", [], {}, [])
+
+
+def test_the_share_of_the_gain_is_that_of_the_sums_over_pairs_that_have_all_arms() -> None:
+    cells = load_benchmark("cells")
+
+    def cell(pair: str, arm: str, seed: int, by_template: list[float]) -> dict[str, Any]:
+        score = {"value": sum(by_template) / 2, "low": None, "high": None, "by_template": by_template}
+        return {"pair": pair, "form": "words", "arm": arm, "seed": seed, "scores": {"id": score, "ood": score}}
+
+    planted = [
+        cell(pair, arm, seed, values)
+        for seed in (0, 1)
+        for pair, gains in {
+            "verbs-topic": {"tuned": [0.0, 0.2], "caft-sae-auto": [0.4, 1.0], "caft-sae-oracle": [0.8, 1.0]},
+            "topic-verbs": {"tuned": [0.5, 0.5], "caft-sae-auto": [0.5, 0.5], "caft-sae-oracle": [0.5, 0.6]},
+        }.items()
+        for arm, values in gains.items()
+    ]
+    whole = cells.share_of_gain(planted)
+    assert whole.value == pytest.approx((0.4 + 0.8) / (0.8 + 0.8 + 0.1))  # the mean of the pairs' shares is .375
+    assert whole.low < whole.value < whole.high and whole.n_clusters == 4
+    lone = cell("pronouns-verbs", "tuned", 0, [0.0, 0.0])
+    assert cells.complete([*planted, lone]) == planted
+    table = cells.arms_table({"cells": [*planted, lone]})
+    assert "pronouns-verbs" not in table and "| 62% |" in table  # .618, the paper's, beside the judge's arm
+    assert cells.pooled(planted, "caft-sae-auto", "ood").value == pytest.approx(0.6)
