@@ -22,7 +22,7 @@ from autocaft.report.figures import figures_of, resource
 from autocaft.report.free_form import figure_text
 from autocaft.report.plain import environment, readable
 from autocaft.report.reading import is_simulated, read_in_part, reading_points, timing
-from autocaft.report.search import SEARCH_FIGURES, SEARCH_NOTE, search_rows
+from autocaft.report.search import SEARCH_FIGURES, SEARCH_NOTE, search_reasons, search_rows
 from autocaft.report.words import agreement_text, costs, duration, fine_percent, interval_text, percent, points_text
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def render_html(report: Mapping[str, Any]) -> str:
         reading_points=reading_points,
         timing=timing,
         is_simulated=is_simulated,
+        search_reasons=search_reasons,
     )
 
 

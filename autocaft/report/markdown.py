@@ -14,7 +14,7 @@ from autocaft.report.contrasts import NOTE, gap_text, p_text
 from autocaft.report.free_form import figure_text
 from autocaft.report.plain import code_span, markdown, visible
 from autocaft.report.reading import is_simulated, read_in_part, reading_points, timing
-from autocaft.report.search import SEARCH_FIGURES, SEARCH_NOTE, search_rows
+from autocaft.report.search import SEARCH_FIGURES, SEARCH_NOTE, search_reasons, search_rows
 from autocaft.report.words import agreement_text, costs, duration, interval_text, percent, points_text
 
 N_DIRECTIONS = 20
@@ -133,8 +133,11 @@ def _searches(searches: Sequence[Mapping[str, Any]]) -> list[str]:
     parts = ["## Search", SEARCH_NOTE]
     for found in searches:
         head = ["trial", "directions", *(name for name, _ in SEARCH_FIGURES), "within the guards"]
-        rows = [head, *([code_span(row["name"]), *row["cells"]] for row in search_rows(found))]
-        parts += [markdown(found["why"]), table(rows)]
+        rows = [
+            [code_span(row["name"]), *(" ".join(cell).strip() for cell in row["cells"])] for row in search_rows(found)
+        ]
+        reasons = [f"{code_span(name)}: {markdown(reason)}." for name, reason in search_reasons(found)]
+        parts += [markdown(found["why"]), table([head, *rows]), *reasons]
     return parts
 
 

@@ -21,26 +21,34 @@ SEARCH_NOTE = (
 
 
 def search_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The plain training and each trial: `name`, and `cells` for directions, figures and the guards."""
+    """The plain training and each trial: `name`, and `cells` of value and interval, from directions to guards."""
     plain = {"name": "plain", "left": {"value": 1.0, "low": None, "high": None}, **found["plain"]}
     return [_row(plain, "0", ""), *(_row(line, str(line["n_directions"]), _verdict(line)) for line in found["trials"])]
 
 
+def search_reasons(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Name of each trial that was not within the guards, and why."""
+    return [
+        (line["name"], f"unscored: {line['unscored']}" if "unscored" in line else "; ".join(line["broken"]))
+        for line in found["trials"]
+        if not line["passes"]
+    ]
+
+
 def _row(line: Mapping[str, Any], n_directions: str, verdict: str) -> dict[str, Any]:
     figures = [_figure(line.get(key)) for _, key in SEARCH_FIGURES]
-    return {"name": line["name"], "cells": [n_directions, *figures, verdict]}
+    return {"name": line["name"], "cells": [(n_directions, ""), *figures, (verdict, "")]}
 
 
 def _verdict(line: Mapping[str, Any]) -> str:
-    if "unscored" in line:
-        return f"unscored: {line['unscored']}"
-    return "yes" if line["passes"] else f"no: {'; '.join(line['broken'])}"
+    return "unscored" if "unscored" in line else "yes" if line["passes"] else "no"
 
 
-def _figure(figure: Mapping[str, Any] | None) -> str:
+def _figure(figure: Mapping[str, Any] | None) -> tuple[str, str]:
     if figure is None:
-        return "\N{EN DASH}"
-    return f"{figure['value']:.3f}" + ("" if figure["low"] is None else f" [{figure['low']:.3f}, {figure['high']:.3f}]")
+        return "\N{EN DASH}", ""
+    interval = "" if figure["low"] is None else f"[{figure['low']:.3f}, {figure['high']:.3f}]"
+    return f"{figure['value']:.3f}", interval
 
 
 def search_limits(searches: Sequence[Mapping[str, Any]]) -> list[str]:
