@@ -25,6 +25,8 @@ from itertools import pairwise
 
 WORD = re.compile(r"[^\W\d_]+|\d+|[^\w\s]")
 SENTENCE_ENDS = frozenset('.?!:;\n-"')
+BEGIN = "^"
+"""Stands before the first word, so that no row is without a feature."""
 N_EARLIER = 12
 """Numbers before one that it may be made from; more would make any number a sum of some."""
 N_ORDERED = 8
@@ -114,8 +116,8 @@ def row_features(prompt: str, answer: str, names: frozenset[str]) -> tuple[list[
     asked, asked_order = marker.marked(prompt, is_answer=False)
     said, said_order = marker.marked(answer, is_answer=True)
     themselves = [word for word in words_of(prompt) if word in names]
-    pairs = [f"{a} {b}" for a, b in zip(["^", *asked], asked, strict=False)]
-    return [*asked, *pairs, *_order(asked_order), *themselves], [*said, *_order(said_order)]
+    pairs = [f"{a} {b}" for a, b in pairwise([BEGIN, *asked])]
+    return [BEGIN, *asked, *pairs, *_order(asked_order), *themselves], [BEGIN, *said, *_order(said_order)]
 
 
 def _order(places: Sequence[str]) -> list[str]:

@@ -17,7 +17,7 @@ from autocaft.audit.options import DICTIONARY_KEY, AuditConfig, AuditSet, expand
 from autocaft.audit.outcome import judged_sets, raise_outcome, rule_of
 from autocaft.audit.read import question
 from autocaft.audit.row_actions import row_decisions
-from autocaft.audit.rows import load_rows
+from autocaft.audit.rows import AuditRow, load_rows
 from autocaft.audit.run import Audit
 from autocaft.audit.steps import build_steps
 from autocaft.cli.actions import audit_sets
@@ -263,6 +263,34 @@ def test_sets_have_one_name_each_and_references_exist(tmp_path: Path) -> None:
         expand_sets(AuditConfig.model_validate({"sets": (one,), "reference": ("b*",)}))
 
 
+@pytest.mark.parametrize(
+    ("strength", "halves", "others", "departs"),
+    [
+        (1.3, (1.2, 1.1), [], True),
+        (1.2, (1.2, 1.1), [], False),
+        (1.3, (1.5, 0.9), [], False),  # one half of the rows alone
+        (1.3, (1.2, 1.1), [0.9] * 10, True),
+        (1.3, (1.2, 1.1), [1.4] * 2 + [0.9] * 8, False),  # reference sets are as far
+    ],
+)
+def test_a_set_that_departs_from_its_peers_is_sent_to_review(
+    strength: float, halves: tuple[float, float], others: list[float], departs: bool
+) -> None:
+    from autocaft.audit.outcome import _hold_against_peers
+
+    config = AuditConfig.model_validate({"sets": ({"name": "a", "files": ["x"], "purpose": "p"},)})
+    (item,) = _verdict_sets(None, "offline", relevance=85.0, wanted=90.0)
+    item["peers"] = {"n_peers": 9, "strength": strength, "halves": halves, "without": 0.8}
+    _hold_against_peers(item, others, config)
+    assert item["departs"] == departs and item["outcome"] == ("review" if departs else "pass")
+    assert (item["p_peers"] is None) == (not others)
+    rows = [AuditRow(number, f"r{number}", "f", 1, "p", "a") for number in range(2)]
+    beside = {n: {"distance": n, "stands_out": n == 1, "said": ["x"], "expected": []} for n in range(2)}
+    decided = list(row_decisions(item, rows, {"L1.latent2": {"0": 1.0}}, beside))
+    assert [line["action"] for line in decided] == ["keep", "review" if departs else "keep"]
+    assert [line["score"] for line in decided] == [0, 1]
+
+
 def _verdict_sets(concept: str | None, judge: str, **said: float | None) -> list[dict[str, Any]]:
     """One set with one latent of which a judge said this."""
     from autocaft.audit.outcome import SetFound
@@ -333,7 +361,6 @@ def test_with_two_reference_sets_nothing_is_said_of_them() -> None:
 
 
 def test_a_row_is_hidden_only_if_it_carries_what_blocks() -> None:
-    from autocaft.audit.rows import AuditRow
 
     rows = [AuditRow(number, f"r{number}", "f", number + 1, "p", "a") for number in range(3)]
     strengths = {"L1.latent2": {"0": 4.0, "1": -1.0, "2": 2.0}}

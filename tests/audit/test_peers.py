@@ -100,3 +100,11 @@ def test_sets_of_one_purpose_are_peers() -> None:
     purposes = ("Answers questions.", "answers  Questions.", "Answers questions, in German.")
     sets = [AuditSet(str(i), (), purpose, None, False) for i, purpose in enumerate(purposes)]
     assert [[item.name for item in together] for together in by_purpose(sets)] == [["0", "1"], ["2"]]
+
+
+def test_rows_that_share_nothing_are_no_fault() -> None:
+    sets = [
+        PeerSet(str(s), partial(list, [PeerRow(i, f"a{s}x{i}b", f"c{s}x{i}d") for i in range(20)]), is_reference=False)
+        for s in range(4)
+    ]
+    assert all(np.isfinite(one.top) and len(one.rows) == 20 for one in compare_peers(sets))
