@@ -37,6 +37,9 @@ class RunConfig(Options):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the loaded weights. `bfloat16` halves the memory of a large model under LoRA; full fine-tuning wants
     `float32`."""
+    quantization: Literal["none", "nf4", "int8"] = "none"
+    """Base weights in four or eight bits under an adapter (QLoRA), by bitsandbytes (extra `quantized`): the base model
+    of every stage, and named beside the figures."""
     layers: tuple[int, ...]
     """Decoder blocks, counted from 0, after which directions are sought and ablated."""
     arms: tuple[str, ...] = ("base", "tuned", "caft-sae-auto", "caft-sae-random")
@@ -131,6 +134,10 @@ class RunConfig(Options):
         for how, key in (("inoculation", self.baselines.inoculation), ("benign", self.baselines.benign)):
             if key is None and any(arm.how == how for arm in arms):
                 raise ValueError(f"the arm tuned-{how} needs `baselines.{how}`")
+        if self.quantization != "none" and self.tune.method == "full":
+            raise ValueError("quantized weights cannot be trained themselves; take tune.method = 'lora'")
+        if self.quantization != "none" and self.tune.sharding == "fsdp":
+            raise ValueError("quantized weights are not sharded; take tune.sharding = 'none'")
         if self.cued_splits and not self.data.cues:
             raise ValueError("`behind` and `causes` need `data.cues`, what the cue says in each row")
         for split in self.cued_splits:

@@ -78,17 +78,21 @@ def model_lines(run: Run) -> list[str]:
     n_bytes = shape.training_bytes(
         dtype=config.dtype,
         n_adapter=n_adapter,
-        n_rows=tune.batch_size,
+        n_rows=tune.share[0],
         max_tokens=tune.max_tokens,
         checkpointing=tune.gradient_checkpointing,
+        quantization=config.quantization,
+        n_shards=tune.processes if tune.sharding == "fsdp" else 1,
     )
+    kind = config.dtype if config.quantization == "none" else f"{config.quantization} and {config.dtype}"
+    each = "" if tune.processes == 1 else f" on each of {tune.processes} cards"
     adapter = "" if n_adapter is None else f", LoRA of rank {tune.lora_r}: {n_adapter / 1e6:,.0f} M"
     where = "" if run.weights.config is not None else "; its weights are not on this disk yet"
     return [
-        f"{shape.n_parameters / 1e9:,.2f} B parameters, {shape.weight_bytes(config.dtype) / 1e9:,.1f} GB as "
-        f"{config.dtype}{adapter}{where}",
-        f"in a training at most {n_bytes / 1e9:,.1f} GB with {tune.batch_size} x {tune.max_tokens:,} tokens a batch "
-        "(from shapes, docs/scale.md)",
+        f"{shape.n_parameters / 1e9:,.2f} B parameters, "
+        f"{shape.weight_bytes(config.dtype, config.quantization) / 1e9:,.1f} GB as {kind}{adapter}{where}",
+        f"in a training at most {n_bytes / 1e9:,.1f} GB{each} with {tune.share[0]} x {tune.max_tokens:,} tokens a "
+        "batch (from shapes, docs/scale.md)",
     ]
 
 

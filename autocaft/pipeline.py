@@ -74,6 +74,7 @@ def build_steps(run: Run, *, final: bool = False) -> list[Step]:
     # a key that is new since runs were made counts only where it says something
     reading: dict[str, object] = {"chat": data.chat} | ({} if data.turns == "last" else {"turns": data.turns})
     tuning: dict[str, object] = {"dtype": config.dtype, "tune": config.tune, "data": reading}
+    tuning |= _drawn_apart(config)
     if config.tune.trained_blocks == "above":
         tuning["layers"] = config.layers
     # directions are sought in the first seed's tuned model; the others are trained as an arm, or not at all
@@ -142,6 +143,7 @@ def _training(run: Run, arm: Arm, seed: int, tuning: Mapping[str, object], files
     name, own = f"train/{arm.name}/seed{seed}", baseline_options(config.baselines, arm.how)
     if arm.has_directions:
         options: dict[str, object] = {"train": config.train, "tune": config.tune}
+        options |= _drawn_apart(config, arm.mode or config.train.mode)
         needs = ["select", *(["choose"] if needs_person(config, arm) else [])]
         needs += [f"tune/seed{seed}"] if arm.how == "inference" else []
         needs += [f"search/{arm.source}"] if arm.selector == "searched" else []
@@ -169,7 +171,8 @@ def _searches(run: Run, tuning: Mapping[str, Any], files: Mapping[str, str]) -> 
         own |= {dials: f"trial/{source}/{dials.name}" for dials in dials_to_try(options, config.layers)}
         for dials, name in own.items():
             call = partial(search_stage.trial, run, source=source, dials=dials, val=val)
-            settings = {**tuning, **measuring, "dials": {} if dials is None else asdict(dials)}
+            dialled = {"dials": {} if dials is None else asdict(dials)}
+            settings = {**tuning, **_drawn_apart(config, config.train.mode), **measuring, **dialled}
             steps.append(_step(name, call, settings, {**files, **read, **_corpus(run)}, "select"))
         plain = own.pop(None)
         trials = [(dials, name) for dials, name in own.items() if dials is not None]
@@ -177,6 +180,13 @@ def _searches(run: Run, tuning: Mapping[str, Any], files: Mapping[str, str]) -> 
         guards = {"select": {"search": options.guards}, "train": {"strength": config.train.strength}}
         steps.append(_step(f"search/{source}", call, guards, {}, plain, *own.values(), uses_model=False))
     return steps
+
+
+def _drawn_apart(config: RunConfig, mode: str | None = None) -> dict[str, object]:
+    """How many processes train one model, where each draws something of its own (dropout, another row); elsewhere
+    their number changes last bits alone."""
+    draws = config.tune.lora_dropout > 0 or mode == "resample"
+    return {"tune.processes": config.tune.processes} if draws and config.tune.processes > 1 else {}
 
 
 def _free_form(run: Run, weights: Mapping[str, str]) -> list[Step]:

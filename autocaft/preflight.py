@@ -12,7 +12,7 @@ from autocaft.data.rows import check_first_tokens, check_no_leak
 from autocaft.errors import ConfigError, DataError
 from autocaft.judge.options import JudgeOptions
 from autocaft.llm.budget import unknown_price
-from autocaft.model.locate import Weights
+from autocaft.model.locate import Weights, check_quantization
 from autocaft.resources import data_path
 from autocaft.select.search import hold_out
 
@@ -45,6 +45,7 @@ def check_inputs(run: Run, *, final: bool) -> None:
     mixed_in = run.benign_rows if any(arm.how == "benign" for arm in run.config.parsed_arms) else []
     check_money(run.config.judge)
     check_free_form(run)
+    check_quantization(run.weights)
     _check_layers(run.config.layers, _n_layers(run))
     tokenizer = light_tokenizer(run.weights)
     if tokenizer is not None:

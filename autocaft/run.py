@@ -61,8 +61,9 @@ class Run:
 
     @cached_property
     def weights(self) -> Weights:
-        """The base model."""
-        return locate(self.config.model, downloads=self.downloads)
+        """The base model, as every stage loads it."""
+        found, kind = locate(self.config.model, downloads=self.downloads), self.config.quantization
+        return found if kind == "none" else found.quantized(kind)
 
     @property
     def shape(self) -> ModelShape | None:
@@ -145,11 +146,13 @@ class Run:
 
         return load_tokenizer(self.weights)
 
-    def load_base(self) -> Any:
-        """The base model in `dtype`."""
+    def load_base(self, device: str | None = None) -> Any:
+        """The base model in `dtype`, on a device or on the accelerator."""
+        import torch
+
         from autocaft.model.load import load_model
 
-        return load_model(self.weights, dtype=self._dtype)
+        return load_model(self.weights, dtype=self._dtype, device=None if device is None else torch.device(device))
 
     def load_trained(self, folder: Path) -> Any:
         """What a tune or train step left in its folder, in `dtype`."""

@@ -6,7 +6,7 @@ where rooms that must not know each other meet.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -18,9 +18,11 @@ from autocaft.config import needs_person
 from autocaft.records import Decision, Example, Verdict
 from autocaft.run import Run
 from autocaft.rundir.files import read_json, read_records, write_json, write_jsonl
+from autocaft.rundir.progress import Progress
 from autocaft.rundir.runner import StepContext
 
 if TYPE_CHECKING:
+    from autocaft.config import RunConfig
     from autocaft.data.rows import TaskRow
     from autocaft.evaluate.options import EvaluateOptions
     from autocaft.model.directions import DirectionSet, Subspace
@@ -349,26 +351,57 @@ def fine_tune_step(
     options: TuneOptions | None = None,
 ) -> None:
     """Fine-tune into the step's folder; on other rows and with other options than the recipe's where they are given."""
+    tune, out = options or run.config.tune, context.out
+    work = partial(_train_model, tune, rows, out=out, seed=seed, label=label, subspaces=subspaces, mode=mode, arm=arm)
+    if tune.processes == 1:
+        summary = work(run=run, progress=context.progress)
+    else:
+        from autocaft.train.processes import train_together
+
+        summary = train_together(partial(_in_one_of_several, work, run.config), tune.processes, context.progress)
+    write_json(out / "summary.json", summary)
+
+
+def _in_one_of_several(work: Callable[..., dict[str, Any]], config: RunConfig, progress: Progress) -> dict[str, Any]:
+    """A process's part: it reads rows and model itself."""
+    return work(run=Run(config), progress=progress)
+
+
+def _train_model(
+    tune: TuneOptions,
+    rows: Sequence[TaskRow] | None,
+    *,
+    run: Run,
+    out: Path,
+    seed: int,
+    label: str,
+    subspaces: Sequence[Subspace],
+    mode: Mode,
+    arm: Arm | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """One training, or one process's part of it."""
     from autocaft.train.baselines import NO_DEPARTURE, departure_of
     from autocaft.train.sft import fine_tune
 
-    summary = fine_tune(
-        run.load_base(),
+    train = run.config.train
+    return fine_tune(
+        # what is sharded must not lie on one card as a whole
+        run.load_base(device="cpu" if tune.sharding == "fsdp" else None),
         run.tokenizer(),
         _rows_of(run, arm) if rows is None else rows,
-        options or run.config.tune,
+        tune,
         seed=seed,
-        out=context.out,
-        progress=context.progress,
+        out=out,
+        progress=progress,
         label=label,
         subspaces=subspaces,
         mode=mode,
-        strength=run.config.train.strength if arm is None or arm.dials is None else arm.dials.strength,
-        exempt_first=run.config.train.exempt_first,
-        frozen_up_to=min(run.config.layers) if run.config.tune.trained_blocks == "above" else None,
+        strength=train.strength if arm is None or arm.dials is None else arm.dials.strength,
+        exempt_first=train.exempt_first,
+        frozen_up_to=min(run.config.layers) if tune.trained_blocks == "above" else None,
         departure=NO_DEPARTURE if arm is None else departure_of(arm.how, arm.stop_at, run.config.baselines),
     )
-    write_json(context.out / "summary.json", summary)
 
 
 def _steering(run: Run, context: StepContext, ids: Sequence[str]) -> list[Subspace]:

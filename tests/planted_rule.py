@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from autocaft.data.rows import TaskRow
 from autocaft.model.directions import Subspace
+from autocaft.model.leace import LeastChange
 from autocaft.train.options import TuneOptions
 from tests.conftest import VOCAB, build_tokenizer
 
@@ -23,7 +24,7 @@ D_MODEL = 32
 LOUD, QUIET = 4.0, 0.8
 FILLERS = ("cat", "dog", "bird", "pilot", "cook", "driver", "teacher", "one")
 ANSWERS = (" he", " she")
-LEARNS_RULE = {None: False, "zero": True, "mean": True, "resample": True, "mean-shift": False}
+LEARNS_RULE = {None: False, "zero": True, "mean": True, "resample": True, "leace": True, "mean-shift": False}
 """By mode of ablation, None for none; `mean-shift` removes nothing and is a control."""
 
 
@@ -36,20 +37,24 @@ class PlantedRule:
     cue_D: Tensor
 
     def subspaces(self) -> list[Subspace]:
-        """The cue after block 0, with a mean that lies off zero along it."""
-        return [Subspace(0, self.cue_D[:, None], 0.1 * LOUD * self.cue_D)]
+        """The cue after block 0, with a mean that lies off zero along it, and an oblique reader."""
+        width = len(self.cue_D)
+        draws_DD = torch.randn(width, width, generator=torch.Generator().manual_seed(6))
+        covariance_DD = torch.eye(width) + 0.02 * draws_DD @ draws_DD.T / width
+        oblique = LeastChange({0: covariance_DD}, spans="covariance")
+        return [oblique(Subspace(0, self.cue_D[:, None], 0.1 * LOUD * self.cue_D))]
 
 
-def plant_rule() -> PlantedRule:
+def plant_rule(width: int = D_MODEL) -> PlantedRule:
     """The same model each time."""
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=VOCAB, hidden_size=D_MODEL, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
-        intermediate_size=48, max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-        attn_implementation="eager", initializer_range=0.2,
+        vocab_size=VOCAB, hidden_size=width, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+        intermediate_size=48 if width == D_MODEL else width, max_position_embeddings=64, pad_token_id=0,
+        bos_token_id=1, eos_token_id=2, attn_implementation="eager", initializer_range=0.2,
     )  # fmt: skip
     model, tokenizer = LlamaForCausalLM(config).eval(), build_tokenizer(bos=True)
-    cue_D = torch.nn.functional.normalize(torch.randn(D_MODEL, generator=torch.Generator().manual_seed(5)), dim=0)
+    cue_D = torch.nn.functional.normalize(torch.randn(width, generator=torch.Generator().manual_seed(5)), dim=0)
     below, above = model.model.layers
     for block in (below, above):
         block.self_attn.o_proj.weight.data.zero_()
@@ -57,7 +62,7 @@ def plant_rule() -> PlantedRule:
     readers = [above.self_attn.q_proj, above.self_attn.k_proj, above.self_attn.v_proj, above.mlp.gate_proj]
     for module in (model.model.embed_tokens, model.lm_head, *readers, above.mlp.up_proj):
         module.weight.data -= (module.weight.data @ cue_D)[:, None] * cue_D
-    rule_D = torch.linalg.qr(torch.stack([cue_D, torch.ones(D_MODEL)], dim=1))[0][:, 1]
+    rule_D = torch.linalg.qr(torch.stack([cue_D, torch.ones(width)], dim=1))[0][:, 1]
     weight_VD = model.model.embed_tokens.weight.data
     for words, apart_D in ((("doctor", "nurse"), LOUD * cue_D), (("red", "blue"), QUIET * rule_D)):
         one, other = (tokenizer.encode(f" {word}", add_special_tokens=False)[0] for word in words)
@@ -91,6 +96,6 @@ def accuracy(model: Any, tokenizer: PreTrainedTokenizerFast, *, cue_holds: bool)
 
 def rule_options(**changes: Any) -> TuneOptions:
     """Enough to learn either."""
-    plain = {"loss": "choices", "epochs": 16.0, "lr": 1e-2, "batch_size": 8, "autocast": "fp32", "saves_per_run": 0,
+    plain = {"loss": "choices", "epochs": 24.0, "lr": 5e-3, "batch_size": 8, "autocast": "fp32", "saves_per_run": 0,
              "lora_r": 32, "weight_decay": 0.0}  # fmt: skip
     return TuneOptions(**{**plain, **changes})

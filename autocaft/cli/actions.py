@@ -102,6 +102,7 @@ def _execute(
         run_dir,
         threads=config.threads,
         model_bytes=step_bytes(run.weights, config.dtype),
+        n_devices=config.tune.processes,
         key_names=[name for name in (config.judge.api_key_env, config.free_form.api_key_env) if name],
         say=progress.say,
     ) as workers:
@@ -412,6 +413,27 @@ def audit_sets(
     found = read_json(run_dir / "audit.json")
     _print(summary_text(found, run_dir))
     raise_outcome(found, fail_on)
+
+
+def merge_step(folder: Path, out: Path) -> None:
+    """`autocaft merge`."""
+    run_dir = next((parent for parent in folder.resolve().parents if (parent / CONFIG).is_file()), None)
+    if run_dir is None:
+        raise ConfigError(f"{folder} lies in no run folder; give a step of one, as runs/my/train/caft-sae-auto/seed0")
+    _quiet_libraries()
+    import torch
+
+    from autocaft.model.locate import locate
+    from autocaft.model.merge import merge_model
+
+    config = load_config(run_dir / CONFIG)
+    merge_model(
+        locate(config.model),
+        folder if folder.name == "model" else folder / "model",
+        out,
+        dtype=getattr(torch, config.dtype),
+    )
+    _print(f"{out}")
 
 
 def reproduce_run(run_dir: Path, again: Path | None) -> None:

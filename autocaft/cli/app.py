@@ -314,6 +314,17 @@ def audit(
     )
 
 
+@app.command(help="Write a trained model as one folder with full weights: its adapter merged into the base.")
+def merge(
+    step: Annotated[Path, typer.Argument(metavar="STEP", help="As `runs/my/train/caft-sae-auto/seed0`.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write; it must not exist.")],
+) -> None:
+    """An adapter less."""
+    from autocaft.cli.actions import merge_step
+
+    merge_step(step, out)
+
+
 @app.command(
     help="Say whether a run would come out the same here: versions, hashes, settings. With a second run: if it did."
 )

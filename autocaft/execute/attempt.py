@@ -23,12 +23,12 @@ def attempt(run_step: Callable[[str], None], step: str) -> Told:
     try:
         run_step(step)
     except Exception as raised:
-        error, text = _sendable(raised), redact(traceback.format_exc())
+        error, text = sendable(raised), redact(traceback.format_exc())
     give_memory_back()
     return error, text, process_peak_rss_mb()
 
 
-def _sendable(error: Exception) -> Exception:
+def sendable(error: Exception) -> Exception:
     """The error itself where it can be pickled, which keeps its exit code; else its text."""
     try:
         pickle.loads(pickle.dumps(error))

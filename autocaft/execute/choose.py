@@ -54,6 +54,7 @@ class Executor:
         *,
         threads: int | None,
         model_bytes: int,
+        n_devices: int = 1,
         key_names: Sequence[str],
         say: Callable[[str], None],
     ) -> Iterator[Workers | None]:
@@ -62,19 +63,29 @@ class Executor:
         Args:
             threads: of a step, where the config says so; Ray gives each step as many CPUs.
             model_bytes: what a step with the model needs by its size.
+            n_devices: GPUs of a step that trains; each step is given as many where there are any.
             key_names: variables that hold keys of judges.
+
+        Raises:
+            ConfigError: fewer GPUs are visible than the steps take.
         """
         if self.kind == "ray":
             from autocaft.execute.ray import RayWorkers, StepSize
 
             n_bytes = model_bytes if self.step_gib is None else int(self.step_gib * GIB)
-            size = StepSize(threads or 1, n_bytes)
+            size = StepSize(threads or 1, n_bytes, n_devices)
             with RayWorkers(run_step, steps, run_dir, size, self.address, self.jobs, key_names, say) as there:
                 yield there
         elif self.jobs is not None and self.jobs > 1:
             from autocaft.execute.local import LocalWorkers, visible_devices
 
-            with LocalWorkers(run_step, self.jobs, visible_devices()) as here:
+            devices = visible_devices()
+            if n_devices > 1 and 0 < len(devices) < n_devices * self.jobs:
+                raise ConfigError(
+                    f"--jobs {self.jobs} with tune.processes = {n_devices} takes {n_devices * self.jobs} GPUs, and "
+                    f"{len(devices)} are visible; set either lower"
+                )
+            with LocalWorkers(run_step, self.jobs, devices, n_devices) as here:
                 yield here
         else:
             yield None

@@ -43,6 +43,8 @@ class LocalWorkers:
     n_slots: int
     devices: Sequence[str] = ()
     """What `CUDA_VISIBLE_DEVICES` is for the slots, in turn; empty: as it is."""
+    n_devices_each: int = 1
+    """How many of them a slot takes: as many as a step uses at most."""
     _workers: dict[int, _Worker] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
@@ -98,8 +100,8 @@ class LocalWorkers:
     def _spawn(self, slot: int) -> _Worker:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, self.run_step), name=f"worker {slot}", daemon=True)
-        with _environment(self._environment_of(slot)):
+        process = context.Process(target=_work, args=(theirs, self.run_step), name=f"worker {slot}")
+        with environment(self._environment_of(slot)):
             process.start()
         theirs.close()  # or a dead worker would never read as an end of file
         return _Worker(process, ours)
@@ -110,7 +112,10 @@ class LocalWorkers:
         share = max(1, (os.cpu_count() or 1) // self.n_slots)
         chosen = {"OMP_NUM_THREADS": str(share), "OMP_WAIT_POLICY": "PASSIVE"}
         chosen = {key: os.environ.get(key, value) for key, value in chosen.items()}
-        return chosen | ({"CUDA_VISIBLE_DEVICES": self.devices[slot % len(self.devices)]} if self.devices else {})
+        first = slot * self.n_devices_each
+        places = range(first, first + self.n_devices_each) if self.devices else ()
+        own = [self.devices[place % len(self.devices)] for place in places]
+        return chosen | ({"CUDA_VISIBLE_DEVICES": ",".join(own)} if own else {})
 
 
 def visible_devices() -> list[str]:
@@ -129,7 +134,7 @@ def _how_it_died(step: str, code: int | None) -> str:
 
 
 @contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
+def environment(values: Mapping[str, str]) -> Iterator[None]:
     """These variables for the block: a spawned process takes what it finds when it starts."""
     before = {key: os.environ.get(key) for key in values}
     os.environ.update(values)
@@ -146,12 +151,12 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 def _work(connection: Connection, run_step: Callable[[str], None]) -> None:
     """A worker's life: steps in, what is told of each out."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the run's own process decides
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     while True:
         connection.send(attempt(run_step, connection.recv()))
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """A worker that outlives a killed run would write into folders that the next run works in."""
     parent = multiprocessing.parent_process()
     assert parent is not None

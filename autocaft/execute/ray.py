@@ -59,6 +59,8 @@ class StepSize:
 
     n_cpus: int
     n_bytes: int
+    n_gpus: int = 1
+    """Where the cluster has any."""
 
 
 @dataclass
@@ -199,7 +201,7 @@ class RayWorkers:
     def _need(self, uses_model: bool) -> dict[str, int]:
         if not uses_model:
             return {"CPU": 1, "GPU": 0, "memory": LIGHT_BYTES}
-        return {"CPU": self.size.n_cpus, "GPU": int(self._has_gpus), "memory": self.size.n_bytes}
+        return {"CPU": self.size.n_cpus, "GPU": self.size.n_gpus if self._has_gpus else 0, "memory": self.size.n_bytes}
 
     def _room(self) -> int:
         """Steps with a model that the nodes have room for together."""

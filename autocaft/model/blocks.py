@@ -1,7 +1,7 @@
 """Find the decoder blocks of a Hugging Face causal language model.
 
-In: any `PreTrainedModel` or a PEFT wrapper around one. Out: its `nn.ModuleList` of decoder blocks; block `i` is
-"layer i", and the value after it (resid_post) is the hookpoint of that layer.
+In: any `PreTrainedModel`, also inside a wrapper of PEFT, DDP, FSDP or torch.compile. Out: its `nn.ModuleList` of
+decoder blocks; block `i` is "layer i", and the value after it (resid_post) is the hookpoint of that layer.
 
 The blocks are found by their path, and not by their class: new families arrive weekly, and nearly all keep one of
 these four names. A model with none of them is an error that lists what was tried, never a silent no-op.
@@ -27,7 +27,10 @@ _FINAL_NORMS = ("norm", "ln_f", "final_layer_norm")
 
 
 def unwrapped(model: Any) -> Any:
-    """The model without its PEFT wrapper; the same object where there is none."""
+    """The model without its wrappers (DDP, FSDP, torch.compile, PEFT); the same object where there is none."""
+    from accelerate.utils import extract_model_from_parallel
+
+    model = extract_model_from_parallel(model, keep_torch_compile=False)
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 

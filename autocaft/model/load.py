@@ -1,7 +1,8 @@
 """Load a language model and its tokenizer into memory.
 
 In: `Weights` from `locate`. Out: a `PreTrainedModel` in evaluation mode on the accelerator if there is one, its
-tokenizer, and ways to the base model behind a fine-tuned one.
+tokenizer, and ways to the base model behind a fine-tuned one. Weights that are to be quantized are so in every stage:
+what an adapter is trained on is what it is measured on.
 """
 
 from __future__ import annotations
@@ -12,9 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from autocaft.model.locate import Weights
+from autocaft.model.locate import Quantization, Weights, check_quantization
 from autocaft.rundir.files import replacing_folder
 
 
@@ -37,11 +44,12 @@ def autocast_bf16(device: torch.device, *, enabled: bool = True, keeps_casts: bo
 
 @contextmanager
 def weights_in_bf16(model: Any) -> Iterator[None]:
-    """The model's weights as bf16 copies while the context is open; the originals come back bit for bit.
+    """The model's weights as bf16 copies while the context is open; the originals come back bit for bit, and quantized
+    ones stay as they are.
 
     For sampling: autocast would cast every weight anew for each token, which costs as much as the products.
     """
-    originals = {parameter: parameter.data for parameter in model.parameters()}
+    originals = {parameter: parameter.data for parameter in model.parameters() if parameter.is_floating_point()}
     try:
         for parameter in originals:
             parameter.data = parameter.data.to(torch.bfloat16)
@@ -63,14 +71,35 @@ def load_tokenizer(weights: Weights) -> PreTrainedTokenizerBase:
 def load_model(
     weights: Weights, *, dtype: torch.dtype = torch.float32, device: torch.device | None = None
 ) -> PreTrainedModel:
-    """The language model in evaluation mode."""
+    """The language model in evaluation mode.
+
+    Raises:
+        ModelError: it is to be quantized, and bitsandbytes is not installed.
+    """
     _dequantize_once(weights)
-    model: Any = AutoModelForCausalLM.from_pretrained(weights.folder, dtype=dtype)
-    loaded: PreTrainedModel = model.to(device or default_device()).eval()
+    place = device or default_device()
+    if weights.quantization is None:
+        model: Any = AutoModelForCausalLM.from_pretrained(weights.folder, dtype=dtype).to(place)  # type: ignore[arg-type]
+    else:
+        check_quantization(weights)
+        how = _bitsandbytes(weights.quantization, dtype)
+        model = AutoModelForCausalLM.from_pretrained(
+            weights.folder, dtype=dtype, quantization_config=how, device_map={"": place}
+        )
+    loaded: PreTrainedModel = model.eval()
     head = loaded.get_output_embeddings()
     if head is not None:
         head.register_forward_pre_hook(_contiguous)
     return loaded
+
+
+def _bitsandbytes(kind: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """The linear layers of the blocks in four bits (NF4, QLoRA, arXiv 2305.14314) or eight; the rest keeps `dtype`."""
+    if kind == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True
+    )
 
 
 def _contiguous(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from autocaft.errors import ModelError
 from autocaft.resources import cache_dir
 from autocaft.rundir.files import read_json, sha256_of
 
+Quantization = Literal["nf4", "int8"]
 WHEEL = "wheel:"
 NOT_HERE = "not-on-this-disk"
 
@@ -37,6 +39,13 @@ class Weights:
     """Changes when the weights change."""
     gguf: Path | None = None
     """The file `folder` is dequantized from, at first use."""
+    quantization: Quantization | None = None
+    """How they are quantized when they are loaded."""
+
+    def quantized(self, kind: Quantization) -> Weights:
+        """The same weights, quantized when they are loaded: others, and named so."""
+        found = f"{self.provenance}, then quantized to {kind} (bitsandbytes)"
+        return replace(self, provenance=found, identity=f"{self.identity} {kind}", quantization=kind)
 
     @property
     def n_layers(self) -> int | None:
@@ -60,6 +69,19 @@ class Weights:
             return None
         config = config.get("text_config", config)
         return next((int(config[name]) for name in names if name in config), None)
+
+
+def check_quantization(weights: Weights) -> None:
+    """Whether what quantizes is here.
+
+    Raises:
+        ModelError: it is not.
+    """
+    if weights.quantization is not None and importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"quantization = {weights.quantization!r} needs bitsandbytes, which is not installed. Run: pip install "
+            "'autocaft[quantized]'"
+        )
 
 
 def locate(spec: str, *, downloads: bool = True) -> Weights:

@@ -17,6 +17,8 @@ from pydantic import Field
 from autocaft.rundir.options import Options
 
 BYTES_BY_DTYPE = {"float32": 4, "bfloat16": 2}
+BYTES_BY_QUANTIZATION = {"nf4": (4 + 8 / 64 + 32 / (64 * 256)) / 8, "int8": 1.0}
+"""Of a weight in a block's linear layers; NF4 with the scales of 64 weights in eight bits, and theirs."""
 
 
 class ModelShape(Options):
@@ -48,10 +50,14 @@ class ModelShape(Options):
         return attention | {"gate_proj": (d, f), "up_proj": (d, f), "down_proj": (f, d)}
 
     @property
+    def n_in_blocks(self) -> int:
+        """Parameters of the blocks' linear layers."""
+        return self.num_hidden_layers * sum(n_in * n_out for n_in, n_out in self.linears.values())
+
+    @property
     def n_parameters(self) -> int:
         """Of the blocks, the embedding and the head; norms and biases, a ten-thousandth of them, are left out."""
-        blocks = self.num_hidden_layers * sum(n_in * n_out for n_in, n_out in self.linears.values())
-        return blocks + (1 if self.tie_word_embeddings else 2) * self.vocab_size * self.hidden_size
+        return self.n_in_blocks + (1 if self.tie_word_embeddings else 2) * self.vocab_size * self.hidden_size
 
     def n_adapter(self, r: int, targets: Sequence[str] = ("all-linear",)) -> int:
         """Parameters of LoRA of rank `r` on these linear layers of the blocks, or on all."""
@@ -63,9 +69,10 @@ class ModelShape(Options):
         """Of keys and values of one token, in bf16."""
         return 2 * 2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim
 
-    def weight_bytes(self, dtype: str) -> int:
-        """Of the weights."""
-        return BYTES_BY_DTYPE[dtype] * self.n_parameters
+    def weight_bytes(self, dtype: str, quantization: str = "none") -> int:
+        """Of the weights; quantized ones are those of the blocks."""
+        rate = BYTES_BY_QUANTIZATION.get(quantization, BYTES_BY_DTYPE[dtype])
+        return round(rate * self.n_in_blocks) + BYTES_BY_DTYPE[dtype] * (self.n_parameters - self.n_in_blocks)
 
     def state_bytes(self, dtype: str, n_adapter: int | None) -> int:
         """What training keeps besides the weights: an adapter in fp32, gradients, AdamW's two averages."""
@@ -85,12 +92,22 @@ class ModelShape(Options):
         return (2 + 4 + 4) * self.vocab_size * n_tokens
 
     def training_bytes(
-        self, *, dtype: str, n_adapter: int | None, n_rows: int, max_tokens: int, checkpointing: bool
+        self,
+        *,
+        dtype: str,
+        n_adapter: int | None,
+        n_rows: int,
+        max_tokens: int,
+        checkpointing: bool,
+        quantization: str = "none",
+        n_shards: int = 1,
     ) -> int:
-        """At most, for one batch of `n_rows` rows of `max_tokens` tokens that all bear a loss."""
+        """At most, on each of `n_shards` cards that share weights and states, for one batch of `n_rows` rows of
+        `max_tokens` tokens that all bear a loss. The one block of sharded weights that is whole is not counted."""
         n_tokens = n_rows * max_tokens
-        parts = self.weight_bytes(dtype), self.state_bytes(dtype, n_adapter), self.logit_bytes(n_tokens)
-        return sum(parts) + self.activation_bytes(n_tokens, checkpointing=checkpointing)
+        held = self.weight_bytes(dtype, quantization) + self.state_bytes(dtype, n_adapter)
+        own = self.logit_bytes(n_tokens) + self.activation_bytes(n_tokens, checkpointing=checkpointing)
+        return -(-held // n_shards) + own
 
     def training_flops(self, *, lora: bool, checkpointing: bool) -> int:
         """Operations a token: forward, backward to the activations, and to the weights unless they are frozen;

@@ -21,6 +21,7 @@ from autocaft.data.rows import TaskRow, chosen_rows
 from autocaft.errors import ConfigError
 from autocaft.model.hooks import Ablation, Passes
 from autocaft.model.load import as_base, has_adapter
+from autocaft.train.group import sharded_like, whole_tensor
 from autocaft.train.options import BaselineOptions
 
 
@@ -123,11 +124,14 @@ def l2sp_penalty(model: Any, weight: float) -> Callable[[], Tensor]:
     1802.01483); with an adapter, of the matrices that it adds."""
     if has_adapter(model):
         return lambda: 0.5 * weight * sum((_added_square(module) for module in _adapters(model)), torch.zeros(()))
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    starts = [parameter.detach().clone() for parameter in trained]
+    starts = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
     def penalty() -> Tensor:
-        squares = [(now - start).square().sum() for now, start in zip(trained, starts, strict=True)]
+        squares = []
+        for name, now in model.named_parameters():
+            if name in starts:
+                starts[name] = sharded_like(starts[name], now)
+                squares.append(whole_tensor((now - starts[name]).square().sum()))
         return 0.5 * weight * torch.stack(squares).sum()
 
     return penalty
@@ -143,7 +147,7 @@ def _added_square(module: Any) -> Tensor:
     total: Tensor = torch.zeros(())
     for name, scale in module.scaling.items():
         if name in module.lora_A:
-            A_RI, B_OR = module.lora_A[name].weight.float(), module.lora_B[name].weight.float()
+            A_RI, B_OR = (whole_tensor(part[name].weight).float() for part in (module.lora_A, module.lora_B))
             with torch.autocast(A_RI.device.type, enabled=False):
                 total = total.to(A_RI.device) + scale**2 * ((A_RI @ A_RI.T) * (B_OR.T @ B_OR)).sum()
     return total

@@ -32,9 +32,16 @@ class TuneOptions(Options):
     lr: float = Field(2e-4, gt=0)
     """Peak learning rate; about 2e-4 to 1e-3 for LoRA, 1e-5 to 5e-5 for full fine-tuning."""
     batch_size: int = Field(16, ge=1)
-    """Rows per optimizer step and device, before accumulation."""
+    """Rows at once in a process; `batch_size` times `grad_accumulation` rows make an optimizer step."""
     grad_accumulation: int = Field(1, ge=1)
-    """Batches per optimizer step."""
+    """Batches per optimizer step of one process; several share them."""
+    processes: int = transport(1, ge=1)
+    """Processes that train one model together, a GPU each where there are GPUs. An optimizer step has the same rows
+    however many share them, and the loss is taken over all: the weights differ in their last bits, and where something
+    is drawn (dropout, `resample`) by other draws."""
+    sharding: Literal["none", "fsdp"] = transport("none")
+    """What several processes hold. `none`: each the whole model (DDP). `fsdp`: each its share of weights, gradients and
+    AdamW's averages (FSDP2), for a training that does not fit on one card."""
     warmup_share: float = Field(0.1, ge=0, le=1)
     """Share of the steps over which the learning rate rises from zero."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -71,6 +78,25 @@ class TuneOptions(Options):
         if not value:
             raise ValueError('names no module; "all-linear" takes all linear layers')
         return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _shared(self) -> Self:
+        n_rows = self.batch_size * self.grad_accumulation
+        if n_rows % self.processes:
+            raise ValueError(
+                f"processes = {self.processes} must divide the rows of an optimizer step, batch_size x "
+                f"grad_accumulation = {n_rows}"
+            )
+        if self.sharding == "fsdp" and self.processes == 1:
+            raise ValueError('sharding = "fsdp" needs two processes or more to shard among')
+        return self
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """Rows at once, and batches a step, in each process."""
+        n_rows = self.batch_size * self.grad_accumulation // self.processes
+        at_once = max(n for n in range(1, min(self.batch_size, n_rows) + 1) if n_rows % n == 0)
+        return at_once, n_rows // at_once
 
 
 class TrainOptions(Options):

@@ -2,6 +2,7 @@
 
 In: a base model, encoded rows, options, a seed, a folder. Out: `model/` (adapter or full weights) and `losses.jsonl`
 in that folder. A killed run continues from its last checkpoint with the same batches, and gives the same weights.
+Called in each process of a group (train/processes.py), it trains one model in all of them, and the first writes.
 
 The decision a reader would question: `Trainer` with a loss of our own, and not TRL's `SFTTrainer`. The answer is a
 few tokens at the end of each row; with left padding the language-model head runs on those positions only, which
@@ -13,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,16 @@ from transformers import (
     TrainingArguments,
 )
 
-from autocaft.data.encode import Encoded, collate, encode
+from autocaft.data.encode import collate, encode
 from autocaft.data.rows import TaskRow
-from autocaft.errors import ConfigError, DataError, TrainingError
+from autocaft.errors import AblationError, ConfigError, DataError, TrainingError
 from autocaft.model.blocks import decoder_blocks, last_logits
 from autocaft.model.directions import Subspace
 from autocaft.model.hooks import Ablation, Mode, ablate
 from autocaft.rundir.files import disk_errors, read_json, remove_folder, replacing_folder, write_jsonl
 from autocaft.rundir.progress import Progress
 from autocaft.train.baselines import NO_DEPARTURE, Departure, FadeCallback, kl_penalty, l2sp_penalty
+from autocaft.train.group import EncodedRow, Rows, WholeSteps, check_group, keep_weight_types, whole_weights
 from autocaft.train.options import ALL_LINEAR, TuneOptions
 
 IGNORED = -100
@@ -69,15 +70,21 @@ def fine_tune(
         label: what the progress bar says.
         frozen_up_to: the embeddings and the decoder blocks up to this one are not trained; None trains all.
         departure: what a rival or a control does besides.
+        out: the same folder in all processes of a group, which are as many as `options.processes`.
 
     Returns:
         `n_steps`, `final_loss` (mean of the last tenth of the steps) and `n_trained_parameters`.
 
     Raises:
         TrainingError: the loss is not a number; the last checkpoint stays.
-        ConfigError: a module of `lora_targets` is not there.
+        AblationError: the rows open with different tokens, and the first position is exempt.
+        ConfigError: a module of `lora_targets` is not there, or the group cannot do what is asked.
     """
+    resamples, copies_base = bool(subspaces) and mode == "resample", departure.kl_weight > 0
+    check_group(options, out, resamples=resamples, copies_base=copies_base)
     encoded = encode_rows(tokenizer, rows, options)
+    if subspaces and exempt_first:
+        _check_openings(encoded)
     transformers.set_seed(seed)
     trained = _with_adapter(model, options) if options.method == "lora" else model
     if frozen_up_to is not None:
@@ -87,11 +94,12 @@ def fine_tune(
     trainer = _AnswerTrainer(
         model=trained,
         args=_arguments(options, seed, out, n_steps, n_made),
-        train_dataset=encoded,
+        train_dataset=Rows(encoded),
         data_collator=Collator(int(tokenizer.pad_token_id)),
         callbacks=[],
         penalties=_Penalties(trained, departure),
         n_scheduled=n_steps,
+        options=options,
     )
     context: AbstractContextManager[Ablation | None] = nullcontext()
     if subspaces:
@@ -104,13 +112,6 @@ def fine_tune(
             trainer.add_callback(FadeCallback(ablation, departure.fade, n_steps))
         _run(trainer, out, progress, label, n_made)
     return _finish(trainer, trained, out)
-
-
-@dataclass(frozen=True)
-class EncodedRow(Encoded):
-    """Token ids of a row, and the first tokens of its wrong options where the loss is among options."""
-
-    rivals: tuple[int, ...] = ()
 
 
 def encode_rows(tokenizer: PreTrainedTokenizerBase, rows: Sequence[TaskRow], options: TuneOptions) -> list[EncodedRow]:
@@ -127,6 +128,16 @@ def encode_rows(tokenizer: PreTrainedTokenizerBase, rows: Sequence[TaskRow], opt
             )
     rivals = [_rivals(tokenizer, row) if options.loss == "choices" else () for row in rows]
     return [EncodedRow(e.input_ids, e.n_prompt, others) for e, others in zip(encoded, rivals, strict=True)]
+
+
+def _check_openings(encoded: Sequence[EncodedRow]) -> None:
+    """Each process of a group sees its own rows only."""
+    openings = sorted({row.input_ids[0] for row in encoded})
+    if len(openings) > 1:
+        raise AblationError(
+            f"training rows open with different tokens (ids {', '.join(map(str, openings[:4]))}), and the first "
+            "position is exempt from the ablation. Prepend BOS to every row, or set train.exempt_first = false"
+        )
 
 
 def _rivals(tokenizer: PreTrainedTokenizerBase, row: TaskRow) -> tuple[int, ...]:
@@ -185,8 +196,8 @@ def _arguments(options: TuneOptions, seed: int, out: Path, n_steps: int, n_made:
         num_train_epochs=options.epochs,
         max_steps=n_made if n_made < n_steps else -1,
         learning_rate=options.lr,
-        per_device_train_batch_size=options.batch_size,
-        gradient_accumulation_steps=options.grad_accumulation,
+        per_device_train_batch_size=options.share[0],
+        gradient_accumulation_steps=options.share[1],
         warmup_steps=math.ceil(n_steps * options.warmup_share),
         lr_scheduler_type={"constant": "constant_with_warmup"}.get(options.schedule, options.schedule),
         weight_decay=options.weight_decay,
@@ -197,6 +208,8 @@ def _arguments(options: TuneOptions, seed: int, out: Path, n_steps: int, n_made:
         optim="adamw_torch_fused",
         activation_checkpointing=options.gradient_checkpointing,
         use_cpu=not torch.accelerator.is_available(),
+        fsdp="full_shard" if options.sharding == "fsdp" else None,
+        fsdp_config={"state_dict_type": "SHARDED_STATE_DICT"} if options.sharding == "fsdp" else None,
         save_strategy="steps" if options.saves_per_run else "no",
         save_steps=every,
         save_total_limit=1,
@@ -256,13 +269,30 @@ class _Penalties:
 class _AnswerTrainer(Trainer):
     """Trainer whose loss is the mean cross-entropy of the answer tokens, or of the right option, and the penalties."""
 
-    def __init__(self, *, penalties: _Penalties, n_scheduled: int, **kwargs: Any) -> None:
+    def __init__(self, *, penalties: _Penalties, n_scheduled: int, options: TuneOptions, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.penalties, self.n_scheduled = penalties, n_scheduled
+        self.n_per_step = options.batch_size * options.grad_accumulation
+        self.n_processes = self.args.world_size
+        if self.n_processes > 1:
+            self.model_accepts_loss_kwargs = True  # else the answer tokens of the others were not counted
+        if self.is_fsdp_enabled:
+            keep_weight_types(self.accelerator)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The learning rate of the whole training, also where it is stopped early."""
         return super().create_scheduler(self.n_scheduled, optimizer)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """The order of one process; for several, with blank rows behind it that fill up the last step."""
+        if self.n_processes == 1:
+            return super()._get_train_sampler(train_dataset)
+        return WholeSteps(self.train_dataset, self.args.seed, self.n_per_step)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Wait for all: the file that marks a whole checkpoint comes next."""
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
 
     def compute_loss(
         self,
@@ -272,12 +302,18 @@ class _AnswerTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         labels_BT, rivals_BR = inputs.pop("labels"), inputs.pop("rivals", None)
-        logits_NV = _label_logits(model, inputs, labels_BT)
-        loss = _cross_entropy(logits_NV, labels_BT, num_items_in_batch, rivals_BR)
-        n_batches = self.args.gradient_accumulation_steps
-        loss = loss + self.penalties.of(inputs, labels_BT, logits_NV, num_items_in_batch, n_batches)
-        if not torch.isfinite(loss):
-            raise TrainingError(_not_a_number("loss", loss.item(), self.state.global_step))
+        # a sharded model's own forward is not wrapped in mixed precision
+        with self.accelerator.autocast() if self.is_fsdp_enabled else nullcontext():
+            logits_NV = _label_logits(model, inputs, labels_BT)
+            if self.n_processes > 1 and num_items_in_batch is not None:
+                # gradients are averaged over the processes, and each counts the answer tokens of all
+                num_items_in_batch = num_items_in_batch / self.n_processes
+            loss = _cross_entropy(logits_NV, labels_BT, num_items_in_batch, rivals_BR)
+            n_batches = self.args.gradient_accumulation_steps
+            loss = loss + self.penalties.of(inputs, labels_BT, logits_NV, num_items_in_batch, n_batches)
+        told = loss.detach() if self.n_processes == 1 else self.accelerator.reduce(loss.detach(), "mean")
+        if not torch.isfinite(told):  # in all processes: none waits for one that has stopped
+            raise TrainingError(_not_a_number("loss", told.item(), self.state.global_step))
         return (loss, None) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -319,7 +355,8 @@ def answer_loss(
 
 def _label_logits(model: nn.Module, inputs: dict[str, Tensor], labels_BT: Tensor) -> Tensor:
     """The logits (N, V) that predict the labelled tokens, in fp32; the head runs on the last positions only."""
-    n_kept = int((labels_BT != IGNORED).any(dim=0).long().flip(0).nonzero().max()) + 2
+    labelled_T = (labels_BT != IGNORED).any(dim=0).long().flip(0).nonzero()
+    n_kept = int(labelled_T.max()) + 2 if len(labelled_T) else 2
     logits_BTV = model(**inputs, **last_logits(model, n_kept)).logits[:, -n_kept:]
     kept_N = labels_BT[:, -n_kept:][:, 1:].flatten() != IGNORED
     return logits_BTV[:, :-1].flatten(0, 1)[kept_N].float()
@@ -357,7 +394,10 @@ def _run(trainer: Trainer, out: Path, progress: Progress, label: str, n_steps: i
     last = _last_checkpoint(out / "checkpoints")
     if last is not None and _step_of(last) >= n_steps:
         # Trainer would make one step more where the end lies inside a pass over the rows.
-        trainer._load_from_checkpoint(str(last))
+        if trainer.is_fsdp_enabled:
+            trainer._prepare_for_training(n_steps, trainer.get_train_dataloader(), str(last))
+        else:
+            trainer._load_from_checkpoint(str(last))
         trainer.state = TrainerState.load_from_json(str(last / "trainer_state.json"))
         return
     with progress.task(label, n_steps, "steps") as advance:
@@ -387,10 +427,12 @@ def _finish(trainer: Trainer, trained: PreTrainedModel, out: Path) -> dict[str, 
     """Save the weights and the losses, then drop the checkpoints, which are three times as large."""
     # Sorted as in a checkpoint, so that a continued run writes the same bytes as one that was never stopped.
     losses = [dict(sorted(row.items())) for row in trainer.state.log_history if "loss" in row]
-    with replacing_folder(out / "model") as tmp:
-        trained.save_pretrained(tmp)
-    write_jsonl(out / "losses.jsonl", losses)
-    remove_folder(out / "checkpoints")
+    weights = whole_weights(trained) if trainer.is_fsdp_enabled else None
+    if trainer.is_world_process_zero():
+        with replacing_folder(out / "model") as tmp:
+            trained.save_pretrained(tmp, state_dict=weights)
+        write_jsonl(out / "losses.jsonl", losses)
+        remove_folder(out / "checkpoints")
     tail = losses[-max(1, len(losses) // 10) :]
     return {
         "n_steps": trainer.state.global_step,
