@@ -191,7 +191,7 @@ def _freeze_below(model: PreTrainedModel, layer: int) -> None:
 def _arguments(options: TuneOptions, seed: int, out: Path, n_steps: int, n_made: int) -> TrainingArguments:
     """Arguments of a training of `n_steps` steps that ends after `n_made`."""
     every = max(1, -(-n_steps // (options.saves_per_run + 1)))
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(out / "checkpoints"),
         num_train_epochs=options.epochs,
         max_steps=n_made if n_made < n_steps else -1,
@@ -222,6 +222,9 @@ def _arguments(options: TuneOptions, seed: int, out: Path, n_steps: int, n_made:
         remove_unused_columns=False,
         dataloader_pin_memory=torch.accelerator.is_available(),
     )
+    assert arguments.device is not None
+    arguments._n_gpu = 1  # or Trainer would spread each batch over all visible GPUs, and make it so many times as large
+    return arguments
 
 
 def _n_steps(options: TuneOptions, n_rows: int) -> int:
