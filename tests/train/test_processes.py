@@ -99,7 +99,6 @@ def learn_all(out: Path, path: str, progress: Progress) -> None:
 PATHS: dict[str, dict[str, Any]] = {
     "two processes": {"method": "lora", "processes": N, "gradient_checkpointing": True},
     "fsdp": {"method": "full", "processes": N, "sharding": "fsdp"},
-    "fsdp, lora": {"method": "lora", "processes": N, "sharding": "fsdp"},
 }
 
 
