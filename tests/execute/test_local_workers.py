@@ -61,8 +61,10 @@ def run_one(run_dir: Path, told: dict[str, str], name: str) -> None:
     run_alone(make_steps(told), name, run_dir, NullProgress())
 
 
-def go(run_dir: Path, told: dict[str, str] | None = None, devices: tuple[str, ...] = ()) -> list[str]:
-    with LocalWorkers(partial(run_one, run_dir, told or {}), 2, devices) as workers:
+def go(
+    run_dir: Path, told: dict[str, str] | None = None, devices: tuple[str, ...] = (), n_devices_each: int = 1
+) -> list[str]:
+    with LocalWorkers(partial(run_one, run_dir, told or {}), 2, devices, n_devices_each) as workers:
         return run_steps(make_steps(told or {}), run_dir, set(), NullProgress(), workers=workers)
 
 
@@ -89,6 +91,12 @@ def test_each_slot_sees_its_own_device(tmp_path: Path) -> None:
     go(tmp_path, {"train/a": "meet train/b", "train/b": "meet train/a"}, devices=("GPU-x", "GPU-y"))
     assert {outs(tmp_path)[name][1] for name in ("train/a", "train/b")} == {"GPU-x", "GPU-y"}
     assert os.environ.get("CUDA_VISIBLE_DEVICES") is None
+
+
+def test_a_slot_sees_as_many_devices_as_its_steps_use(tmp_path: Path) -> None:
+    told = {"train/a": "meet train/b", "train/b": "meet train/a"}
+    go(tmp_path, told, ("GPU-0", "GPU-1", "GPU-2", "GPU-3"), n_devices_each=2)
+    assert {outs(tmp_path)[name][1] for name in ("train/a", "train/b")} == {"GPU-0,GPU-1", "GPU-2,GPU-3"}
 
 
 def test_a_failure_keeps_its_kind_and_the_other_step_ends(tmp_path: Path) -> None:
