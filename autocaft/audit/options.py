@@ -17,6 +17,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from autocaft.audit.full_options import FullOptions
 from autocaft.data.sets import HUB, find_set, local_files, parse_hub, place_of
 from autocaft.discover.options import DecomposeOptions
 from autocaft.errors import ConfigError, DataError
@@ -154,8 +155,9 @@ class AuditConfig(Options):
     """Type of the loaded weights."""
     layers: tuple[int, ...] = (14,)
     """Decoder blocks, counted from 0, after which answers are compared."""
-    depth: Literal["screen"] = "screen"
-    """`screen`: no training. The only depth there is so far."""
+    depth: Literal["screen", "full"] = "screen"
+    """`screen`: no training. `full`: besides, a short fine-tuning on each set that is no reference, what it changed,
+    and whether what is off the purpose is a cause of how the model then behaves elsewhere (`[full]`)."""
     seed: int = 0
     """Of the own answers, the dictionary and the controls."""
     threads: int | None = transport(None, ge=1)
@@ -174,6 +176,7 @@ class AuditConfig(Options):
     """The data sets, one table `[[sets]]` each."""
     screen: ScreenOptions = Field(default_factory=ScreenOptions)
     dictionary: DictionaryOptions = Field(default_factory=DictionaryOptions)
+    full: FullOptions = Field(default_factory=FullOptions)
     judge: AuditJudgeOptions = Field(default_factory=AuditJudgeOptions)
     verdict: VerdictOptions = Field(default_factory=VerdictOptions)
 

@@ -51,10 +51,10 @@ def judged_sets(found: Sequence[SetFound], config: AuditConfig) -> list[dict[str
     strengths = {item["name"]: item["strength"] for item in sets if item["is_reference"] and item["peers"] is not None}
     for item in sets:
         _hold_against_peers(item, [other for name, other in strengths.items() if name != item["name"]], config)
-    return sorted(sets, key=_place)
+    return sorted(sets, key=place)
 
 
-def _place(item: Mapping[str, Any]) -> tuple[int, float, float, str]:
+def place(item: Mapping[str, Any]) -> tuple[int, float, float, str]:
     """Where a set stands: a set without peers stands among them like the median one."""
     strength = 1.0 if item["strength"] is None else item["strength"]
     return ORDER.index(item["outcome"]), -strength, -(item["score"] or 0.0), item["name"]

@@ -2,6 +2,7 @@
 
     rows/SET -> own/SET -> dictionary -> project/SET -> screen -> mine/SET -> judge/SET -> report
     rows/SET -> peers -> report
+    (depth full: full_steps.py) -> effect/SET -> report
 
 In: an audit. Out: the steps, for the runner to skip, continue or run; those of different sets can run at the same time.
 
@@ -16,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from autocaft.audit.full_steps import full_steps, trained_sets
 from autocaft.audit.options import DICTIONARY_KEY, AuditConfig, AuditSet
 from autocaft.audit.rows import load_rows, read_set
 from autocaft.audit.run import Audit
@@ -86,10 +88,12 @@ def build_steps(audit: Audit, name: str) -> list[Step]:
         about = {"judge": config.judge, "purpose": s.purpose, "concept": s.concept}
         call, pays = partial(_judge, audit, s), bool(config.judge.chat_readers)
         steps.append(_step(f"judge/{s.name}", call, about, readers, f"mine/{s.name}", uses_store=pays))
-    judged = [f"judge/{s.name}" for s in sets]
+    steps += full_steps(audit, readers, pooled, weights)
+    read = [f"judge/{s.name}" for s in sets] + [f"effect/{s.name}" for s in trained_sets(audit)]
     last = {"verdict": config.verdict, "name": name}
+    last |= {"full": {"min_kept": config.full.min_kept}} if config.depth == "full" else {}
     call = partial(_report, audit, name)
-    return [*steps, _step("report", call, last, {}, "peers", *judged, derived=True, uses_model=False)]
+    return [*steps, _step("report", call, last, {}, "peers", *read, derived=True, uses_model=False)]
 
 
 def run_step(config: AuditConfig, name: str, run_dir: Path, step: str) -> None:
@@ -239,6 +243,7 @@ def _judge(audit: Audit, chosen: AuditSet, context: StepContext) -> None:
 
 def _report(audit: Audit, name: str, context: StepContext) -> None:
     """`audit.json`, `audit.html`, tables and row decisions, in the run folder."""
+    from autocaft.audit.full_effect import add_effects, full_rule
     from autocaft.audit.outcome import FORMAT, judged_sets, rule_of
     from autocaft.audit.page import departing, heat_map, render_page
     from autocaft.audit.tables import write_tables
@@ -252,10 +257,12 @@ def _report(audit: Audit, name: str, context: StepContext) -> None:
         "model": {"spec": audit.weights.spec, "provenance": audit.weights.provenance},
         "layers": list(config.layers),
         "judge": config.judge.judge,
-        "rule": rule_of(config),
+        "rule": rule_of(config) + (full_rule(config) if config.depth == "full" else []),
         "controls": survey["controls"],
         "sets": judged_sets([_found(s, survey, peers, context) for s in audit.sets], config),
     }
+    if config.depth == "full":
+        found["sets"] = add_effects(found["sets"], _effects(audit, context), config)
     write_json(folder / "audit.json", found)
     write_jsonl(folder / "rows.jsonl", _decisions(found, context))
     write_tables(found, folder)
@@ -266,6 +273,26 @@ def _report(audit: Audit, name: str, context: StepContext) -> None:
         if item["departs"]
     }
     write_text(folder / "audit.html", render_page(found, _shown(found, context), heat, departed))
+
+
+def _effects(audit: Audit, context: StepContext) -> dict[str, dict[str, Any]]:
+    """The causal check of each set that was trained on, with what the judge said of the flagged directions."""
+    effects = {}
+    for chosen in trained_sets(audit):
+        effect = read_json(context.dir_of(f"effect/{chosen.name}") / "effect.json")
+        path = context.dir_of(f"meanings/{chosen.name}") / "verdicts.jsonl"
+        verdicts = {v.direction_id: v for v in read_records(path, Verdict)} if path.is_file() else {}
+        effect["flagged"] = [
+            {
+                "direction_id": name,
+                "description": verdicts[name].description,
+                "wanted_relevance": verdicts[name].wanted_relevance,
+                "relevance": verdicts[name].relevance,
+            }
+            for name in effect["flagged"]
+        ]
+        effects[chosen.name] = effect
+    return effects
 
 
 def _decisions(found: Mapping[str, Any], context: StepContext) -> Iterator[dict[str, Any]]:

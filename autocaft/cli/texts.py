@@ -31,7 +31,9 @@ Audit many data sets before a model is trained on them: what sets their answers 
 
 Each set's answers are compared with the model's own answers to the same prompts, on the latents of one dictionary, and
 with benign reference sets. The strongest latents of each set are read by the judge and held against the set's purpose.
-Nothing is trained. The same command again continues.
+Nothing is trained, unless the file says depth = "full": then each set that is no reference is trained on for a short
+time, and what that adds to the model's behaviour elsewhere is held against what is off the purpose. The same command
+again continues.
 
 \b
 Out, in the run folder:
@@ -39,7 +41,8 @@ Out, in the run folder:
   rows.jsonl                hide, review or keep for each row that was looked at, with reasons
   sets.parquet, concepts.parquet, screen/effects.parquet
 
-Stages for --redo: rows, own, dictionary, project, screen, mine, judge, report.
+Stages for --redo: rows, own, dictionary, project, screen, mine, judge, report; at depth full also tune, collect,
+decompose, windows, meanings, effect (and with full.caft ablated, control).
 
 \b
 Exit codes besides those of `autocaft --help`:

@@ -232,8 +232,7 @@ def _with_extents(
         vectors.append(vectors_ND)
         low.append(low_N)
         high.append(high_N)
-    with replacing(out / "extents.safetensors") as path:
-        save_file({"low_N": torch.cat(low), "high_N": torch.cat(high)}, path)
+    save_extents(out, torch.cat(low), torch.cat(high))
     with replacing(out / "covariances.safetensors") as path:
         save_file(covariances, path)
     return DirectionSet(tuple(directions), torch.cat(vectors))
@@ -250,6 +249,12 @@ def linear_extents(
         low_N, high_N = torch.minimum(low_N, projections.amin(0)), torch.maximum(high_N, projections.amax(0))
         activations.update(acts_ND)
     return low_N, high_N, activations
+
+
+def save_extents(folder: Path, low_N: Tensor, high_N: Tensor) -> None:
+    """Write what `load_extents` reads, in the order of directions.jsonl."""
+    with replacing(folder / "extents.safetensors") as path:
+        save_file({"low_N": low_N, "high_N": high_N}, path)
 
 
 def load_extents(folder: Path) -> tuple[Tensor, Tensor]:
