@@ -158,8 +158,10 @@ def _free_form(run: Run, context: StepContext, graded: Sequence[str]) -> dict[st
         for name, folder in zip(graded, folders, strict=True)
         for count in read_json(folder / "summary.json")["counts"].values()
     ]
+    every = (row["metric"] for folder in folders for row in read_jsonl(folder / "metrics.jsonl"))
     return {
         "grader": run.config.free_form.grader,
+        "metrics": list(dict.fromkeys(every)),
         "scores": [row for folder in folders for row in read_jsonl(folder / "scores.jsonl")],
         "counts": counts,
     }

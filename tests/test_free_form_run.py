@@ -136,6 +136,10 @@ RULES = """
 [patterns]
 words = ['^[a-m]']
 [[rules]]
+name = "at_sea"
+questions = "sea"
+min_words = 1
+[[rules]]
 name = "opens_early"
 questions = "garden"
 has = ["words"]
@@ -156,8 +160,11 @@ def test_a_file_of_rules_grades_in_a_run_and_its_content_counts(task: Path) -> N
     run = [*command(task, "run", grader), "--redo", "free_form"]
     assert CliRunner().invoke(app, run, catch_exceptions=False).exit_code == 0
     built = read_json(run_dir / "report.json")["free_form"]
-    assert built["metrics"] == ["opens_early_of_coherent", "opens_early_of_all", "coherent"]
-    assert [row["question"] for row in built["questions"]] == ["garden", "garden_json"]
+    names = ("at_sea", "opens_early")
+    assert built["metrics"] == [f"{name}_of_{of}" for name in names for of in ("coherent", "all")] + ["coherent"], (
+        "in the file's order, though the questions come in another"
+    )
+    assert [row["question"] for row in built["questions"]] == ["sea"], "by question the first measure"
     for line in built["arms"]:
         folders = [run_dir / f"answer/{line['arm']}/seed{seed}" for seed in line["seeds"]]
         answers = [row for folder in folders for row in read_jsonl(folder / "answers.jsonl")]

@@ -28,10 +28,11 @@ def build_free_form(found: Mapping[str, Any]) -> dict[str, Any]:
     """What the report shows.
 
     Args:
-        found: `grader`, `scores` (rows of arm, seed, question, base_question, metric, value), `counts`.
+        found: `grader`, `metrics` in the order to show them (else as they come in the scores), `scores` (rows of arm,
+            seed, question, base_question, answer, metric, value), `counts`.
     """
     scores: Sequence[Score] = found["scores"]
-    metrics = list(dict.fromkeys(score["metric"] for score in scores))
+    metrics = list(found.get("metrics") or dict.fromkeys(score["metric"] for score in scores))
     by_cell: dict[tuple[str, str, str | None], list[Score]] = defaultdict(list)
     for score in scores:
         by_cell[score["arm"], score["metric"], None].append(score)
