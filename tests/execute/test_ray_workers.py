@@ -23,7 +23,7 @@ from autocaft.errors import ConfigError, DataError, WorkerError
 from autocaft.execute import ray as ray_room
 from autocaft.execute.choose import Executor
 from autocaft.execute.ray import MAX_LOSSES, RayWorkers, StepSize
-from autocaft.rundir.files import sha256_of
+from autocaft.rundir.files import digest, read_jsonl, sha256_of
 from autocaft.rundir.lock import lock_run
 from autocaft.rundir.progress import NullProgress
 from autocaft.rundir.runner import run_steps
@@ -192,9 +192,15 @@ OTHERWISE = ("log.txt", "run.sqlite", "report.json", "report.html", "adapter_con
 
 
 def contents(run_dir: Path) -> dict[str, str]:
-    """sha256 of every file that a run leaves."""
+    """sha256 of every file that a run leaves; of decisions without their time."""
     paths = [path for path in run_dir.rglob("*") if path.is_file() and not path.name.startswith(".")]
-    return {str(path.relative_to(run_dir)): sha256_of(path) for path in paths if path.name not in OTHERWISE}
+    return {str(path.relative_to(run_dir)): _content(path) for path in paths if path.name not in OTHERWISE}
+
+
+def _content(path: Path) -> str:
+    if path.name != "decisions.jsonl":
+        return sha256_of(path)
+    return digest([{key: value for key, value in row.items() if key != "at"} for row in read_jsonl(path)])
 
 
 def on(cluster: Cluster) -> Executor:
