@@ -47,8 +47,13 @@ def _tuning(config: Mapping[str, Any], n_rows: int | None) -> str:
     seeds = config["seeds"]
     return (
         f"Every arm starts from {config['model']} and sees {rows} for {tune['epochs']:g} epochs: {how}, learning rate "
-        f"{tune['lr']:g}, {batch} rows a step, {_seeds(seeds)}." + _untrained(config)
+        f"{tune['lr']:g}, {batch} rows a step{_processes(tune)}, {_seeds(seeds)}." + _untrained(config)
     )
+
+
+def _processes(tune: Mapping[str, Any]) -> str:
+    kind = ", sharded" if tune["sharding"] == "fsdp" else ""
+    return "" if tune["processes"] == 1 else f" shared by {tune['processes']} processes{kind}"
 
 
 def _lora(tune: Mapping[str, Any]) -> str:
