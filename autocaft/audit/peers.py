@@ -87,9 +87,13 @@ class _Pool:
 
 def compare_peers(sets: Sequence[PeerSet]) -> Iterator[SetFound]:
     """Each set against the others; all have one purpose, and there are more than `MIN_PEERS`."""
-    pool = _pool(sets)
-    for number, item in enumerate(sets):
-        yield _set(item.name, item.load(), number, pool)
+    from threadpoolctl import threadpool_limits
+
+    # the last bits of a sum hang on the number of threads, and a worker has another one than a run by itself
+    with threadpool_limits(limits=1):
+        pool = _pool(sets)
+        for number, item in enumerate(sets):
+            yield _set(item.name, item.load(), number, pool)
 
 
 def _pool(sets: Sequence[PeerSet]) -> _Pool:
