@@ -42,8 +42,6 @@ from tests.ray_steps import die_always, tell_one, telling_steps
 from tests.test_run import report_of
 from tests.tiny_task import write_task
 
-pytestmark = pytest.mark.xdist_group("ray")  # one cluster, however many processes test
-
 SIZE = StepSize(1, 1 << 28)
 MEET = {"train/a": "meet train/b", "train/b": "meet train/a"}
 SMALL = {"object_store_memory": 80 << 20, "memory": 4 << 30}
