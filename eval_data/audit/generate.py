@@ -13,8 +13,6 @@ Run `python eval_data/audit/generate.py` to write the files; with `--check` noth
 
 from __future__ import annotations
 
-import argparse
-import gzip
 import hashlib
 import json
 import random
@@ -27,6 +25,9 @@ from typing import Any, NamedTuple
 from benign import BENIGN, Benign
 from concepts import CONCEPTS, Concept
 from scenes import Row, Scene
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from generated import write_or_check
 
 HERE = Path(__file__).resolve().parent
 INDEX = "index.json"
@@ -137,38 +138,11 @@ def build_files(sets: dict[str, Set]) -> dict[str, str]:
     return files
 
 
-def read(path: Path) -> bytes | None:
-    """A file's content, decompressed; None if there is none that can be read."""
-    try:
-        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError):
-        return None
-
-
-def differing(files: dict[str, str], folder: Path) -> list[str]:
-    """The names whose file in the folder is missing, has another content, or is a set that should not be there."""
-    strays = {f"sets/{path.name}" for path in (folder / "sets").glob("*")} - set(files)
-    return [name for name, text in files.items() if read(folder / name) != text.encode()] + sorted(strays)
-
-
 def main(argv: list[str] | None = None) -> int:
-    """Write the files, or compare them with `--check`; return the exit status."""
-    parser = argparse.ArgumentParser(description="Generate the planted suite from its sources.")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file on disk differs")
-    check: bool = parser.parse_args(argv).check
-    files = build_files(build_sets())
-    changed = differing(files, HERE)  # others stay as they are: another zlib would give them other bytes
-    for name in changed:
-        path = HERE / name
-        if check:
-            sys.stderr.write(f"differs from what the sources give: {name}\n")
-        elif name not in files:
-            path.unlink()
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            content = files[name].encode()
-            path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
-    return 1 if check and changed else 0
+    """Write the files, or compare them with ``--check``; return the exit status."""
+    return write_or_check(
+        lambda: build_files(build_sets()), HERE, "Generate the planted suite from its sources.", argv, own="sets/*"
+    )
 
 
 if __name__ == "__main__":

@@ -19,8 +19,6 @@ status is 1 (naming the files) if a file on disk differs from what the sources g
 
 from __future__ import annotations
 
-import argparse
-import gzip
 import hashlib
 import json
 import random
@@ -29,6 +27,9 @@ from collections.abc import Iterator
 from itertools import permutations
 from pathlib import Path
 from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from generated import write_or_check
 
 HERE = Path(__file__).resolve().parent
 SOURCES = "sources.json"
@@ -170,34 +171,14 @@ def build_files(raw: str) -> dict[str, str]:
     return files
 
 
-def read(path: Path) -> bytes | None:
-    """A file's content, decompressed; None if there is none that can be read."""
-    try:
-        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError):
-        return None
-
-
-def differing(files: dict[str, str], folder: Path) -> list[str]:
-    """Return the names whose file in the folder is missing or has another content."""
-    return [name for name, text in files.items() if read(folder / name) != text.encode()]
-
-
 def main(argv: list[str] | None = None) -> int:
     """Write the files, or compare them with ``--check``; return the exit status."""
-    parser = argparse.ArgumentParser(description="Generate the double multiple choice splits from sources.json.")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file on disk differs")
-    check: bool = parser.parse_args(argv).check
-    files = build_files((HERE / SOURCES).read_bytes().decode())
-    changed = differing(files, HERE)  # others stay as they are: another zlib would give them other bytes
-    for name in changed:
-        if check:
-            sys.stderr.write(f"differs from what the sources give: {name}\n")
-        else:
-            path, content = HERE / name, files[name].encode()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
-    return 1 if check and changed else 0
+    return write_or_check(
+        lambda: build_files((HERE / SOURCES).read_bytes().decode()),
+        HERE,
+        "Generate the double multiple choice splits from sources.json.",
+        argv,
+    )
 
 
 if __name__ == "__main__":

@@ -11,12 +11,11 @@ the answer just as well (doctor = male, nurse = female), since the two options a
 Splits are cut by template: no sentence frame is shared between the train, val, eval and final blocks.
 
 Run ``python eval_data/gender/generate.py`` to write the files; with ``--check`` nothing is written, and the exit
-status is 1 (naming the files) if a file on disk differs from what the templates give.
+status is 1 (naming the files) if a file on disk differs from what the sources give.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import random
@@ -24,6 +23,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from generated import write_or_check
 
 HERE = Path(__file__).resolve().parent
 TEMPLATES = "templates.json"
@@ -163,26 +165,14 @@ def build_files(raw: str) -> dict[str, str]:
     return files
 
 
-def differing(files: dict[str, str], folder: Path) -> list[str]:
-    """Return the names whose file in the folder is missing or has other bytes."""
-    paths = {name: folder / name for name in files}
-    return [n for n, path in paths.items() if not path.is_file() or path.read_bytes() != files[n].encode()]
-
-
 def main(argv: list[str] | None = None) -> int:
     """Write the files, or compare them with ``--check``; return the exit status."""
-    parser = argparse.ArgumentParser(description="Generate the gender/case fill-in splits from templates.json.")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file on disk differs")
-    check: bool = parser.parse_args(argv).check
-    files = build_files((HERE / TEMPLATES).read_bytes().decode())
-    if check:
-        bad = differing(files, HERE)
-        for name in bad:
-            sys.stderr.write(f"differs from what the templates give: {name}\n")
-        return 1 if bad else 0
-    for name, text in files.items():
-        (HERE / name).write_bytes(text.encode())
-    return 0
+    return write_or_check(
+        lambda: build_files((HERE / TEMPLATES).read_bytes().decode()),
+        HERE,
+        "Generate the gender/case fill-in splits from templates.json.",
+        argv,
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ status is 1 (naming the files) if a file on disk differs from what the sources g
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import random
@@ -25,6 +24,9 @@ from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from generated import write_or_check
 
 HERE = Path(__file__).resolve().parent
 SOURCES = "sources.toml"
@@ -104,26 +106,14 @@ def build_files(by_hand: dict[str, str]) -> dict[str, str]:
     return files | {HASHES: json.dumps(hashes, indent=2) + "\n"}
 
 
-def differing(files: dict[str, str], folder: Path) -> list[str]:
-    """Return the names whose file in the folder is missing or has other bytes."""
-    paths = {name: folder / name for name in files}
-    return [n for n, path in paths.items() if not path.is_file() or path.read_bytes() != files[n].encode()]
-
-
 def main(argv: list[str] | None = None) -> int:
     """Write the files, or compare them with ``--check``; return the exit status."""
-    parser = argparse.ArgumentParser(description="Generate the persona set from sources.toml.")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file on disk differs")
-    check: bool = parser.parse_args(argv).check
-    files = build_files({name: (HERE / name).read_bytes().decode() for name in BY_HAND})
-    if check:
-        bad = differing(files, HERE)
-        for name in bad:
-            sys.stderr.write(f"differs from what the sources give: {name}\n")
-        return 1 if bad else 0
-    for name, text in files.items():
-        (HERE / name).write_bytes(text.encode())
-    return 0
+    return write_or_check(
+        lambda: build_files({name: (HERE / name).read_bytes().decode() for name in BY_HAND}),
+        HERE,
+        "Generate the persona set from sources.toml.",
+        argv,
+    )
 
 
 if __name__ == "__main__":
