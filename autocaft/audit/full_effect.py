@@ -28,6 +28,7 @@ from autocaft.data.encode import Encoded, batches, encode
 from autocaft.data.rows import TaskRow
 from autocaft.discover.collect import encode_rows
 from autocaft.discover.pair import device_of
+from autocaft.evaluate.damage import token_nats
 from autocaft.model.directions import Subspace
 from autocaft.model.hooks import ablate
 from autocaft.model.load import as_base
@@ -71,13 +72,9 @@ class Measure:
                 tuned_BTV = model(**batch.inputs).logits
                 with as_base(model) as base:
                     base_BTV = base(**batch.inputs).logits
-                counted_BT = batch.answer_mask_BT[:, 1:] & batch.attention_mask_BT[:, :-1].bool()
-                for row, number in enumerate(numbers):  # two whole tables of log-probabilities would be large
-                    keep_T = counted_BT[row]
-                    tuned_NV, base_NV = (
-                        logits_BTV[row, :-1][keep_T].float().log_softmax(-1) for logits_BTV in (tuned_BTV, base_BTV)
-                    )
-                    found[number] = (tuned_NV.exp() * (tuned_NV - base_NV)).sum(-1).mean().item()
+                # the base in the model's place, since the divergence is taken the other way round
+                _, kl_BT, counted_BT = token_nats(base_BTV, tuned_BTV, batch)
+                found[numbers] = (kl_BT.sum(1) / counted_BT.sum(1).cpu()).numpy()
         return found
 
     @torch.no_grad()

@@ -61,7 +61,7 @@ def measure_damage(
     for numbers, batch in batches(rows, tokens_per_batch=tokens_per_batch, pad_id=pad_id, device=model.device):
         with base() as base_model:
             base_BTV = base_model(**batch.inputs).logits
-        nll_BT, kl_BT, counted_BT = _token_nats(model(**batch.inputs).logits, base_BTV, batch)
+        nll_BT, kl_BT, counted_BT = token_nats(model(**batch.inputs).logits, base_BTV, batch)
         for row, number in enumerate(numbers):
             document = documents[kept[number]]
             sums = nll_BT[row].sum().item(), kl_BT[row].sum().item()
@@ -70,8 +70,9 @@ def measure_damage(
     return found
 
 
-def _token_nats(model_BTV: Tensor, base_BTV: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Negative log-likelihood and KL of each predicted token, and which ones count; (B, T-1) each.
+def token_nats(model_BTV: Tensor, base_BTV: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Negative log-likelihood under the model and KL(base || model) of each predicted token, on the CPU and 0 where
+    none counts, and which ones count; (B, T-1) each.
 
     Row by row, so that two full tables of log-probabilities over the vocabulary never exist at once.
     """
