@@ -38,17 +38,20 @@ def pin_sets(specs: Sequence[str], run_dir: Path, *, downloads: bool) -> dict[st
     Raises:
         DataError: one is neither here nor given by the Hub.
     """
-    path = run_dir / LOCK
-    begun: dict[str, str] = read_json(path) if path.is_file() else {}
+    begun = _begun(run_dir)
     return {spec: begun.get(spec) or find_set(spec, downloads=downloads).pinned for spec in specs}
 
 
 def write_lock(pinned: Mapping[str, str], run_dir: Path) -> None:
     """Keep the commits, so that the same config means the same rows when it is run there again."""
-    path = run_dir / LOCK
-    begun: dict[str, str] = read_json(path) if path.is_file() else {}
+    begun = _begun(run_dir)
     if pinned.items() - begun.items():
-        write_json(path, begun | dict(pinned))
+        write_json(run_dir / LOCK, begun | dict(pinned))
+
+
+def _begun(run_dir: Path) -> dict[str, str]:
+    path = run_dir / LOCK
+    return read_json(path) if path.is_file() else {}
 
 
 @dataclass(frozen=True)

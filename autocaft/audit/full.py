@@ -136,13 +136,13 @@ class FullSet:
 
     def ablated(self, context: StepContext) -> None:
         """CAFT: the same fine-tuning with the flagged directions ablated."""
-        flagged, _ = self._subspaces(context)
+        flagged, _ = self._subspaces(context, *self._choice(context))
         if flagged:
             self._fine_tune(context, "flagged directions ablated", flagged)
 
     def control(self, context: StepContext) -> None:
         """The same with the first set of other directions."""
-        _, controls = self._subspaces(context)
+        _, controls = self._subspaces(context, *self._choice(context))
         if controls:
             self._fine_tune(context, "other directions ablated", controls[0])
 
@@ -150,9 +150,9 @@ class FullSet:
         """What the fine-tuned model does on generic text, and on held-out rows, without the flagged directions."""
         from autocaft.audit.full_effect import Measure, compare
 
-        name, (flagged, controls) = self.chosen.name, self._subspaces(context)
+        name, (ids, drawn) = self.chosen.name, self._choice(context)
+        flagged, controls = self._subspaces(context, ids, drawn)
         _, held_out = self._rows(context)
-        ids, drawn = self._choice(context)
         found: dict[str, Any] = {"set": name, "flagged": ids, "controls": drawn, "measured": False, "caft": None}
         if flagged and controls and held_out:
             measure = Measure.of(self.audit.tokenizer(), self._probes(), held_out, self._options.tokens_per_batch)
@@ -204,13 +204,14 @@ class FullSet:
         ]
         return flagged, [ids for ids, _ in draws if ids]
 
-    def _subspaces(self, context: StepContext) -> tuple[list[Subspace], list[list[Subspace]]]:
+    def _subspaces(
+        self, context: StepContext, flagged: Sequence[str], controls: Sequence[Sequence[str]]
+    ) -> tuple[list[Subspace], list[list[Subspace]]]:
         """What is ablated: of the flagged directions, and of each control; towards the base's mean on generic text."""
         from autocaft.discover.collect import load_stats
         from autocaft.discover.cross import load_cross
         from autocaft.model.directions import build_subspaces
 
-        flagged, controls = self._choice(context)
         found = self._directions(context)
         if not flagged or found is None:
             return [], []
