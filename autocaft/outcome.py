@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autocaft.ablations import SEARCH
 from autocaft.config import RunConfig, find_config, load_config, recipe_names, to_toml
 from autocaft.data.rows import load_rows
 from autocaft.records import Decision, Direction, Evidence, Example, Metric, Verdict
@@ -21,7 +22,6 @@ from autocaft.report.calibration import calibration_card, calibration_of
 from autocaft.resources import calibrations_dir
 from autocaft.rundir.files import digest, read_json, read_jsonl, read_records, sha256_of
 from autocaft.rundir.runner import StepContext
-from autocaft.stages import SEARCH
 
 if TYPE_CHECKING:
     from autocaft.judge.options import JudgeOptions

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from autocaft.ablations import SEARCH, arm_subspaces, relevance_by_id
 from autocaft.arms import ArmSource, Dials, parse_arm
 from autocaft.data.rows import TaskRow, chosen_rows
 from autocaft.errors import NothingSelectedError, TrainingError
@@ -21,7 +22,7 @@ from autocaft.run import Run
 from autocaft.rundir.files import read_json, read_records, remove_folder, write_json
 from autocaft.rundir.runner import StepContext
 from autocaft.select.search import choose_dials, hold_out
-from autocaft.stages import SEARCH, arm_subspaces, fine_tune_step, relevance_by_id
+from autocaft.trainings import fine_tune_step
 
 TRIAL = "trial.json"
 

@@ -6,34 +6,34 @@ where rooms that must not know each other meet.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autocaft.arms import Arm, ArmSource, Dials, Selector
+from autocaft.ablations import (
+    ablation_of,
+    arm_subspaces,
+    found_directions,
+    make_least_change,
+    mean_by_layer,
+    measured_mode,
+    mode_of,
+    removed_directions,
+    with_found_dials,
+)
+from autocaft.arms import Arm, ArmSource, Selector
 from autocaft.config import needs_person
 from autocaft.records import Decision, Example, Verdict
 from autocaft.run import Run
 from autocaft.rundir.files import read_json, read_records, write_json, write_jsonl
-from autocaft.rundir.progress import Progress
 from autocaft.rundir.runner import StepContext
+from autocaft.trainings import fine_tune_step
 
 if TYPE_CHECKING:
-    from autocaft.config import RunConfig
-    from autocaft.data.rows import TaskRow
     from autocaft.evaluate.options import EvaluateOptions
-    from autocaft.model.directions import DirectionSet, Subspace
-    from autocaft.model.hooks import Ablation, Mode
-    from autocaft.model.leace import LeastChange
-    from autocaft.train.options import TuneOptions
-
-SEARCH = "search.json"
-"""What a search has found, in its folder."""
-DIALS = "dials.json"
-"""Its choice, in the folder of an arm that was trained with it."""
+    from autocaft.model.directions import Subspace
+    from autocaft.model.hooks import Ablation
 
 
 def tune(run: Run, context: StepContext, seed: int) -> None:
@@ -104,7 +104,7 @@ def judge(run: Run, context: StepContext) -> None:
         return run.load_base(), run.tokenizer()
 
     judge_directions(
-        directions=_directions(context).directions,
+        directions=found_directions(context).directions,
         examples=read_records(context.dir_of("mine") / "examples.jsonl", Example),
         options=run.config.judge,
         judge=make_judge(run.config.judge, store=context.opened, local_model=local_model),
@@ -118,7 +118,7 @@ def select(run: Run, context: StepContext) -> None:
     from autocaft.select.select import select as run_select
 
     run_select(
-        directions=_directions(context).directions,
+        directions=found_directions(context).directions,
         judged=read_records(context.dir_of("judge") / "verdicts.jsonl", Verdict),
         options=run.config.select,
         examples=read_records(context.dir_of("mine") / "examples.jsonl", Example),
@@ -132,7 +132,7 @@ def choose(run: Run, context: StepContext) -> None:
     from autocaft.select.choose import choose as run_choose
 
     run_choose(
-        directions=_directions(context).directions,
+        directions=found_directions(context).directions,
         judged=read_records(context.dir_of("judge") / "verdicts.jsonl", Verdict),
         decided=read_records(context.dir_of("select") / "decisions.jsonl", Decision),
         options=run.config.select,
@@ -147,13 +147,13 @@ def train(run: Run, context: StepContext, arm: Arm, seed: int) -> None:
     from autocaft.model.directions import save_subspaces
 
     if arm.selector == "searched":
-        arm = _with_found_dials(context, arm)
+        arm = with_found_dials(context, arm)
     subspaces: list[Subspace] = []
     if arm.has_directions:
         subspaces, _ = arm_subspaces(run, context, arm, seed)
         save_subspaces(context.out / "subspaces.safetensors", subspaces)
     if arm.is_trained_apart:
-        mode = _mode_of(run, arm)
+        mode = mode_of(run, arm)
         label = f"train {arm.name}, seed {seed}"
         fine_tune_step(run, context, seed, label=label, subspaces=subspaces, mode=mode, arm=arm)
 
@@ -190,7 +190,7 @@ def evaluate(
         arm=arm.name,
         task=run.config.data.task,
         seed=seed,
-        ablated=_ablation(run, model, arm, removed),
+        ablated=ablation_of(run, model, arm, removed),
         used="on" if arm.how == "inference" else "off",
         out=context.out,
         progress=context.progress,
@@ -210,7 +210,7 @@ def answer(run: Run, context: StepContext, arm: Arm, seed: int, trained: str | N
         run.config.free_form,
         arm=arm.name,
         seed=seed,
-        ablated=_ablation(run, model, arm, context.dir_of(ablated)) if is_used_ablated and ablated else None,
+        ablated=ablation_of(run, model, arm, context.dir_of(ablated)) if is_used_ablated and ablated else None,
         bf16=run.config.evaluate.autocast == "bf16",
         out=context.out,
         progress=context.progress,
@@ -250,7 +250,7 @@ def behind(run: Run, context: StepContext, arm: Arm, seed: int, trained: str | N
         run.cued_rows(options.splits),
         run.config.layers,
         options,
-        ablated=_ablation(run, model, arm, folder if arm.is_ablated else None),
+        ablated=ablation_of(run, model, arm, folder if arm.is_ablated else None),
         label=f"{arm.name}, seed {seed}",
         progress=context.progress,
     )
@@ -266,8 +266,8 @@ def causes(run: Run, context: StepContext, tuned: str) -> None:
     from autocaft.discover.decompose import load_covariances
     from autocaft.model.hooks import ablate
 
-    options, mode = run.config.train, _measured_mode(run.config.train.mode)
-    least_change = _least_change(run, context) if mode == "leace" else None
+    options, mode = run.config.train, measured_mode(run.config.train.mode)
+    least_change = make_least_change(run, context) if mode == "leace" else None
 
     def ablate_one(model: Any, subspace: Subspace) -> AbstractContextManager[Ablation]:
         subspace = subspace if least_change is None else least_change(subspace)
@@ -277,9 +277,9 @@ def causes(run: Run, context: StepContext, tuned: str) -> None:
         model=run.load_trained(context.dir_of(tuned)),
         tokenizer=run.tokenizer(),
         rows=run.cued_rows(run.config.causes.splits),
-        found=_removed(run, context),
+        found=removed_directions(run, context),
         covariance_by_layer=load_covariances(context.dir_of("decompose")),
-        mean_by_layer=_mean_by_layer(run, context),
+        mean_by_layer=mean_by_layer(run, context),
         ablate_one=ablate_one,
         verdicts=read_records(context.dir_of("judge") / "verdicts.jsonl", Verdict),
         options=run.config.causes,
@@ -338,104 +338,6 @@ def _mined_from(run: Run, context: StepContext, loss_split: str | None) -> dict[
     }
 
 
-def fine_tune_step(
-    run: Run,
-    context: StepContext,
-    seed: int,
-    *,
-    label: str,
-    subspaces: Sequence[Subspace],
-    mode: Any,
-    arm: Arm | None = None,
-    rows: Sequence[TaskRow] | None = None,
-    options: TuneOptions | None = None,
-) -> None:
-    """Fine-tune into the step's folder; on other rows and with other options than the recipe's where they are given."""
-    tune, out = options or run.config.tune, context.out
-    work = partial(_train_model, tune, rows, out=out, seed=seed, label=label, subspaces=subspaces, mode=mode, arm=arm)
-    if tune.processes == 1:
-        summary = work(run=run, progress=context.progress)
-    else:
-        from autocaft.train.processes import train_together
-
-        summary = train_together(partial(_in_one_of_several, work, run.config), tune.processes, context.progress)
-    write_json(out / "summary.json", summary)
-
-
-def _in_one_of_several(work: Callable[..., dict[str, Any]], config: RunConfig, progress: Progress) -> dict[str, Any]:
-    """A process's part: it reads rows and model itself."""
-    return work(run=Run(config), progress=progress)
-
-
-def _train_model(
-    tune: TuneOptions,
-    rows: Sequence[TaskRow] | None,
-    *,
-    run: Run,
-    out: Path,
-    seed: int,
-    label: str,
-    subspaces: Sequence[Subspace],
-    mode: Mode,
-    arm: Arm | None,
-    progress: Progress,
-) -> dict[str, Any]:
-    """One training, or one process's part of it."""
-    from autocaft.train.baselines import NO_DEPARTURE, departure_of
-    from autocaft.train.sft import fine_tune
-
-    train = run.config.train
-    return fine_tune(
-        # what is sharded must not lie on one card as a whole
-        run.load_base(device="cpu" if tune.sharding == "fsdp" else None),
-        run.tokenizer(),
-        _rows_of(run, arm) if rows is None else rows,
-        tune,
-        seed=seed,
-        out=out,
-        progress=progress,
-        label=label,
-        subspaces=subspaces,
-        mode=mode,
-        strength=train.strength if arm is None or arm.dials is None else arm.dials.strength,
-        exempt_first=train.exempt_first,
-        frozen_up_to=min(run.config.layers) if tune.trained_blocks == "above" else None,
-        departure=NO_DEPARTURE if arm is None else departure_of(arm.how, arm.stop_at, run.config.baselines),
-    )
-
-
-def _steering(run: Run, context: StepContext, ids: Sequence[str]) -> list[Subspace]:
-    """What preventative steering adds: the chosen directions themselves, towards the pole that the judge rated."""
-    from autocaft.model.directions import steering_subspaces
-
-    verdicts = read_records(context.dir_of("judge") / "verdicts.jsonl", Verdict)
-    signs = {verdict.direction_id: -1.0 if verdict.pole == "bottom" else 1.0 for verdict in verdicts}
-    return steering_subspaces(_directions(context), ids, signs, run.config.baselines.steering)
-
-
-def _least_change(run: Run, context: StepContext) -> LeastChange:
-    """What makes mode `leace` of a subspace, of the covariance of the activations that directions were sought in."""
-    from autocaft.discover.decompose import load_covariances
-    from autocaft.model.leace import LeastChange
-
-    return LeastChange(load_covariances(context.dir_of("decompose")), spans=run.config.train.basis)
-
-
-def _mode_of(run: Run, arm: Arm) -> Mode:
-    return "mean-shift" if arm.how == "preventative" else arm.mode or run.config.train.mode
-
-
-def _rows_of(run: Run, arm: Arm | None) -> Sequence[TaskRow]:
-    """The training rows, or what a rival makes of them."""
-    from autocaft.train.baselines import inoculated, with_benign
-
-    options, how = run.config.baselines, None if arm is None else arm.how
-    if how == "inoculation":
-        assert options.inoculation is not None, "checked by the config"
-        return inoculated(run.train_rows, options.inoculation)
-    return with_benign(run.train_rows, run.benign_rows, options.benign_share) if how == "benign" else run.train_rows
-
-
 def _look_at_moves(run: Run, context: StepContext, arm: Arm, seed: int, folder: Path) -> None:
     """`moves.safetensors`: how the arm's model differs from the base; for an ablated arm `moved.json` beside tuned."""
     from autocaft.behind.moved import compare_moves, load_moves, measure_moves, save_moves
@@ -444,7 +346,7 @@ def _look_at_moves(run: Run, context: StepContext, arm: Arm, seed: int, folder: 
     from autocaft.model.directions import load_subspaces
 
     collected, decomposed = context.dir_of("collect"), context.dir_of("decompose")
-    found, tokenizer = _directions(context), run.tokenizer()
+    found, tokenizer = found_directions(context), run.tokenizer()
     with run.model_pair(folder) as models:
         own = measure_moves(
             models,
@@ -472,136 +374,3 @@ def _look_at_moves(run: Run, context: StepContext, arm: Arm, seed: int, folder: 
             n_top=run.config.behind.n_top,
         )
         write_json(context.out / "moved.json", {"arm": arm.name, "seed": seed, "layers": lines})
-
-
-def arm_subspaces(run: Run, context: StepContext, arm: Arm, seed: int) -> tuple[list[Subspace], list[str]]:
-    """What an arm ablates at each layer, and the directions behind it; these are in `set.json` too."""
-    from autocaft.model.directions import build_subspaces
-
-    found, ids = _arm_directions(run, context, arm, seed)
-    if arm.how == "preventative":
-        return _steering(run, context, ids), ids
-    subspaces = build_subspaces(found, ids, _mean_by_layer(run, context))
-    if _mode_of(run, arm) == "leace":
-        subspaces = list(map(_least_change(run, context), subspaces))
-    return subspaces, ids
-
-
-def _with_found_dials(context: StepContext, arm: Arm) -> Arm:
-    """The arm with what the search has chosen, which is kept beside its set for whoever opens the ablation again."""
-    found = read_json(context.dir_of(f"search/{arm.source}") / SEARCH)["dials"]
-    write_json(context.out / DIALS, found)
-    return replace(arm, dials=_saved_dials(context.out))
-
-
-def _saved_dials(folder: Path) -> Dials:
-    found = read_json(folder / DIALS)
-    return Dials(tuple(found["layers"]), found["share"], found["strength"])
-
-
-def _arm_directions(run: Run, context: StepContext, arm: Arm, seed: int) -> tuple[DirectionSet, list[str]]:
-    """The directions an arm ablates, in a set that holds what is removed for them; the choice is in `set.json` too."""
-    from autocaft.discover.decompose import latents_as_directions, live_latents, load_covariances
-    from autocaft.model.directions import random_orthogonal
-    from autocaft.select.select import choose_set
-
-    assert arm.source is not None and arm.selector is not None
-    decomposed = context.dir_of("decompose")
-    found = _removed(run, context)
-    share = arm.share if arm.dials is None else arm.dials.share
-    chosen = choose_set(
-        arm.source,
-        arm.selector,
-        seed=seed,
-        share=share,
-        layers=None if arm.dials is None else arm.dials.layers,
-        relevance=relevance_by_id(context) if share is not None else None,
-        directions=found.directions,
-        vectors_ND=found.vectors_ND,
-        decisions=_decisions(run, context, arm),
-        live_by_layer=live_latents(decomposed),
-        covariance_by_layer=load_covariances(decomposed),
-        options=run.config.select,
-    )
-    if arm.selector == "random-orthogonal":
-        found = random_orthogonal(found, chosen.ids, seed=(run.config.select.random_seed, seed))
-        chosen = replace(chosen, ids=tuple(direction.id for direction in found.directions))
-    write_json(context.out / "set.json", chosen.to_row())
-    if arm.selector == "random-live":
-        drawn = latents_as_directions(decomposed, run.config.decompose, chosen.ids, width=found.vectors_ND.shape[1])
-        found = _removed_of_drawn(run, context, drawn)
-    return found, list(chosen.ids)
-
-
-def _decisions(run: Run, context: StepContext, arm: Arm) -> list[Decision]:
-    """What an arm's set is made from."""
-    from autocaft.select.choose import HYBRID
-
-    if arm.selector == "hybrid":
-        return read_records(context.dir_of("choose") / HYBRID, Decision)
-    stages = ("select", "choose") if needs_person(run.config, arm) else ("select",)
-    return [d for stage in stages for d in read_records(context.dir_of(stage) / "decisions.jsonl", Decision)]
-
-
-def relevance_by_id(context: StepContext) -> dict[str, float]:
-    """The judge's relevance of each direction that has one."""
-    verdicts = read_records(context.dir_of("judge") / "verdicts.jsonl", Verdict)
-    return {v.direction_id: v.relevance for v in verdicts if v.unscored_reason is None and v.relevance is not None}
-
-
-def _ablation(run: Run, model: Any, arm: Arm, folder: Path | None) -> AbstractContextManager[Ablation] | None:
-    """The ablation an arm was trained in or is used with, to measure it with its hooks on; towards the mean if it was
-    resampled. None without a folder of subspaces."""
-    if folder is None:
-        return None
-    from autocaft.model.directions import load_subspaces
-    from autocaft.model.hooks import ablate
-
-    options = run.config.train
-    subspaces = load_subspaces(folder / "subspaces.safetensors")
-    mode = _measured_mode(_mode_of(run, arm))
-    dials = _saved_dials(folder) if arm.selector == "searched" else None
-    strength = options.strength if dials is None else dials.strength
-    return ablate(model, subspaces, mode=mode, strength=strength, exempt_first=options.exempt_first)
-
-
-def _measured_mode(mode: Mode) -> Mode:
-    """Rows that are measured are not drawn at random, so none of them can lend another one anything."""
-    return "mean" if mode == "resample" else mode
-
-
-def _directions(context: StepContext) -> DirectionSet:
-    from autocaft.model.directions import DirectionSet
-
-    return DirectionSet.load(context.dir_of("decompose"))
-
-
-def _removed(run: Run, context: StepContext) -> DirectionSet:
-    """The candidates, each with the vector that ablating it removes."""
-    from autocaft.discover.cross import load_cross
-
-    found = _directions(context)
-    if run.config.train.basis == "direction":
-        return found
-    return replace(found, vectors_ND=load_cross(context.dir_of("mine")))
-
-
-def _removed_of_drawn(run: Run, context: StepContext, drawn: DirectionSet) -> DirectionSet:
-    """The same for latents that need not be candidates."""
-    from autocaft.discover.cross import cross_of_latents
-    from autocaft.discover.decompose import open_dictionary
-    from autocaft.discover.shards import ShardReader
-
-    if run.config.train.basis == "direction":
-        return drawn
-    reader = ShardReader(context.dir_of("collect") / "acts")
-    open_at = partial(open_dictionary, context.dir_of("decompose"), run.config.decompose, width=reader.d_model)
-    return replace(drawn, vectors_ND=cross_of_latents(drawn, reader, open_at))
-
-
-def _mean_by_layer(run: Run, context: StepContext) -> dict[int, Any]:
-    """What an ablation towards the mean keeps."""
-    from autocaft.discover.collect import load_stats
-
-    stats = load_stats(context.dir_of("collect"))
-    return stats.train_mean if run.config.train.mean_of == "train" else stats.generic_mean

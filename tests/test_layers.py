@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[tuple[str, ...], bool], ...] = (
     (("report",), False),
     (("config",), False),
     (("run",), False),
-    (("stages", "search_stage", "preflight", "estimate", "outcome"), True),
+    (("ablations", "trainings", "stages", "search_stage", "preflight", "estimate", "outcome"), True),
     (("pipeline",), False),
     (("review", "compare", "audit", "reproduce"), True),
     (("calibrate",), False),
