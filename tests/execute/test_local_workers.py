@@ -120,13 +120,27 @@ def test_a_dead_worker_loses_its_step_alone(tmp_path: Path) -> None:
     assert go(tmp_path, told) == ["train/a", "report"]
 
 
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+STOPS = pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+
+
+@STOPS
 def test_workers_end_with_the_run(sent: signal.Signals, tmp_path: Path) -> None:
+    begin = f'go(Path({str(tmp_path)!r}), {{"train/a": "hang"}})'
+    assert_workers_end_with_the_run("test_local_workers", begin, sent, tmp_path)
+    assert set(go(tmp_path)) >= {"train/a", "report"}
+
+
+def assert_workers_end_with_the_run(module: str, begin: str, sent: signal.Signals, run_dir: Path) -> None:
+    """Stop a run whose step train/a hangs, and see that the worker is gone and the step counts as started.
+
+    Args:
+        begin: call of the module's `go` that begins the run.
+    """
     code = f"""if __name__ == "__main__":
         from pathlib import Path
-        from tests.execute.test_local_workers import go
-        go(Path({str(tmp_path)!r}), {{"train/a": "hang"}})"""
-    script = tmp_path / "script.py"
+        from tests.execute.{module} import go
+        {begin}"""
+    script = run_dir / "script.py"
     script.write_text(code)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     # a shell's background job is deaf to Ctrl-C, and hands that on to all it starts
@@ -134,17 +148,16 @@ def test_workers_end_with_the_run(sent: signal.Signals, tmp_path: Path) -> None:
         [sys.executable, str(script)], env=environment, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
-    wait_for(tmp_path / "train/a/out")
-    worker = int(outs_of(tmp_path, "train/a"))
+    wait_for(run_dir / "train/a/out")
+    worker = int(outs_of(run_dir, "train/a"))
     run.send_signal(sent)
     _, told = run.communicate(timeout=PATIENCE_S)
     start = time.monotonic()
     while is_alive(worker):
         assert time.monotonic() - start < PATIENCE_S, "a worker outlives its run"
         time.sleep(0.01)
-    assert statuses(tmp_path)["train/a"] == "started"
+    assert statuses(run_dir)["train/a"] == "started"
     assert sent == signal.SIGKILL or "stopped in train/a" in told
-    assert set(go(tmp_path)) >= {"train/a", "report"}
 
 
 def outs_of(run_dir: Path, name: str) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -29,14 +27,12 @@ from autocaft.rundir.progress import NullProgress
 from autocaft.rundir.runner import run_steps
 from tests.audit.test_audit_run import CONFIG, PLANTED, _write_set
 from tests.execute.test_local_workers import (
-    PATIENCE_S,
-    is_alive,
+    STOPS,
+    assert_workers_end_with_the_run,
     make_steps,
     outs,
-    outs_of,
     run_one,
     statuses,
-    wait_for,
 )
 from tests.ray_steps import die_always, tell_one, telling_steps
 from tests.test_run import report_of
@@ -158,30 +154,12 @@ def test_a_node_that_does_not_see_the_run_folder_says_so(tmp_path: Path, monkeyp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+@STOPS
 def test_steps_end_with_the_run_and_the_same_command_continues(
     sent: signal.Signals, cluster: Cluster, tmp_path: Path
 ) -> None:
-    code = f"""if __name__ == "__main__":
-        from pathlib import Path
-        from tests.execute.test_ray_workers import go
-        go(Path({str(tmp_path)!r}), {{"train/a": "hang"}}, {cluster.address!r})"""
-    script = tmp_path / "script.py"
-    script.write_text(code)
-    run = subprocess.Popen(
-        [sys.executable, str(script)], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
-    wait_for(tmp_path / "train/a/out")
-    worker = int(outs_of(tmp_path, "train/a"))
-    run.send_signal(sent)
-    _, told = run.communicate(timeout=PATIENCE_S)
-    start = time.monotonic()
-    while is_alive(worker):
-        assert time.monotonic() - start < PATIENCE_S, "a worker outlives its run"
-        time.sleep(0.01)
-    assert statuses(tmp_path)["train/a"] == "started"
-    assert sent == signal.SIGKILL or "stopped in train/a" in told
+    begin = f'go(Path({str(tmp_path)!r}), {{"train/a": "hang"}}, {cluster.address!r})'
+    assert_workers_end_with_the_run("test_ray_workers", begin, sent, tmp_path)
     assert set(go(tmp_path, {}, cluster.address)) >= {"train/a", "report"}
 
 
