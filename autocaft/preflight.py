@@ -31,8 +31,8 @@ def check_inputs(run: Run, *, final: bool) -> None:
     train_rows, absent = run.train_rows, run.absent_sets
     splits = run.config.data.splits | (run.config.data.final if final else {})
     rows_by_split = run.eval_rows(splits)
-    for split, rows in rows_by_split.items():
-        check_no_leak(train_rows, rows, Path(splits[split]))
+    for rows in rows_by_split.values():
+        check_no_leak(train_rows, rows)
     if run.config.cued_splits and not absent:
         run.cued_rows(run.config.cued_splits)
     if run.config.searched_sources and "val" not in splits and run.config.data.train not in absent:
@@ -49,12 +49,11 @@ def check_inputs(run: Run, *, final: bool) -> None:
     _check_layers(run.config.layers, _n_layers(run))
     tokenizer = light_tokenizer(run.weights)
     if tokenizer is not None:
-        for split, rows in rows_by_split.items():
-            check_first_tokens(rows, tokenizer, Path(splits[split]))
+        for rows in rows_by_split.values():
+            check_first_tokens(rows, tokenizer)
         if run.config.tune.loss == "choices":
-            check_first_tokens(train_rows, tokenizer, Path(run.config.data.train))
-            if mixed_in and run.config.baselines.benign:
-                check_first_tokens(mixed_in, tokenizer, Path(run.config.baselines.benign))
+            check_first_tokens(train_rows, tokenizer)
+            check_first_tokens(mixed_in, tokenizer)
 
 
 def check_model(weights: Weights, layers: tuple[int, ...], judge: JudgeOptions) -> None:

@@ -40,7 +40,7 @@ class TaskRow:
     line: int = 0
     """Where the row stands in its file, for messages."""
     file: str = field(default="", compare=False)
-    """The file, where a set has several."""
+    """The file, for messages: a set may have several."""
 
     @property
     def prompt_text(self) -> str:
@@ -187,7 +187,7 @@ def _choices(raw: dict[str, Any], answer: str, where: str, required: bool) -> tu
     return tuple(choices)
 
 
-def check_first_tokens(rows: Iterable[TaskRow], tokenizer: Tokenizer, path: Path) -> None:
+def check_first_tokens(rows: Iterable[TaskRow], tokenizer: Tokenizer) -> None:
     """Fail if two options of a row open with the same token: their logits could not tell them apart.
 
     Raises:
@@ -195,7 +195,7 @@ def check_first_tokens(rows: Iterable[TaskRow], tokenizer: Tokenizer, path: Path
     """
     first_by_choice: dict[str, int] = {}
     for row in rows:
-        where = f"{row.file or path}:{row.line}"
+        where = f"{row.file}:{row.line}"
         for choice in row.choices or ():
             if choice not in first_by_choice:
                 ids = tokenizer.encode(choice, add_special_tokens=False)
@@ -211,7 +211,7 @@ def check_first_tokens(rows: Iterable[TaskRow], tokenizer: Tokenizer, path: Path
             )
 
 
-def check_no_leak(train: Sequence[TaskRow], held_out: Sequence[TaskRow], path: Path) -> None:
+def check_no_leak(train: Sequence[TaskRow], held_out: Sequence[TaskRow]) -> None:
     """Fail if a row of an evaluation split is also in training.
 
     Raises:
@@ -221,5 +221,5 @@ def check_no_leak(train: Sequence[TaskRow], held_out: Sequence[TaskRow], path: P
     for row in held_out:
         twin = id_by_prompt.get(" ".join(row.prompt_text.split()))
         if twin is not None:
-            where = f"{row.file or path}:{row.line}"
+            where = f"{row.file}:{row.line}"
             raise DataError(f"{where}: this row is also in training ({twin!r}); keep it in one of the two")

@@ -95,9 +95,7 @@ def build_report(
     answered = None if free_form is None else build_free_form(free_form)
     if answered is not None and not sentences:
         headline = free_form_headline(answered) or headline
-    contrasts = build_contrasts(unwanted_choices(rows, metrics))
     scores = free_form["scores"] if free_form else []
-    contrasts += build_contrasts(unwanted_answers(scores))
     n_rows = data.get("splits", {}).get("train", {}).get("n")
     report = {
         "format": FORMAT,
@@ -106,7 +104,10 @@ def build_report(
         "summary": sentences,
         "metrics": [metric.to_row() for metric in metrics],
         "arms": lines,
-        "contrasts": contrasts,
+        "contrasts": [
+            *build_contrasts(unwanted_choices(rows, metrics)),
+            *build_contrasts(unwanted_answers(scores)),
+        ],
         "matched": build_matched(rows, scores, _set_sizes(sets)),
         "directions": counts,
         "matching": dict(sets.get("matching", {})),

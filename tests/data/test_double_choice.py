@@ -82,7 +82,7 @@ def test_splits_are_large_balanced_and_share_no_frame(pair: str) -> None:
     assert frames["id"] == frames["ood"] == frames["neutral"] and frames["final_id"] == frames["final_ood"]
     blocks = [frames[split] for split in ("train", "val", "id", "final_id")]
     assert sum(map(len, blocks)) == len(set().union(*blocks)) == 200
-    check_no_leak(rows(pair, "train"), rows(pair, "id"), FOLDER)
+    check_no_leak(rows(pair, "train"), rows(pair, "id"))
 
 
 def test_no_combination_of_answers_gives_the_second_away() -> None:
@@ -108,7 +108,7 @@ def test_options_open_with_different_tokens_of_smollm2(form: str) -> None:
     tokenizer = light_tokenizer(weights) or load_tokenizer(weights)
     for pair in PAIRS:
         for split in (split for own, split in FILES if own == form):
-            check_first_tokens(rows(pair, split, form), tokenizer, FOLDER)
+            check_first_tokens(rows(pair, split, form), tokenizer)
 
 
 def test_hashes_are_those_of_the_rows() -> None:

@@ -95,10 +95,10 @@ def test_choices_that_share_their_first_token_are_refused(
 ) -> None:
     good = {**GOOD, "choices": [" he", " she"]}
     path = make_jsonl("rows.jsonl", good, {**GOOD, "choices": [" she saw", " he", " she went"]})
-    check_first_tokens(load_rows(make_jsonl("good.jsonl", good)), tokenizer, path)
+    check_first_tokens(load_rows(make_jsonl("good.jsonl", good)), tokenizer)
     shared = tokenizer.encode(" she")[0]
     with pytest.raises(DataError, match=re.escape(f"{path}:2: ") + f".*share their first token.*{shared}"):
-        check_first_tokens(load_rows(path), tokenizer, path)
+        check_first_tokens(load_rows(path), tokenizer)
 
 
 def test_a_choice_without_a_token_is_refused(make_jsonl: MakeJsonl) -> None:
@@ -108,24 +108,24 @@ def test_a_choice_without_a_token_is_refused(make_jsonl: MakeJsonl) -> None:
 
     path = make_jsonl("rows.jsonl", {**GOOD, "choices": [" he", " she"]})
     with pytest.raises(DataError, match=re.escape(f"{path}:1")):
-        check_first_tokens(load_rows(path), Empty(), path)
+        check_first_tokens(load_rows(path), Empty())
 
 
 def test_a_row_that_is_also_in_training_is_refused(make_jsonl: MakeJsonl) -> None:
     train = load_rows(make_jsonl("train.jsonl", {**GOOD, "id": "t1"}))
     other = {**GOOD, "prompt": "The nurse said that"}
     path = make_jsonl("val.jsonl", other, {**GOOD, "prompt": "The  doctor said\nthat", "answer": " she"})
-    check_no_leak(train, load_rows(path)[:1], path)
+    check_no_leak(train, load_rows(path)[:1])
     with pytest.raises(DataError, match=re.escape(f"{path}:2: ") + ".*also in training.*'t1'"):
-        check_no_leak(train, load_rows(path), path)
+        check_no_leak(train, load_rows(path))
 
 
 def test_the_line_is_right_after_blank_lines(make_jsonl: MakeJsonl, tokenizer: PreTrainedTokenizerFast) -> None:
     path = make_jsonl("rows.jsonl", "", GOOD, "", {**GOOD, "choices": [" she saw", " he", " she went"]})
     with pytest.raises(DataError, match=re.escape(f"{path}:4: ")):
-        check_first_tokens(load_rows(path), tokenizer, path)
+        check_first_tokens(load_rows(path), tokenizer)
     with pytest.raises(DataError, match=re.escape(f"{path}:2: ")):
-        check_no_leak(load_rows(path), load_rows(path), path)
+        check_no_leak(load_rows(path), load_rows(path))
 
 
 def test_completion_is_another_name_of_answer(make_jsonl: MakeJsonl) -> None:
@@ -174,6 +174,6 @@ def test_several_files_are_one_set_and_each_complaint_names_its_own(
     rows = load_rows([one, two])
     assert [row.id for row in rows] == ["1", "3", "4"]
     with pytest.raises(DataError, match=re.escape(f"{two}:1: ")):
-        check_first_tokens(rows, tokenizer, Path("set"))
+        check_first_tokens(rows, tokenizer)
     with pytest.raises(DataError, match=re.escape(f"{one}:1: ")):
-        check_no_leak(rows, rows, Path("set"))
+        check_no_leak(rows, rows)
