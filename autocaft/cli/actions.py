@@ -452,9 +452,12 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("WANDB_MODE", "disabled")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import logging
     import warnings
 
     warnings.filterwarnings("ignore", category=FutureWarning)
+    # imported by peft wherever it is installed, and misses a package that would only make it faster
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def _print(text: str) -> None:

@@ -7,7 +7,6 @@ what an adapter is trained on is what it is measured on.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,9 +23,6 @@ from transformers import (
 
 from autocaft.model.locate import Quantization, Weights, check_quantization
 from autocaft.rundir.files import replacing_folder
-
-# peft imports bitsandbytes wherever it is installed, which then warns of a package that would only make it faster
-logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
 
 
 def default_device() -> torch.device:
