@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -136,14 +137,22 @@ def as_base(model: Any) -> Iterator[PreTrainedModel]:
 
 
 def _dequantize_once(weights: Weights) -> None:
-    """Write a GGUF model as a folder of fp32 safetensors with its tokenizer, unless that was done before."""
+    """Write a GGUF model as a folder of fp32 safetensors with its tokenizer, unless that was done before, or is being
+    done by another process: a folder that one reads from must not be replaced."""
     if weights.gguf is None or weights.folder.is_dir():
         return
-    folder, name = weights.gguf.parent, weights.gguf.name
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+    weights.folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{weights.folder}.lock"):
+        if not weights.folder.is_dir():
+            _dequantize(weights.gguf, weights.folder)
+
+
+def _dequantize(gguf: Path, folder: Path) -> None:
+    source, name = gguf.parent, gguf.name
+    model: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=name, dtype=torch.float32)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config  # the weights are plain fp32 now, and save_pretrained refuses otherwise
     model.hf_quantizer = None
-    with replacing_folder(weights.folder) as tmp:
+    with replacing_folder(folder) as tmp:
         model.save_pretrained(tmp)
-        AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(tmp)
+        AutoTokenizer.from_pretrained(source, gguf_file=name).save_pretrained(tmp)
