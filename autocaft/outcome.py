@@ -249,8 +249,11 @@ def _seconds_by_stage(context: StepContext) -> dict[str, float]:
 
 
 def installed_versions() -> dict[str, str]:
-    """Of Python, the machine and the packages that figures depend on."""
-    versions = {"python": platform.python_version(), "machine": platform.machine()}
+    """Of Python, the machine (with its fastest products) and the packages that figures depend on."""
+    from autocaft.model.load import default_device, multiplies_bf16
+
+    products = "bf16" if multiplies_bf16(default_device()) else "fp32"
+    versions = {"python": platform.python_version(), "machine": platform.machine(), "products": products}
     return versions | {package: importlib.metadata.version(package) for package in PACKAGES}
 
 

@@ -25,7 +25,7 @@ class FullOptions(Options):
     batch_size: int = Field(default=8, ge=1)
     """Rows of one step."""
     autocast: Literal["bf16", "fp32"] = "bf16"
-    """Precision of its matrix products."""
+    """Precision of its matrix products; as `tune.autocast` of a run."""
     every_held_out: int = Field(default=5, ge=2)
     """One row in so many is not trained on; the set's own loss is measured there."""
     n_generic: int = Field(default=150, ge=1)

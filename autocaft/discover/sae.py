@@ -23,7 +23,7 @@ from autocaft.discover.options import DecomposeOptions
 from autocaft.discover.sae_files import HUB, READ_ERRORS, fetch, is_foreign, read_foreign
 from autocaft.discover.shards import ShardReader
 from autocaft.errors import ConfigError, ModelError
-from autocaft.model.load import autocast_bf16, default_device
+from autocaft.model.load import default_device, multiplies_bf16
 from autocaft.rundir.files import replacing_folder
 from autocaft.rundir.progress import Progress
 
@@ -205,7 +205,7 @@ def _fit(
         lr=options.sae_lr,
         lr_end=options.sae_lr,
         device=str(device),
-        autocast=_uses_bf16(device),
+        autocast=multiplies_bf16(device),
         logger=LoggingConfig(log_to_wandb=False),
     )
     batches = _endless(reader, layer, batch_size, options.seed)
@@ -231,11 +231,6 @@ def _untrained(d_in: int, options: DecomposeOptions, device: str) -> Any:
     widths = [max(1, options.d_sae // 16), max(2, options.d_sae // 4), options.d_sae]
     config = sae_lens.MatryoshkaBatchTopKTrainingSAEConfig(**sizes, matryoshka_widths=widths)
     return sae_lens.MatryoshkaBatchTopKTrainingSAE(config)
-
-
-def _uses_bf16(device: torch.device) -> bool:
-    with autocast_bf16(device):
-        return torch.is_autocast_enabled(device.type)
 
 
 def _endless(reader: ShardReader, layer: int, batch_size: int, seed: int) -> Iterator[Tensor]:

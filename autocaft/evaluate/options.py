@@ -22,7 +22,7 @@ class EvaluateOptions(Options):
     n_bootstrap: int = Field(2000, ge=100)
     """Resamples behind each 95 % interval; clusters are templates, or documents."""
     autocast: Literal["bf16", "fp32"] = "bf16"
-    """Precision of matrix products while measuring."""
+    """Precision of matrix products while measuring; as `tune.autocast`."""
     tokens_per_batch: int = transport(4096, ge=64)
     """Padded tokens in one forward pass."""
 

@@ -55,7 +55,8 @@ class TuneOptions(Options):
     max_tokens: int = Field(1024, ge=8)
     """Rows are cut to this many tokens."""
     autocast: Literal["bf16", "fp32"] = "bf16"
-    """Precision of matrix products; weights keep their own (`dtype`)."""
+    """Precision of matrix products; weights keep their own (`dtype`). Hardware without bf16 products takes fp32
+    instead, and the report tells."""
     lora_r: int = Field(16, ge=1)
     """Rank of the adapter."""
     lora_alpha: float = Field(32.0, gt=0)

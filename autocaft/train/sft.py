@@ -35,6 +35,7 @@ from autocaft.errors import AblationError, ConfigError, DataError, TrainingError
 from autocaft.model.blocks import decoder_blocks, last_logits
 from autocaft.model.directions import Subspace
 from autocaft.model.hooks import Ablation, Mode, ablate
+from autocaft.model.load import default_device, multiplies_bf16
 from autocaft.rundir.files import disk_errors, read_json, remove_folder, replacing_folder, write_jsonl
 from autocaft.rundir.progress import Progress
 from autocaft.train.baselines import NO_DEPARTURE, Departure, FadeCallback, kl_penalty, l2sp_penalty
@@ -204,7 +205,7 @@ def _arguments(options: TuneOptions, seed: int, out: Path, n_steps: int, n_made:
         adam_beta1=options.adam_betas[0],
         adam_beta2=options.adam_betas[1],
         max_grad_norm=options.max_grad_norm,
-        bf16=options.autocast == "bf16",
+        bf16=options.autocast == "bf16" and multiplies_bf16(default_device()),
         optim="adamw_torch_fused",
         activation_checkpointing=options.gradient_checkpointing,
         use_cpu=not torch.accelerator.is_available(),

@@ -31,6 +31,7 @@ from autocaft.discover.pair import ModelPair
 from autocaft.discover.windows import Chunk
 from autocaft.model.directions import DirectionSet, Subspace
 from autocaft.model.hooks import ablate
+from autocaft.model.load import autocast_bf16
 from autocaft.records import Direction, Evidence
 from autocaft.rundir.files import read_records
 from autocaft.rundir.progress import NullProgress
@@ -121,7 +122,7 @@ def losses(model: Any, tokenizer: Any) -> torch.Tensor:
     for row in ROWS:
         row_ids = encode(tokenizer, row.prompt, row.answer, chat=False)
         ids, n = torch.tensor([row_ids.input_ids]), row_ids.n_prompt
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast_bf16(torch.device("cpu")):
             logits = model(input_ids=ids).logits[0, n - 1 : -1].float()
         found.append(cross_entropy(logits, ids[0, n:]))
     return torch.stack(found)
