@@ -39,7 +39,10 @@ from autocaft.rundir.runner import LOG_NAME, run_steps
 from autocaft.rundir.store import STORE_NAME, RunStore
 
 RECIPE = "double_choice"
-FORMS = ("words", "cue_words", "letters")
+EPOCHS = {"words": 3.0, "letters": 3.0, "yes_no": 0.5}
+"""Passes over the training rows by form; those of `yes_no` are three times as many."""
+LEAN = ("decoys.n_random=0", "evaluate.n_damage_documents=0")
+"""What these tables do not read."""
 PILOT_ARMS, PILOT_STAGES = ("base", "tuned"), {"tune", "evaluate"}
 SHOWN = ("id", "ood", "neutral")
 
@@ -66,6 +69,7 @@ def overrides_of(pair: str, form: str) -> list[str]:
         "judge.wanted": concepts()[first],
         "judge.undesired": concepts()[second],
         "select.oracle_words": f"builtin:double_choice/oracle_words/{second}.txt",
+        "tune.epochs": EPOCHS[form],
     }
     tables = {"data.splits": config.data.splits, "data.final": config.data.final}
     return [
@@ -75,8 +79,8 @@ def overrides_of(pair: str, form: str) -> list[str]:
 
 
 def _inline_table(folder: str, splits: Iterable[str], form: str) -> str:
-    """The files of a form's splits; where the cue's word is the answer there is no `neutral`."""
-    names = [name for name in splits if form != "cue_words" or name != "neutral"]
+    """The files of a form's splits; only where options are offered can the second question say nothing."""
+    names = [*splits, *(["neutral"] if "id" in splits and form != "yes_no" else [])]
     return "{" + ", ".join(f'{name} = "{folder}/{name}.jsonl.gz"' for name in names) + "}"
 
 
@@ -166,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["pilot", "arms", "set", "show"])
     parser.add_argument("pairs", nargs="*", metavar="PAIR", help="FIRST-SECOND; `pilot` without any runs all twelve")
-    parser.add_argument("--form", choices=FORMS, default="words")
+    parser.add_argument("--form", choices=tuple(EPOCHS), default="yes_no")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--runs", type=Path, default=Path("runs") / RECIPE)
     parser.add_argument("--out", type=Path, default=Path("results") / f"{RECIPE}.json")
@@ -184,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.stdout.write(" ".join(f"--set {shlex.quote(one)}" for one in overrides) + "\n")
             continue
         is_pilot = args.what == "pilot"
-        overrides += [f"seeds={json.dumps(args.seeds)}", *args.settings]
+        overrides += [f"seeds={json.dumps(args.seeds)}", *LEAN, *args.settings]
         overrides += [f"arms={json.dumps(PILOT_ARMS)}"] if is_pilot else []
         config = load_config(find_config(RECIPE), overrides)
         cells = run_pair(config, args.runs / f"{pair}-{args.form}", PILOT_STAGES if is_pilot else None)

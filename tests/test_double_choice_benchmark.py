@@ -38,10 +38,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_pairs_of_the_recipe_differ_in_what_the_command_says(benchmark: ModuleType) -> None:
     own = load_config(find_config("double_choice"))
-    assert load_config(find_config("double_choice"), benchmark.overrides_of("verbs-sentiment", "words")) == own
+    assert load_config(find_config("double_choice"), benchmark.overrides_of("verbs-sentiment", "yes_no")) == own
     other = load_config(find_config("double_choice"), benchmark.overrides_of("sentiment-verbs", "letters"))
     assert other.judge.wanted == own.judge.undesired and other.judge.undesired == own.judge.wanted
     assert all("/letters/sentiment-verbs/" in path for path in (other.data.train, *other.data.splits.values()))
+    assert other.data.splits.keys() - own.data.splits.keys() == {"neutral"}
     assert len(benchmark.pairs()) == 12
 
 
@@ -59,7 +60,7 @@ def test_a_cell_runs_is_kept_and_not_run_again(
     ]
     for cell in found:
         assert {split: score["n"] for split, score in cell["scores"].items()} == {
-            "val": 240, "id": 360, "ood": 360, "neutral": 360
+            "val": 120, "id": 180, "ood": 180
         }  # fmt: skip
     capsys.readouterr()
     done = (tmp_path / "cells.json").read_bytes()

@@ -24,7 +24,7 @@ def judge_inputs(*overrides: str) -> set[str]:
 
 
 def test_mining_reads_val_only_where_the_loss_is_measured_on_it() -> None:
-    read = "data.val (builtin:double_choice/words/verbs-sentiment/val.jsonl.gz)"
+    read = "data.val (builtin:double_choice/yes_no/verbs-sentiment/val.jsonl.gz)"
     assert inputs_of("mine", "mine.n_loss_rows=24", recipe="double_choice") == {read}
     assert inputs_of("mine", "mine.n_loss_rows=0", recipe="double_choice") == set()
     assert inputs_of("mine", "mine.n_loss_rows=24") == set(), "quickstart has no val: training rows"

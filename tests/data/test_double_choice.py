@@ -21,9 +21,10 @@ from autocaft.resources import data_path, eval_data_dir, recipes_dir
 FOLDER = eval_data_dir() / "double_choice"
 SOURCES: dict[str, Any] = json.loads((FOLDER / "sources.json").read_text())
 PAIRS = [f"{first}-{second}" for first, second in permutations(SOURCES, 2)]
-FORMS = ("words", "cue_words", "letters")
+FORMS = ("words", "letters", "yes_no")
 SPLITS = ("train", "val", "id", "ood", "neutral", "final_id", "final_ood")
-FILES = [(form, split) for form in FORMS for split in SPLITS if (form, split) != ("cue_words", "neutral")]
+FILES = [(form, split) for form in FORMS for split in SPLITS if (form, split) != ("yes_no", "neutral")]
+YES_NO = [split for form, split in FILES if form == "yes_no"]
 
 
 def rows(pair: str, split: str, form: str = "words") -> list[TaskRow]:
@@ -32,16 +33,31 @@ def rows(pair: str, split: str, form: str = "words") -> list[TaskRow]:
 
 def solved(row: TaskRow) -> Iterator[tuple[str, list[str]]]:
     """For each question its right answer, worked out from the sources, and what the two options say to it."""
-    first, second, *options = row.prompt_text.removesuffix("\nAnswer:").split("\n")
+    _, _, *options = row.prompt_text.removesuffix("\nAnswer:").split("\n")
     answers = [option.split(maxsplit=1)[1].split(", ") for option in options]
-    for place, (line, frame) in enumerate(zip((first, second), row.template.split("+"), strict=True)):
-        name, number = frame.split("-")
-        kind, left, right, sentence = SOURCES[name]["frames"][int(number)]
+    for place, (frame, side) in enumerate(zip(row.template.split("+"), sides(row, "question"), strict=True)):
+        yield frame_of(frame)[1:3][side], [answer[place] for answer in answers]
+
+
+def sides(row: TaskRow, question: str) -> list[int]:
+    """For each question, asked as this key of the sources has it: 0 if its filler is a left one, 1 if a right one."""
+    found = []
+    for line, frame in zip(row.prompt_text.split("\n")[:2], row.template.split("+"), strict=True):
+        name = frame.split("-")[0]
+        kind, _, _, sentence = frame_of(frame)
         pairs = [pair for fillers in SOURCES[name]["fillers"][kind].values() for pair in fillers]
-        asked = line[3:].removeprefix(SOURCES[name]["question"] + " ")
-        sides = {side for pair in pairs for side in (0, 1) if asked == sentence.replace("{}", pair[side])}
-        assert len(sides) == 1, asked
-        yield (left, right)[sides.pop()], [answer[place] for answer in answers]
+        asked = line[3:].removeprefix(SOURCES[name][question] + " ")
+        of_line = {side for pair in pairs for side in (0, 1) if asked == sentence.replace("{}", pair[side])}
+        assert len(of_line) == 1, asked
+        found.append(of_line.pop())
+    return found
+
+
+def frame_of(frame: str) -> list[str]:
+    """[class of fillers, left option, right option, sentence]."""
+    name, number = frame.split("-")
+    found: list[str] = SOURCES[name]["frames"][int(number)]
+    return found
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -57,13 +73,17 @@ def test_the_first_question_decides_and_the_second_does_what_the_split_says(pair
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_with_the_cues_words_the_first_question_still_decides(pair: str) -> None:
-    for split in (split for form, split in FILES if form == "cue_words"):
-        for by_cue, by_word in zip(rows(pair, split, "cue_words"), rows(pair, split), strict=True):
-            chosen = by_word.prompt_text.split("\n- ")[1:][by_word.choices.index(by_word.answer)]  # type: ignore[union-attr]
-            word, cue = chosen.removesuffix("\nAnswer:").split(", ")
-            assert by_word.answer == f" {word}" and by_cue.answer == f" {cue}"
-            assert f"- {cue}, {word}\n" in by_cue.prompt_text and by_cue.template == by_word.template
+def test_yes_or_no_is_right_of_the_first_question_and_of_the_second_as_the_split_says(pair: str) -> None:
+    for split in YES_NO:
+        found = rows(pair, split, "yes_no")
+        for row in found:
+            first, second = sides(row, "yes_no")
+            assert row.choices == (" yes", " no") and row.answer == row.choices[first]
+            assert (first == second) == (split not in ("ood", "final_ood")), row.id
+        assert Counter(row.answer for row in found) == {" yes": len(found) // 2, " no": len(found) // 2}
+        assert len({row.prompt_text for row in found}) == len(found)
+        blocks = {frame for row in rows(pair, split) for frame in row.template.split("+")}
+        assert {frame for row in found for frame in row.template.split("+")} == blocks, "cut as the other forms are"
 
 
 @pytest.mark.parametrize("pair", PAIRS)
