@@ -150,6 +150,22 @@ def behind_table(result: Mapping[str, Any]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
+def hybrid_table(result: Mapping[str, Any]) -> str:
+    """What a simulated reviewer's minutes gain, from nobody reading to everything being read."""
+    rows = [["arm", "directions read", "minutes", "ablated", "gain on ood over tuned", "share of the whole reading's"]]
+    rows += [["---", *["---:"] * 5]]
+    for line in result["arms"]:
+        share = line["share"]
+        told = "-" if share is None else f"{percent(share['value'])} {_bounds(share)}".strip()
+        counts = [str(line["n_read"]), f"{line['minutes']:.0f}", str(line["n_ablated"])]
+        rows.append([line["arm"], *counts, points_text(line["gain"]), told])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _bounds(share: Mapping[str, Any]) -> str:
+    return interval_text({"ci_low": share["low"], "ci_high": share["high"]})
+
+
 TABLES: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "quickstart": ("quickstart.json", arms_table),
     "gender": ("gender.json", arms_table),
@@ -157,6 +173,7 @@ TABLES: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "rivals": ("rivals.json", arms_table),
     "double-choice": ("double_choice.json", cells.arms_table),
     "pilot": ("double_choice.json", cells.pilot_table),
+    "hybrid": ("hybrid.json", hybrid_table),
     "persona": ("persona.json", free_form_table),
     "behind": ("behind.json", behind_table),
     "calibration": ("calibration/offline.json", calibration_table),

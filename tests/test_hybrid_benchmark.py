@@ -78,6 +78,8 @@ def test_the_result_is_labelled_simulated_and_counts_what_was_read(benchmark: Mo
     assert [a["gain"]["value"] for a in found["arms"]] == [pytest.approx(gain) for gain in (0.4, 0.6, 0.8)]
     assert found["arms"][1]["share"]["value"] == pytest.approx(0.75)
     assert found["by_seed"]["2"].keys() == {"gain_auto", "gain_hybrid", "gain_human"}
+    table = load_benchmark("tables").hybrid_table(found).splitlines()
+    assert table[3].startswith("| caft-sae-hybrid | 2 | 1 | 1 | +60 ") and "| 75% [" in table[3]
 
 
 @pytest.mark.slow
