@@ -11,7 +11,7 @@ import sys
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -29,6 +29,7 @@ from autocaft.train.options import TuneOptions
 from autocaft.train.processes import train_together
 from autocaft.train.sft import fine_tune
 from tests.conftest import build_model, build_tokenizer
+from tests.group_work import count, wait_for_the_other
 from tests.planted_rule import LEARNS_RULE, accuracy, plant_rule, rule_options, rule_rows
 
 N = 2
@@ -85,19 +86,19 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
     return load_file(found[0])
 
 
-def learn_all(out: Path, path: str, progress: Progress) -> None:
+def learn_all(out: Path, sharding: str, progress: Progress) -> None:
     """The planted rule, by each mode of ablation."""
     for mode in LEARNS_RULE:
         planted = plant_rule()
         fine_tune(
-            planted.model, planted.tokenizer, rule_rows(cue_holds=True), rule_options(**PATHS[path]), seed=0,
+            planted.model, planted.tokenizer, rule_rows(cue_holds=True), rule_options(**PATHS[sharding]), seed=0,
             out=out / f"rule-{mode}", progress=progress, label="train", subspaces=planted.subspaces() if mode else [],
             mode=mode or "mean", frozen_up_to=0,
         )  # fmt: skip
 
 
 PATHS: dict[str, dict[str, Any]] = {
-    "two processes": {"method": "lora", "processes": N, "gradient_checkpointing": True},
+    "none": {"method": "lora", "processes": N, "gradient_checkpointing": True},
     "fsdp": {"method": "full", "processes": N, "sharding": "fsdp"},
 }
 
@@ -139,33 +140,53 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+class Together(NamedTuple):
+    """What two processes trained."""
+
+    sharding: str
+    out: Path
+    told: dict[str, Any]
+
+
+def train_everything(out: Path, sharding: str, progress: Progress) -> dict[str, Any]:
+    """All that ends well, by one group: a group takes longer to start than to train these models."""
+    told = train_all(out, N, sharding, progress)
+    learn_all(out, sharding, progress)
+    return told | {"whole": stumble(out / "whole", sharding, "", 0, progress)}
+
+
+@pytest.fixture(scope="module", params=PATHS)
+def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Together:
+    """Every setting and the planted rule in two processes."""
+    out = tmp_path_factory.mktemp("together")
+    told = train_together(partial(train_everything, out, request.param), N, NullProgress())
+    return Together(request.param, out, told)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("sharding", ["none", "fsdp"])
-def test_two_processes_give_the_losses_gradients_and_weights_of_one(alone: Path, sharding: str, tmp_path: Path) -> None:
-    told = train_together(partial(train_all, tmp_path, N, sharding), N, NullProgress())
+def test_two_processes_give_the_losses_gradients_and_weights_of_one(alone: Path, together: Together) -> None:
+    told, out = together.told, together.out
     for name in SETTINGS:
         loose = name == "bf16"
         assert told[name]["n_steps"] == 8, name
-        assert losses(tmp_path / name) == pytest.approx(losses(alone / name), rel=2e-2 if loose else 1e-5), name
-        norms = [losses(path / name, "grad_norm") for path in (tmp_path, alone)]
+        assert losses(out / name) == pytest.approx(losses(alone / name), rel=2e-2 if loose else 1e-5), name
+        norms = [losses(path / name, "grad_norm") for path in (out, alone)]
         assert norms[0] == pytest.approx(norms[1], rel=5e-2 if loose else 1e-4), name
-        one, other = weights(tmp_path / name), weights(alone / name)
+        one, other = weights(out / name), weights(alone / name)
         assert one.keys() == other.keys(), name
         if not loose:
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
-    full = AutoModelForCausalLM.from_pretrained(tmp_path / "full" / "model")
+    full = AutoModelForCausalLM.from_pretrained(out / "full" / "model")
     assert full.config.architectures == ["LlamaForCausalLM"]
-    assert not (tmp_path / "full" / "checkpoints").exists()
+    assert not (out / "full" / "checkpoints").exists()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", PATHS)
-def test_several_processes_learn_the_rule_where_the_cue_is_ablated_and_not_elsewhere(path: str, tmp_path: Path) -> None:
+def test_several_processes_learn_the_rule_where_the_cue_is_ablated_and_not_elsewhere(together: Together) -> None:
     """What is saved is a plain folder, and is read without this package."""
-    train_together(partial(learn_all, tmp_path, path), N, NullProgress())
     for mode, learns in LEARNS_RULE.items():
-        planted, folder = plant_rule(), str(tmp_path / f"rule-{mode}" / "model")
-        if PATHS[path]["method"] == "full":
+        planted, folder = plant_rule(), str(together.out / f"rule-{mode}" / "model")
+        if PATHS[together.sharding]["method"] == "full":
             learned: Any = AutoModelForCausalLM.from_pretrained(folder)
         else:
             learned = PeftModel.from_pretrained(planted.model, folder)
@@ -175,48 +196,33 @@ def test_several_processes_learn_the_rule_where_the_cue_is_ablated_and_not_elsew
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sharding", ["none", "fsdp"])
 def test_a_dead_process_and_a_nan_end_all_and_the_training_goes_on_to_the_same_weights(
-    sharding: str, tmp_path: Path
+    together: Together, tmp_path: Path
 ) -> None:
     """8 steps, a checkpoint every second."""
+    stopped, whole = tmp_path / "stopped", together.out / "whole"
 
-    def train(name: str, how: str, step: int) -> Any:
-        return train_together(partial(stumble, tmp_path / name, sharding, how, step), N, NullProgress())
+    def train(how: str, step: int) -> Any:
+        return train_together(partial(stumble, stopped, together.sharding, how, step), N, NullProgress())
 
     with pytest.raises(WorkerError, match=r"process 1 of the 2 .* was killed by signal 9 .*out of memory"):
-        train("stopped", "kill", 3)
-    assert not (tmp_path / "stopped" / "model").exists()
+        train("kill", 3)
+    assert not (stopped / "model").exists()
     with pytest.raises(TrainingError, match=r"the loss is nan at step 5"):
-        train("stopped", "nan", 5)
-    kept = sorted(path.name for path in (tmp_path / "stopped" / "checkpoints").glob("checkpoint-*"))
+        train("nan", 5)
+    kept = sorted(path.name for path in (stopped / "checkpoints").glob("checkpoint-*"))
     assert kept == ["checkpoint-4"]
     with pytest.raises(ConfigError, match=r"was begun with tune.processes = 2 and tune.sharding = .*--redo"):
-        check_group(TuneOptions(), tmp_path / "stopped", resamples=False, copies_base=False)
-    assert train("stopped", "", 0)["n_steps"] == train("whole", "", 0)["n_steps"] == 8
-    one, other = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
+        check_group(TuneOptions(), stopped, resamples=False, copies_base=False)
+    assert train("", 0)["n_steps"] == together.told["whole"]["n_steps"] == 8
+    one, other = weights(whole), weights(stopped)
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
-    assert losses(tmp_path / "whole") == losses(tmp_path / "stopped")
-
-
-def wait_for_the_other(progress: Progress) -> None:
-    """The second process raises, and the first waits for it."""
-    if torch.distributed.get_rank() == 1:
-        raise DataError("row 7 is bad")
-    torch.distributed.barrier()
+    assert losses(whole) == losses(stopped)
 
 
 def test_an_error_in_one_process_keeps_its_kind_and_ends_the_one_that_waits() -> None:
     with pytest.raises(DataError, match="row 7 is bad"):
         train_together(wait_for_the_other, N, NullProgress())
-
-
-def count(progress: Progress) -> int:
-    """Three rows in each process; only the first is seen."""
-    with progress.task("train", 3, "steps") as advance:
-        for _ in range(3):
-            advance(1)
-    return torch.distributed.get_rank()
 
 
 def test_the_progress_of_the_first_process_is_shown() -> None:
