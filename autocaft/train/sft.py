@@ -313,7 +313,7 @@ class _AnswerTrainer(Trainer):
                 # gradients are averaged over the processes, and each counts the answer tokens of all
                 num_items_in_batch = num_items_in_batch / self.n_processes
             loss = _cross_entropy(logits_NV, labels_BT, num_items_in_batch, rivals_BR)
-            n_batches = self.args.gradient_accumulation_steps
+            n_batches = self.current_gradient_accumulation_steps  # fewer in the last step of a pass
             loss = loss + self.penalties.of(inputs, labels_BT, logits_NV, num_items_in_batch, n_batches)
         told = loss.detach() if self.n_processes == 1 else self.accelerator.reduce(loss.detach(), "mean")
         if not torch.isfinite(told):  # in all processes: none waits for one that has stopped
