@@ -58,8 +58,8 @@ def start_server() -> Iterator[StartServer]:
     """`start_server(run_dir, "ada", port=0)`; all are stopped at the end."""
     servers: list[Server] = []
 
-    def start(run_dir: Path, name: str, port: int = 0) -> Server:
-        servers.append(Server(run_dir, name, port))
+    def start(run_dir: Path, name: str, port: int = 0, *options: str) -> Server:
+        servers.append(Server(run_dir, name, port, *options))
         return servers[-1]
 
     yield start

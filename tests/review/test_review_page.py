@@ -106,6 +106,27 @@ def test_the_judge_is_hidden_until_asked_for_after_the_answer(
     assert [act.act for act in read_acts(run_dir / "review" / "ada.jsonl")][-1] == "see judge"
 
 
+def test_what_the_judge_doubts_is_read_alone_and_counts_when_all_is_read(
+    tmp_path: Path, start_server: StartServer, context: BrowserContext
+) -> None:
+    """Two directions without a score and two random ones, two of them twice; the server is killed half way."""
+    run_dir = make_run(tmp_path / "planted")
+    for number in range(2):
+        server = start_server(run_dir, "ada", 0, "--doubtful")
+        page = open_page(context, server)
+        assert "not sure of" in page.inner_text("body") and n_done(page) == 3 * number
+        for _ in range(3):
+            press(page, "k")
+        server.kill()
+    server = start_server(run_dir, "ada", 0, "--doubtful")
+    page = open_page(context, server)
+    assert n_done(page) == 6 and not page.locator("#answer button[data-key=a]").count()
+    server.kill()
+    page = open_page(context, start_server(run_dir, "ada"))
+    n_shown = int(page.locator("progress").get_attribute("max") or 0)
+    assert n_shown > 46 and 4 <= n_done(page) <= 6, "what was answered is not asked again"
+
+
 def test_two_people_answer_apart(run_dir: Path, start_server: StartServer, browser: Browser) -> None:
     servers = [start_server(run_dir, name) for name in ("ada", "bob")]
     context = browser.new_context()  # one browser: the cookies of the two must not mix
