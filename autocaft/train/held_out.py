@@ -13,8 +13,9 @@ import torch
 
 from autocaft.data.rows import TaskRow
 from autocaft.model.load import autocast_bf16
+from autocaft.train.loss import Collator, answer_loss
 from autocaft.train.options import TuneOptions
-from autocaft.train.sft import Collator, answer_loss, encode_rows
+from autocaft.train.sft import encode_rows
 
 
 @torch.no_grad()

@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -29,21 +28,20 @@ from transformers import (
     TrainingArguments,
 )
 
-from autocaft.data.encode import collate, encode
+from autocaft.data.encode import encode
 from autocaft.data.rows import TaskRow
 from autocaft.errors import AblationError, ConfigError, DataError, TrainingError
-from autocaft.model.blocks import decoder_blocks, last_logits
+from autocaft.model.blocks import decoder_blocks
 from autocaft.model.directions import Subspace
 from autocaft.model.hooks import Ablation, Mode, ablate
 from autocaft.model.load import default_device, multiplies_bf16
 from autocaft.rundir.files import disk_errors, read_json, remove_folder, replacing_folder, write_jsonl
 from autocaft.rundir.progress import Progress
-from autocaft.train.baselines import NO_DEPARTURE, Departure, FadeCallback, kl_penalty, l2sp_penalty
-from autocaft.train.group import EncodedRow, Rows, WholeSteps, check_group, keep_weight_types, whole_weights
+from autocaft.train.baselines import NO_DEPARTURE, Departure, FadeCallback
+from autocaft.train.group import EncodedRow, Rows, check_group, whole_weights
+from autocaft.train.loss import Collator
 from autocaft.train.options import ALL_LINEAR, TuneOptions
-
-IGNORED = -100
-"""Label of a token that bears no loss."""
+from autocaft.train.trainer import AnswerTrainer, Penalties
 
 
 def fine_tune(
@@ -92,13 +90,13 @@ def fine_tune(
         _freeze_below(trained, frozen_up_to)
     n_steps = _n_steps(options, len(encoded))
     n_made = n_steps if departure.stop_at is None else math.ceil(n_steps * departure.stop_at)
-    trainer = _AnswerTrainer(
+    trainer = AnswerTrainer(
         model=trained,
         args=_arguments(options, seed, out, n_steps, n_made),
         train_dataset=Rows(encoded),
         data_collator=Collator(int(tokenizer.pad_token_id)),
         callbacks=[],
-        penalties=_Penalties(trained, departure),
+        penalties=Penalties(trained, departure),
         n_scheduled=n_steps,
         options=options,
     )
@@ -232,150 +230,6 @@ def _n_steps(options: TuneOptions, n_rows: int) -> int:
     """Optimizer steps of the whole training, counted as Trainer does."""
     per_epoch = -(-n_rows // (options.batch_size * options.grad_accumulation))
     return max(1, math.ceil(per_epoch * options.epochs))
-
-
-class Collator:
-    """Left-padded batch with labels on the answer tokens only; among options, on the first of them, with `rivals`."""
-
-    def __init__(self, pad_id: int) -> None:
-        self.pad_id = pad_id
-
-    def __call__(self, rows: list[EncodedRow]) -> dict[str, Tensor]:
-        batch = collate(rows, self.pad_id)
-        labels_BT = batch.input_ids_BT.masked_fill(~batch.answer_mask_BT, IGNORED)
-        n_rivals = max(len(row.rivals) for row in rows)
-        if not n_rivals:
-            return {**batch.inputs, "labels": labels_BT}
-        labels_BT = labels_BT.masked_fill(batch.answer_mask_BT.cumsum(dim=1) > 1, IGNORED)
-        rivals_BR = torch.tensor([[*row.rivals] + [IGNORED] * (n_rivals - len(row.rivals)) for row in rows])
-        return {**batch.inputs, "labels": labels_BT, "rivals": rivals_BR}
-
-
-class _Penalties:
-    """What is added to the loss of each batch."""
-
-    def __init__(self, model: Any, departure: Departure) -> None:
-        self.kl = kl_penalty(model, departure.kl_weight, _label_logits) if departure.kl_weight else None
-        self.l2sp = l2sp_penalty(model, departure.l2sp_weight) if departure.l2sp_weight else None
-
-    def of(
-        self, inputs: dict[str, Tensor], labels_BT: Tensor, logits_NV: Tensor, n_items: Any, n_batches: int
-    ) -> Tensor | float:
-        """Their sum for one of the `n_batches` batches of an optimizer step."""
-        total: Tensor | float = 0.0
-        if self.kl is not None:
-            total = total + self.kl(inputs, labels_BT, logits_NV) / (len(logits_NV) if n_items is None else n_items)
-        if self.l2sp is not None:
-            total = total + self.l2sp().to(logits_NV.device) / (1 if n_items is None else n_batches)
-        return total
-
-
-class _AnswerTrainer(Trainer):
-    """Trainer whose loss is the mean cross-entropy of the answer tokens, or of the right option, and the penalties."""
-
-    def __init__(self, *, penalties: _Penalties, n_scheduled: int, options: TuneOptions, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.penalties, self.n_scheduled = penalties, n_scheduled
-        self.n_per_step = options.batch_size * options.grad_accumulation
-        self.n_processes = self.args.world_size
-        if self.n_processes > 1:
-            self.model_accepts_loss_kwargs = True  # else the answer tokens of the others were not counted
-        if self.is_fsdp_enabled:
-            keep_weight_types(self.accelerator)
-
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The learning rate of the whole training, also where it is stopped early."""
-        return super().create_scheduler(self.n_scheduled, optimizer)
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """The order of one process; for several, with blank rows behind it that fill up the last step."""
-        if self.n_processes == 1:
-            return super()._get_train_sampler(train_dataset)
-        return WholeSteps(self.train_dataset, self.args.seed, self.n_per_step)
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        """Wait for all: the file that marks a whole checkpoint comes next."""
-        super()._save_rng_state(output_dir)
-        self.accelerator.wait_for_everyone()
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        labels_BT, rivals_BR = inputs.pop("labels"), inputs.pop("rivals", None)
-        # a sharded model's own forward is not wrapped in mixed precision
-        with self.accelerator.autocast() if self.is_fsdp_enabled else nullcontext():
-            logits_NV = _label_logits(model, inputs, labels_BT)
-            if self.n_processes > 1 and num_items_in_batch is not None:
-                # gradients are averaged over the processes, and each counts the answer tokens of all
-                num_items_in_batch = num_items_in_batch / self.n_processes
-            loss = _cross_entropy(logits_NV, labels_BT, num_items_in_batch, rivals_BR)
-            n_batches = self.current_gradient_accumulation_steps  # fewer in the last step of a pass
-            loss = loss + self.penalties.of(inputs, labels_BT, logits_NV, num_items_in_batch, n_batches)
-        told = loss.detach() if self.n_processes == 1 else self.accelerator.reduce(loss.detach(), "mean")
-        if not torch.isfinite(told):  # in all processes: none waits for one that has stopped
-            raise TrainingError(_not_a_number("loss", told.item(), self.state.global_step))
-        return (loss, None) if return_outputs else loss
-
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Keep the history; print nothing (the progress bar and `losses.jsonl` tell).
-
-        Called before a checkpoint is written: a gradient that is not a number has just spoilt the weights, and must
-        not replace the last good checkpoint.
-        """
-        if not math.isfinite(logs.get("grad_norm", 0.0)):
-            raise TrainingError(_not_a_number("gradient", logs["grad_norm"], self.state.global_step))
-        self.state.log_history.append({**logs, "step": self.state.global_step})
-
-
-def _not_a_number(what: str, value: float, step: int) -> str:
-    return (
-        f"the {what} is {value} at step {step}; the last checkpoint is kept. Lower tune.lr, raise tune.warmup_share or "
-        "set tune.autocast = 'fp32', then run with --redo of this stage"
-    )
-
-
-def answer_loss(
-    model: nn.Module,
-    inputs: dict[str, Tensor],
-    labels_BT: Tensor,
-    n_items: Tensor | int | None = None,
-    rivals_BR: Tensor | None = None,
-) -> Tensor:
-    """Cross-entropy of the labelled tokens, mean over them, or their sum over `n_items`.
-
-    Args:
-        inputs: left-padded `input_ids`, `attention_mask`, `position_ids`.
-        labels_BT: token ids where the loss is taken, -100 elsewhere; the answers end the rows.
-        n_items: labelled tokens of the whole optimizer step, so that accumulated batches weigh by their tokens.
-        rivals_BR: the only tokens that compete with the label, one label a row; -100 where a row has fewer. None: the
-            whole vocabulary competes.
-    """
-    return _cross_entropy(_label_logits(model, inputs, labels_BT), labels_BT, n_items, rivals_BR)
-
-
-def _label_logits(model: nn.Module, inputs: dict[str, Tensor], labels_BT: Tensor) -> Tensor:
-    """The logits (N, V) that predict the labelled tokens, in fp32; the head runs on the last positions only."""
-    labelled_T = (labels_BT != IGNORED).any(dim=0).long().flip(0).nonzero()
-    n_kept = int(labelled_T.max()) + 2 if len(labelled_T) else 2
-    logits_BTV = model(**inputs, **last_logits(model, n_kept)).logits[:, -n_kept:]
-    kept_N = labels_BT[:, -n_kept:][:, 1:].flatten() != IGNORED
-    return logits_BTV[:, :-1].flatten(0, 1)[kept_N].float()
-
-
-def _cross_entropy(
-    logits_NV: Tensor, labels_BT: Tensor, n_items: Tensor | int | None, rivals_BR: Tensor | None
-) -> Tensor:
-    targets_N = labels_BT[:, 1:][labels_BT[:, 1:] != IGNORED]
-    if rivals_BR is not None:
-        options_NO = torch.cat([targets_N[:, None], rivals_BR], dim=1)
-        logits_NV = logits_NV.gather(1, options_NO.clamp_min(0)).masked_fill(options_NO == IGNORED, -torch.inf)
-        targets_N = torch.zeros_like(targets_N)
-    losses_N = nn.functional.cross_entropy(logits_NV, targets_N, reduction="none")
-    return losses_N.mean() if n_items is None else losses_N.sum() / n_items
 
 
 class _ProgressCallback(TrainerCallback):

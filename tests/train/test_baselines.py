@@ -23,8 +23,9 @@ from autocaft.model.directions import Subspace
 from autocaft.model.hooks import Recorder, ablate
 from autocaft.rundir.progress import NullProgress
 from autocaft.train.baselines import Departure, departure_of, inoculated, kl_penalty, l2sp_penalty, with_benign
+from autocaft.train.loss import label_logits
 from autocaft.train.options import BaselineOptions, TuneOptions
-from autocaft.train.sft import _label_logits, fine_tune
+from autocaft.train.sft import fine_tune
 from tests.planted_cue import SIZE, Planted, plant_cue
 
 MakeModel = Callable[..., PreTrainedModel]
@@ -139,13 +140,13 @@ def test_the_penalty_on_the_divergence_is_kl_to_the_base_at_the_labels(
     make_model: MakeModel, tokenizer: PreTrainedTokenizerFast, method: str
 ) -> None:
     model, base = changed(make_model("llama"), method), make_model("llama")
-    penalty = kl_penalty(model, 0.5, _label_logits)
+    penalty = kl_penalty(model, 0.5, label_logits)
     inputs, labels_BT = batch_of(tokenizer, task_rows(8))
-    assert float(penalty(inputs, labels_BT, _label_logits(model, inputs, labels_BT))) == pytest.approx(0, abs=1e-5)
+    assert float(penalty(inputs, labels_BT, label_logits(model, inputs, labels_BT))) == pytest.approx(0, abs=1e-5)
     move(model)
-    logits_NV = _label_logits(model, inputs, labels_BT)
+    logits_NV = label_logits(model, inputs, labels_BT)
     found = penalty(inputs, labels_BT, logits_NV)
-    base_NV = _label_logits(base, inputs, labels_BT).log_softmax(-1)
+    base_NV = label_logits(base, inputs, labels_BT).log_softmax(-1)
     expected = 0.5 * nn.functional.kl_div(logits_NV.log_softmax(-1), base_NV, log_target=True, reduction="sum")
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert float(found) > 0.1 and found.requires_grad
@@ -169,8 +170,8 @@ def moved(planted: Planted) -> tuple[float, float]:
     """How far a trained model is from the planted one: nats at the answers, and the distance of the weights."""
     start = plant_cue()
     inputs, labels_BT = batch_of(planted.tokenizer, [row.row for row in planted.rows])
-    kl = kl_penalty(start.model, 1.0, _label_logits)
-    nats = float(kl(inputs, labels_BT, _label_logits(planted.model, inputs, labels_BT))) / int((labels_BT >= 0).sum())
+    kl = kl_penalty(start.model, 1.0, label_logits)
+    nats = float(kl(inputs, labels_BT, label_logits(planted.model, inputs, labels_BT))) / int((labels_BT >= 0).sum())
     pairs = zip(planted.model.parameters(), start.model.parameters(), strict=True)
     return nats, math.sqrt(sum(float((now - then).square().sum()) for now, then in pairs))
 

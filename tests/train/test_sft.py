@@ -26,8 +26,10 @@ from autocaft.model.blocks import decoder_blocks
 from autocaft.model.directions import Subspace, orthonormal_basis
 from autocaft.model.hooks import Recorder
 from autocaft.rundir.progress import NullProgress
+from autocaft.train.group import EncodedRow
+from autocaft.train.loss import Collator, answer_loss
 from autocaft.train.options import TuneOptions
-from autocaft.train.sft import Collator, EncodedRow, answer_loss, encode_rows, fine_tune
+from autocaft.train.sft import encode_rows, fine_tune
 
 MakeModel = Callable[..., PreTrainedModel]
 WHO = ("doctor", "nurse", "pilot", "cook")
