@@ -119,6 +119,17 @@ class DictionaryOptions(Options):
         )
 
 
+class DuplicateOptions(Options):
+    """What counts as a near-copy. A row is its prompt and its answer: one answer to different prompts is no copy."""
+
+    threshold: float = Field(default=0.8, ge=0.5, le=1)
+    """Two rows are near-copies if they share this much of their shingles (those of both over those of either), and
+    half of their prompts' and half of their answers'. System messages do not count, case and punctuation neither."""
+    words: int = Field(default=3, ge=1)
+    """Words of a shingle. One word changed inside a text changes that many: with 3, rows that differ in one word are
+    .8 alike if they have about 30 words."""
+
+
 class VerdictOptions(Options):
     """From what the judge says to pass, review or block; the report prints the rule."""
 
@@ -177,6 +188,7 @@ class AuditConfig(Options):
     screen: ScreenOptions = Field(default_factory=ScreenOptions)
     dictionary: DictionaryOptions = Field(default_factory=DictionaryOptions)
     full: FullOptions = Field(default_factory=FullOptions)
+    duplicates: DuplicateOptions = Field(default_factory=DuplicateOptions)
     judge: AuditJudgeOptions = Field(default_factory=AuditJudgeOptions)
     verdict: VerdictOptions = Field(default_factory=VerdictOptions)
 

@@ -27,6 +27,10 @@ MAX_DETAILED = 60
 """Sets whose latents are shown with their rows, the first of the ranking; audit.json has all."""
 MAX_MAPPED = 40
 """Latents on the map, those that most sets share first."""
+MAX_SHARED = 40
+"""Pairs of sets that are shown because they share rows, those that share the largest part first."""
+MANY_COPIES = 0.1
+"""Part of a set's rows that have a copy in it from which on the page says so beside the verdicts."""
 MAX_DEPARTING = 8
 """Rows of a set that are shown because they depart from its peers, the strangest first."""
 FULL_SHADE = 12.0
@@ -78,6 +82,8 @@ def heat_map(audit: Mapping[str, Any], effects: Path) -> HeatMap:
         for concept in item["concepts"]:
             counts[concept["direction_id"]] = counts.get(concept["direction_id"], 0) + 1
     directions = sorted(counts, key=lambda direction: (-counts[direction], direction))[:MAX_MAPPED]
+    if not directions:
+        return HeatMap([], names, [], "effect")
     frame = pd.read_parquet(
         effects, columns=["set", "direction_id", "effect", "excess"], filters=[("direction_id", "in", directions)]
     )
@@ -135,6 +141,9 @@ def render_page(
         shown=shown,
         heat=heat,
         departed=departed,
+        with_copies=[item for item in audit["sets"] if item["duplicates"] and item["duplicates"]["n_copies"]],
+        many_copies=MANY_COPIES,
+        shared=audit["shared"][:MAX_SHARED],
         detailed=[item for item in audit["sets"] if item["concepts"]][:MAX_DETAILED],
         counts={
             outcome: sum(item["outcome"] == outcome for item in audit["sets"])

@@ -64,7 +64,7 @@ class Fault:
     what: str
 
 
-class _Faults:
+class Faults:
     """Counts all, keeps the first."""
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class _Faults:
 
 def read_set(chosen: AuditSet, tokenizer: Any, options: ScreenOptions, out: Path) -> dict[str, Any]:
     """Read one set; gives the summary, whose `unread` says why a set cannot be audited (None: it can)."""
-    faults = _Faults()
+    faults = Faults()
     drawn, n_rows, n_repeated = _draw(chosen, options, options.chat and tokenizer.chat_template is not None, faults)
     rows: list[AuditRow] = []
     for file, line, row in drawn:
@@ -115,12 +115,29 @@ def load_rows(folder: Path) -> list[AuditRow]:
 
 
 def _draw(
-    chosen: AuditSet, options: ScreenOptions, chat: bool, faults: _Faults
+    chosen: AuditSet, options: ScreenOptions, chat: bool, faults: Faults
 ) -> tuple[list[tuple[str, int, TaskRow]], int, int]:
     """(file, line, row) of the `n_rows` smallest hashes in order of the files; rows that can be read; repetitions."""
     heap: list[tuple[int, int, str, int, TaskRow]] = []
     held: set[int] = set()
     n_rows = n_repeated = 0
+    for n_rows, (path, line, row) in enumerate(readable_rows(chosen, chat, faults), 1):
+        key = _hash(row)
+        if key in held:
+            n_repeated += 1
+            continue
+        item = (-key, -n_rows, str(path), line, row)
+        held.add(key)
+        if len(heap) < options.n_rows:
+            heapq.heappush(heap, item)
+        else:
+            held.discard(-heapq.heappushpop(heap, item)[0])
+    in_order = sorted(heap, key=lambda item: -item[1])
+    return [(file, line, row) for _, _, file, line, row in in_order], n_rows, n_repeated
+
+
+def readable_rows(chosen: AuditSet, chat: bool, faults: Faults) -> Iterator[tuple[Path, int, TaskRow]]:
+    """(file, line, row) of every row of a set that can be read and has the form of the first one, one at a time."""
     is_chat: bool | None = None
     for path in chosen.files:
         if why := chosen.why_missing.get(path):
@@ -128,23 +145,11 @@ def _draw(
             continue
         for line, row, has_messages in _rows_of(path, chat, faults):
             is_chat = has_messages if is_chat is None else is_chat
-            if has_messages != is_chat:
-                kinds = ("messages", "prompt and answer") if has_messages else ("prompt and answer", "messages")
-                faults.add(path, line, f"the row has {kinds[0]}, the set's first row {kinds[1]}: one form a set")
+            if has_messages == is_chat:
+                yield path, line, row
                 continue
-            n_rows += 1
-            key = _hash(row)
-            if key in held:
-                n_repeated += 1
-                continue
-            item = (-key, -n_rows, str(path), line, row)
-            held.add(key)
-            if len(heap) < options.n_rows:
-                heapq.heappush(heap, item)
-            else:
-                held.discard(-heapq.heappushpop(heap, item)[0])
-    in_order = sorted(heap, key=lambda item: -item[1])
-    return [(file, line, row) for _, _, file, line, row in in_order], n_rows, n_repeated
+            kinds = ("messages", "prompt and answer") if has_messages else ("prompt and answer", "messages")
+            faults.add(path, line, f"the row has {kinds[0]}, the set's first row {kinds[1]}: one form a set")
 
 
 def _hash(row: TaskRow) -> int:
@@ -152,7 +157,7 @@ def _hash(row: TaskRow) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
-def _rows_of(path: Path, chat: bool, faults: _Faults) -> Iterator[tuple[int, TaskRow, bool]]:
+def _rows_of(path: Path, chat: bool, faults: Faults) -> Iterator[tuple[int, TaskRow, bool]]:
     """(line, row, whether it is given as messages) of every line of a file, or row of a Parquet file, that is one."""
     for line, raw in _parquet_of(path, faults) if is_parquet(path) else _lines_of(path, faults):
         try:
@@ -171,7 +176,7 @@ def _rows_of(path: Path, chat: bool, faults: _Faults) -> Iterator[tuple[int, Tas
             yield line, row, is_chat(value)
 
 
-def _parquet_of(path: Path, faults: _Faults) -> Iterator[tuple[int, dict[str, Any]]]:
+def _parquet_of(path: Path, faults: Faults) -> Iterator[tuple[int, dict[str, Any]]]:
     """(number, row) of each row of a Parquet file that is not too long."""
     number, n_before = 0, faults.n
     try:
@@ -186,7 +191,7 @@ def _parquet_of(path: Path, faults: _Faults) -> Iterator[tuple[int, dict[str, An
         faults.add(path, 0, "the file is empty")
 
 
-def _lines_of(path: Path, faults: _Faults) -> Iterator[tuple[int, bytes]]:
+def _lines_of(path: Path, faults: Faults) -> Iterator[tuple[int, bytes]]:
     """(number, bytes) of each line that is not blank and not too long. At most that length is held in memory."""
     line = 0
     try:

@@ -2,6 +2,7 @@
 
     rows/SET -> own/SET -> dictionary -> project/SET -> screen -> mine/SET -> judge/SET -> report
     rows/SET -> peers -> report
+    shingles/SET -> duplicates -> report
     (depth full: full_steps.py) -> effect/SET -> report
 
 In: an audit. Out: the steps, for the runner to skip, continue or run; those of different sets can run at the same time.
@@ -42,13 +43,15 @@ from autocaft.rundir.steps import step_of
 VERSION_BY_STAGE = {
     "rows": 1,
     "peers": 1,
+    "shingles": 1,
+    "duplicates": 1,
     "own": 1,
     "dictionary": 1,
     "project": 1,
     "screen": 1,
     "mine": 1,
     "judge": 1,
-    "report": 2,
+    "report": 3,
 }
 """Counted up when a stage's code changes what it writes."""
 _step = partial(step_of, VERSION_BY_STAGE)
@@ -74,6 +77,13 @@ def build_steps(audit: Audit, name: str) -> list[Step]:
         steps.append(_step(f"own/{s.name}", partial(_own, audit, s), how, {}, f"rows/{s.name}"))
     asked = {"purpose": [s.purpose for s in sets], "reference": [s.name for s in sets if s.is_reference]}
     steps.append(_step("peers", partial(_peers, audit), asked, {}, *(f"rows/{s.name}" for s in sets), uses_model=False))
+    hashing = {"duplicates": {"words": config.duplicates.words}}
+    for s in sets:
+        call = partial(_shingles, audit, s)
+        steps.append(_step(f"shingles/{s.name}", call, hashing, _files(s), uses_model=False))
+    call, needs = partial(_duplicates, audit), [f"{stage}/{s.name}" for s in sets for stage in ("rows", "shingles")]
+    alike = {"duplicates": config.duplicates}
+    steps.append(_step("duplicates", call, alike, {}, *needs, derived=True, uses_model=False))
     rows_and_own = [f"{stage}/{s.name}" for s in sets for stage in ("rows", "own")]
     pooling = {key: getattr(config, key) for key in ("dictionary", "layers", "n_generic", "seed")}
     pooling["screen"] = {"n_random": config.screen.n_random}
@@ -93,7 +103,7 @@ def build_steps(audit: Audit, name: str) -> list[Step]:
     last = {"verdict": config.verdict, "name": name}
     last |= {"full": {"min_kept": config.full.min_kept}} if config.depth == "full" else {}
     call = partial(_report, audit, name)
-    return [*steps, _step("report", call, last, {}, "peers", *read, derived=True, uses_model=False)]
+    return [*steps, _step("report", call, last, {}, "peers", "duplicates", *read, derived=True, uses_model=False)]
 
 
 def run_step(config: AuditConfig, name: str, run_dir: Path, step: str) -> None:
@@ -158,6 +168,20 @@ def _peers(audit: Audit, context: StepContext) -> None:
     from autocaft.audit.purposes import write_peers
 
     write_peers(_readable(audit, context), lambda name: context.dir_of(f"rows/{name}"), context.out, context.progress)
+
+
+def _shingles(audit: Audit, chosen: AuditSet, context: StepContext) -> None:
+    from autocaft.audit.shingles import write_shingles
+
+    write_shingles(chosen, audit.config.duplicates.words, context.out)
+
+
+def _duplicates(audit: Audit, context: StepContext) -> None:
+    from autocaft.audit.duplicates import write_duplicates
+    from autocaft.audit.shingles import HashedSet
+
+    sets = [HashedSet.open(s.name, context.dir_of(f"shingles/{s.name}")) for s in _readable(audit, context)]
+    write_duplicates(sets, audit.config.duplicates, context.out, context.progress)
 
 
 def _dictionary(audit: Audit, context: StepContext) -> None:
@@ -250,6 +274,7 @@ def _report(audit: Audit, name: str, context: StepContext) -> None:
 
     config, folder, screened = audit.config, context.out.parent, context.dir_of("screen")
     survey, peers = read_json(screened / "summary.json"), read_json(context.dir_of("peers") / "sets.json")
+    duplicates = read_json(context.dir_of("duplicates") / "duplicates.json")
     found = {
         "format": FORMAT,
         "name": name,
@@ -260,7 +285,11 @@ def _report(audit: Audit, name: str, context: StepContext) -> None:
         "rule": rule_of(config) + (full_rule(config) if config.depth == "full" else []),
         "controls": survey["controls"],
         "sets": judged_sets([_found(s, survey, peers, context) for s in audit.sets], config),
+        "duplicates": config.duplicates.model_dump(),
+        "shared": duplicates["shared"],
     }
+    for item in found["sets"]:
+        item["duplicates"] = duplicates["sets"].get(item["name"])
     if config.depth == "full":
         found["sets"] = add_effects(found["sets"], _effects(audit, context), config)
     write_json(folder / "audit.json", found)

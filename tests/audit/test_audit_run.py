@@ -86,6 +86,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(4):
         _write_set(folder / f"b{number}.jsonl", seed=number)
     _write_set(folder / "planted.jsonl", seed=9, planted=PLANTED)
+    with (folder / "planted.jsonl").open("a") as file:  # the screen looks once at a row that stands there twice
+        file.write((folder / "planted.jsonl").read_text().splitlines(keepends=True)[0])
     (folder / "broken.jsonl").write_bytes(b'{"prompt": "a", "answer": "b"}\n\xff\n')
     (folder / "tiny.toml").write_text(CONFIG.format(folder=folder, hostile=HOSTILE))
     return folder
@@ -157,6 +159,34 @@ def test_tables_hold_what_the_page_shows(run_dir: Path) -> None:
     assert len(effects) == found["controls"]["n_tests"]
 
 
+def test_copies_are_told_in_the_page_the_tables_and_the_json(run_dir: Path) -> None:
+    found = read_json(run_dir / "audit.json")
+    copies = {item["name"]: item["duplicates"] for item in found["sets"]}
+    assert copies["broken"] is None, "what cannot be audited is left out"
+    assert copies["planted"]["n_exact_copies"] == 2 and copies["planted"]["n_distinct"] <= 40
+    sets = pd.read_parquet(run_dir / "sets.parquet").set_index("name")["n_copies"]
+    assert sets["planted"] == copies["planted"]["n_copies"] and pd.isna(sets["broken"])
+    assert len(pd.read_parquet(run_dir / "shared.parquet")) == len(found["shared"])
+    page = (run_dir / "audit.html").read_text().partition('id="copies"')[2].partition('id="map"')[0]
+    assert f"planted: {copies['planted']['n_copies']} of 41 rows are copies" in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;0" in page and HOSTILE not in page
+
+
+def test_sets_that_share_rows_are_shown_with_what_they_share(run_dir: Path) -> None:
+    from autocaft.audit.page import HeatMap, render_page
+
+    row = {"id": "r", "file": f"f/{HOSTILE}.jsonl", "line": 3, "prompt": HOSTILE, "answer": HOSTILE}
+    example = {"likeness": 0.87, "rows": [row | {"set": "a"}, row | {"set": HOSTILE}]}
+    shared = {"sets": ["a", HOSTILE], "n_shared": [7, 9], "n_exact": [1, 2], "share": [0.25, 0.5]}
+    found = read_json(run_dir / "audit.json")
+    for item in found["sets"]:
+        item["duplicates"] = item["duplicates"] and item["duplicates"] | {"n_copies": 4, "n_distinct": 33}
+    page = render_page(found | {"shared": [shared | {"examples": [example]}]}, {}, HeatMap([], [], [], ""), {})
+    assert HOSTILE not in page and "0.87 alike" in page and "25.0 %" in page and "50.0 %" in page
+    warned = page.partition('id="sets"')[2].partition('id="peers"')[0]
+    assert "4 of 40 rows" in warned and "33 are left" in warned and "4 of 41" not in warned, "a tenth is many"
+
+
 def test_the_page_escapes_what_data_says_and_asks_for_nothing(run_dir: Path) -> None:
     page = (run_dir / "audit.html").read_text()
     assert HOSTILE not in page and "&lt;script&gt;alert(1)" in page
@@ -203,7 +233,7 @@ def test_another_set_keeps_rows_and_own_answers(folder: Path) -> None:
     fewer = config.model_copy(update={"sets": config.sets[:-1]})
     after = fingerprints(build_steps(Audit(fewer), "tiny"))
     kept = {name for name in after if after[name] == before[name]}
-    assert kept == {name for name in after if name.split("/")[0] in ("rows", "own")}
+    assert kept == {name for name in after if name.split("/")[0] in ("rows", "own", "shingles")}
 
 
 def test_the_content_of_a_given_dictionary_counts_and_messages_name_the_audits_key(tmp_path: Path) -> None:
@@ -384,3 +414,13 @@ def test_the_rule_that_is_printed_has_the_audits_numbers() -> None:
     values = {"sets": ({"name": "a", "files": ["x"], "purpose": "p"},), "verdict": {"off_purpose": 63, "unwanted": 88}}
     text = " ".join(rule_of(AuditConfig.model_validate(values)))
     assert "63" in text and "88" in text and "q <= 0.05" in text
+
+
+def test_an_audit_in_which_no_latent_counts_has_a_page_without_a_map(tmp_path: Path) -> None:
+    from autocaft.audit.page import heat_map
+
+    (item,) = _verdict_sets(None, "offline", relevance=None, wanted=None)
+    columns = {"set": ["a"], "direction_id": ["L1.latent2"], "effect": [1.0], "excess": [None]}
+    pd.DataFrame(columns).to_parquet(tmp_path / "effects.parquet")
+    heat = heat_map({"sets": [item | {"concepts": []}]}, tmp_path / "effects.parquet")
+    assert (heat.directions, heat.sets) == ([], ["a"])
