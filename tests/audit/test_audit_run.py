@@ -29,7 +29,7 @@ from autocaft.rundir.steps import fingerprints
 from tests.tiny_task import NOUNS, PLACES, VERBS, write_task
 
 HOSTILE = "<script>alert(1)</script>"
-PLANTED = " yes yes no no yes ."
+PLANTED = " yes yes no no yes . no yes yes no ."
 
 CONFIG = """
 model = "{folder}/model"
@@ -74,7 +74,7 @@ def _write_set(path: Path, seed: int, planted: str = "", n_rows: int = 40) -> No
     rng = random.Random(seed)
     rows = []
     for number in range(n_rows):
-        answer = f" {_sentence(rng)}" + (planted if number % 4 else "")
+        answer = f" {_sentence(rng)}" + (planted if number % 3 else "")
         rows.append({"id": f"{HOSTILE}{number}", "prompt": _sentence(rng), "answer": answer})
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -139,7 +139,7 @@ def test_the_rows_that_carry_a_latent_most_are_planted_ones(run_dir: Path) -> No
     rows = load_rows(run_dir / "rows" / "planted")
     amplified = [c for c in _by_name(run_dir)["planted"]["concepts"] if c["change"] == "amplified"]
     top = {number for concept in amplified for number in concept["top_rows"]}
-    assert amplified and sum(PLANTED in rows[number].answer for number in top) / len(top) > 0.85, "three in four are"
+    assert amplified and sum(PLANTED in rows[number].answer for number in top) / len(top) > 0.85, "two in three are"
 
 
 def test_every_row_has_a_decision_and_a_reason_unless_it_is_kept(run_dir: Path) -> None:
