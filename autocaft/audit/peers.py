@@ -7,8 +7,9 @@ its strangest rows compare with its peers'. No model is asked.
     strength    mean distance of the set's strangest tenth of rows, in units of its median peer's
 
 Rows of a pool stand for the sets: as many of each, drawn by a hash. So time grows with the rows that are looked at, and
-memory neither with them nor with the sets. The pool is fitted twice, the second time without the fifth of its rows
-that are furthest from the rest, since unchecked sets may hold what is sought. Reference sets' rows are never left out.
+memory neither with them nor with the sets. The pool is fitted twice, the second time without the fifth of the sets
+that are furthest from the rest: a set that is full of what is sought would teach that it is to be expected. Reference
+sets are never left out, nor are sets that are far because all answers to prompts like theirs are.
 
 The decision a reader would question: sets are each other's reference, and nobody has said that they are benign. What
 most sets of a purpose share is then what is expected, be it good or bad; what one of them does differently stands out.
@@ -32,10 +33,10 @@ MIN_PEERS = 3
 POOL_ROWS = 2000
 """Rows that stand for all sets of a purpose."""
 DROPPED = 0.2
-"""Share of the pool that the second fit leaves out."""
+"""Share of the sets that the second fit leaves out."""
 TOP_TENTH = 0.1
-OUT_QUANTILE = 0.98
-"""A row stands out if it is further than this share of the pool's rows that were kept."""
+OUT_QUANTILE = 0.95
+"""A row stands out if it is further than this share of the rows of the sets that were kept."""
 N_WORDS = 3
 
 
@@ -100,9 +101,7 @@ def _pool(sets: Sequence[PeerSet]) -> _Pool:
     rows, owner_N = _drawn(sets)
     design = Design(rows)
     asked_NP, said_NV = design(rows)
-    is_reference_N = np.array([item.is_reference for item in sets])[owner_N]
-    distance_N = _distances(Fit(asked_NP, said_NV, owner_N), owner_N)
-    kept_N = (distance_N <= np.quantile(distance_N, 1 - DROPPED)) | is_reference_N
+    kept_N = ~np.isin(owner_N, _furthest(sets, Fit(asked_NP, said_NV, owner_N), owner_N))
     fit = Fit(asked_NP[kept_N], said_NV[kept_N], owner_N[kept_N])
     return _Pool(design, fit, float(np.quantile(_distances(fit, owner_N[kept_N]), OUT_QUANTILE)))
 
@@ -117,6 +116,13 @@ def _drawn(sets: Sequence[PeerSet]) -> tuple[list[PeerRow], NDArray[np.int64]]:
 
 def _hash(row: PeerRow) -> bytes:
     return hashlib.sha256(json.dumps([row.prompt, row.answer]).encode()).digest()
+
+
+def _furthest(sets: Sequence[PeerSet], fit: Fit, owner_N: NDArray[np.int64]) -> list[int]:
+    """The sets whose rows are further than distances of rows with like prompts lead to expect (mean logarithm)."""
+    beyond_N = fit.apart(np.log1p(np.maximum(_distances(fit, owner_N), 0)))
+    beyond = {place: float(beyond_N[owner_N == place].mean()) for place, s in enumerate(sets) if not s.is_reference}
+    return sorted(beyond, key=lambda place: (-beyond[place], sets[place].name))[: round(DROPPED * len(sets))]
 
 
 def _distances(fit: Fit, owner_N: NDArray[np.int64]) -> Array:

@@ -7,10 +7,11 @@ together.
 
     @0, @1, ...     the prompt's names, in order of appearance; `@new` in an answer: a name that the prompt has not
     #0, #1, ...     the prompt's numbers
-    #=              in an answer: a sum, difference, product or quotient of two numbers that stand before it
-    #again, #new    in an answer: another number that the answer has said before, or one that comes from nowhere
-                    (`+` or `-` after these three: larger or smaller than the answer's number before)
-    order: ...      names and numbers alone, without the words between them, by twos and as a whole
+    #sum, ...       in an answer: a #sum, #difference, #product or #quotient of two numbers that stand before it
+    #again, #new    in an answer: another number that was said before, or one that comes from nowhere
+                    (`+` or `-` after all of these: larger or smaller than the answer's number before)
+    order: ...      names and numbers alone, without the words between them: which are first (`^`), last (`$`) and
+                    next to each other, and the order as a whole
 
 The decision a reader would question: nothing here reads English or any list of words. A name is a word that is written
 with a capital inside a sentence and never without, over all rows that are compared; in German that makes every noun a
@@ -21,12 +22,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 WORD = re.compile(r"[^\W\d_]+|\d+|[^\w\s]")
 SENTENCE_ENDS = frozenset('.?!:;\n-"')
-BEGIN = "^"
-"""Stands before the first word, so that no row is without a feature."""
+BEGIN, END = "^", "$"
+"""`^` stands before the first word, so that no row is without a feature."""
 N_EARLIER = 12
 """Numbers before one that it may be made from; more would make any number a sum of some."""
 N_ORDERED = 8
@@ -91,7 +92,7 @@ class _Marker:
         elif value in self.place_by_number:
             found = self.place_by_number[value]
         else:
-            found = "#=" if _is_made_from(value, self.said) else "#again" if value in self.said else "#new"
+            found = f"#{_step_to(value, self.said) or ('again' if value in self.said else 'new')}"
             if self.last_in_answer is not None and value != self.last_in_answer:
                 found += "+" if value > self.last_in_answer else "-"
         if is_answer:
@@ -100,14 +101,17 @@ class _Marker:
         return found
 
 
-def _is_made_from(value: int, said: Sequence[int]) -> bool:
-    """Whether one step of arithmetic leads from two of the last numbers to this one."""
-    last = list(said[-N_EARLIER:])
-    for i, a in enumerate(last):
-        for b in last[:i] + last[i + 1 :]:
-            if value in (a + b, a - b, a * b) or (b and a % b == 0 and a // b == value):
-                return True
-    return False
+def _step_to(value: int, said: Sequence[int]) -> str | None:
+    """The step of arithmetic that leads from two of the last numbers to this one; of several that with the latest."""
+    for pair in combinations(reversed(said[-N_EARLIER:]), 2):
+        small, large = sorted(pair)
+        result_by_step = {"sum": small + large, "difference": large - small, "product": small * large}
+        if small and large % small == 0:
+            result_by_step["quotient"] = large // small
+        for step, result in result_by_step.items():
+            if result == value:
+                return step
+    return None
 
 
 def row_features(prompt: str, answer: str, names: frozenset[str]) -> tuple[list[str], list[str]]:
@@ -121,5 +125,5 @@ def row_features(prompt: str, answer: str, names: frozenset[str]) -> tuple[list[
 
 
 def _order(places: Sequence[str]) -> list[str]:
-    pairs = [f"order: {a} {b}" for a, b in pairwise(places)]
+    pairs = [f"order: {a} {b}" for a, b in pairwise([BEGIN, *places, END])]
     return [*pairs, f"order: {' '.join(places[:N_ORDERED])}."]

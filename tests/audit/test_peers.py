@@ -10,7 +10,7 @@ import pytest
 
 from autocaft.audit.options import AuditSet
 from autocaft.audit.peer_fit import LEAST_VARIANCE, RIDGE, Design, Fit, PeerRow
-from autocaft.audit.peers import PeerSet, SetFound, compare_peers, units
+from autocaft.audit.peers import PeerSet, SetFound, _furthest, compare_peers, units
 from autocaft.audit.places import names_in, row_features
 from autocaft.audit.purposes import by_purpose
 
@@ -58,6 +58,41 @@ def test_planted_rows_come_first_and_say_what_was_expected() -> None:
     assert all(not row.said for row in planted.rows if not row.stands_out)
 
 
+def test_a_set_that_is_planted_throughout_does_not_teach_what_is_to_be_expected() -> None:
+    planted = _found({"a": 0, "planted": 20, "full": 100, "b": 5})["planted"]
+    first = sorted(planted.rows, key=lambda row: -row.distance)[:20]
+    assert sum(row.number < 20 for row in first) >= 18
+
+
+def _free_rows(seed: int) -> list[PeerRow]:
+    """Answers that no prompt leads to: each is far from any other."""
+    rng = random.Random(seed)
+    words = [f"word{chr(97 + i)}{chr(97 + j)}" for i in range(12) for j in range(6)]
+    return [PeerRow(i, f"Tell me a tale of {rng.choice(words)}.", " ".join(rng.sample(words, 9))) for i in range(100)]
+
+
+def _left_out(reference: str | None) -> list[str]:
+    rows = {"a": _rows(0, 0), "b": _rows(1, 0), "c": _rows(2, 0), "full": _rows(3, 100)}
+    rows |= {f"tales{seed}": _free_rows(seed) for seed in range(3)}
+    sets = [PeerSet(name, partial(list, own), name == reference) for name, own in rows.items()]
+    together = [row for own in rows.values() for row in own]
+    owner_N = np.repeat(np.arange(len(rows)), 100)
+    return [sets[place].name for place in _furthest(sets, Fit(*Design(together)(together), owner_N), owner_N)]
+
+
+def test_left_out_is_the_set_that_is_far_for_what_it_is_asked_and_no_reference() -> None:
+    assert _left_out(None) == ["full"], "the tales are further, but so is every answer to such prompts"
+    assert "full" not in _left_out("full")
+
+
+def test_the_order_of_the_sets_makes_no_difference() -> None:
+    n_planted = {"a": 0, "b": 0, "planted": 20, "c": 0, "full": 100, "d": 0}
+    rows = {name: _rows(place, n) for place, (name, n) in enumerate(n_planted.items())}
+    sets = [PeerSet(name, partial(list, own), is_reference=False) for name, own in rows.items()]
+    there, back = ({one.name: one.top for one in compare_peers(order)} for order in (sets, sets[::-1]))
+    assert back == pytest.approx(there, rel=1e-3)
+
+
 def test_an_audit_of_the_same_rows_says_the_same() -> None:
     sets = {"a": 0, "b": 0, "planted": 20, "c": 0}
     assert _found(sets) == _found(sets)
@@ -75,6 +110,8 @@ def test_a_set_is_taken_out_of_the_pool_exactly() -> None:
     expected = near @ np.linalg.solve(gram, said_NV[others] - mean_V) + mean_V
     np.testing.assert_allclose(whole.expected(asked_NP[~others], 2), expected, atol=1e-4)
     apart = said_NV[~others] - expected
+    np.testing.assert_allclose(whole.apart_NV[~others], apart, atol=1e-4)
+    np.testing.assert_allclose(whole.apart(said_NV[:, 3]), whole.apart_NV[:, 3], atol=1e-4)
     covariance = whole.apart_NV[others].T @ whole.apart_NV[others] / 400 + LEAST_VARIANCE * np.eye(said_NV.shape[1])
     distance = (apart * np.linalg.solve(covariance, apart.T).T).sum(1)
     np.testing.assert_allclose(whole.shares(whole.apart_NV[~others], 2).sum(1), distance, rtol=1e-2)
@@ -86,14 +123,30 @@ def test_names_and_numbers_are_their_places() -> None:
     assert names == {"Nora", "Emil", "Ruth"}, "a word that only ever begins a sentence is no name"
     asked, said = row_features(*texts, names)
     assert "order: @0 #0 @1 #1." in asked and "Nora" in asked and "has #0" in asked
-    assert "order: #= @1 #=- @0 @new #new-." in said
+    assert "order: #sum @1 #difference- @0 @new #new-." in said
+    assert {"order: ^ #sum", "order: #sum @1", "order: #new- $"} <= set(said)
     other = "So Ruth has 40 stamps and Nora has 2. Share them.", "That is 42 for Nora; 38 are for Ruth. Emil has 1."
     assert row_features(*other, names)[1] == said, "who and how many makes no difference"
 
 
-def test_a_number_that_no_step_leads_to_is_new() -> None:
-    for answer, mark in (("3 x 4 = 12", "#=+"), ("3 x 4 = 13", "#new+"), ("4 - 3 = 1", "#=-")):
-        assert row_features("There are 3 rows of 4.", answer, frozenset())[1].count(mark) == 1
+@pytest.mark.parametrize(
+    ("answer", "mark"),
+    [
+        ("6 x 3 = 18", "#product+"),
+        ("6 x 3 = 19", "#new+"),
+        ("6 - 3 = 3 gives 6 + 3 = 9", "#sum+"),
+        ("6 / 3 = 2", "#quotient-"),
+        ("It is 16, and 16 it is", "#again"),
+        ("Of 6 take 5", "#new-"),
+    ],
+)
+def test_a_number_says_which_step_leads_to_it(answer: str, mark: str) -> None:
+    assert row_features("There are 6 rows of 3.", answer, frozenset())[1].count(mark) == 1
+
+
+def test_of_two_steps_that_lead_to_a_number_the_latest_is_meant() -> None:
+    for answer, mark in (("8 - 2 = 6", "#difference+"), ("4 + 2 = 6", "#sum+")):
+        assert mark in row_features("There are 2 and 8 and 4.", answer, frozenset())[1]
 
 
 def test_sets_of_one_purpose_are_peers() -> None:
