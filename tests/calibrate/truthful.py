@@ -64,12 +64,12 @@ class Truthful:
         return reply | ({"pole_relation": "unclear"} if len(reply) > 1 else {})
 
     def majority(self, marked_by_window: Sequence[Sequence[str]]) -> str:
-        """The concept with a marked word in most windows, if that is at least half of them."""
+        """The concept with a marked word in most windows, if that is at least three in four of them."""
         found: Counter[str] = Counter()
         for marked in marked_by_window:
             found.update(text for text, pattern in self.pattern_by_text.items() if pattern.search(" | ".join(marked)))
         text, n = found.most_common(1)[0] if found else (NOTHING, 0)
-        return text if 2 * n >= len(marked_by_window) else NOTHING
+        return text if 4 * n >= 3 * len(marked_by_window) else NOTHING
 
     def verify(self, said: Mapping[str, str], items: Mapping[str, str]) -> dict[str, Any]:
         """Is a word of the concept in the text?"""
