@@ -92,7 +92,7 @@ def test_the_command_trains_the_three_arms_of_a_finished_run(benchmark: ModuleTy
     words = tmp_path / "words.txt"
     words.write_text("\n".join([*NOUNS, "the", ".", "yes", "no"]))
     settings = [f"select.oracle_words={words}", "select.oracle_share=0.1", 'arms=["base", "tuned", "caft-sae-auto"]']
-    settings.append('decompose.sources=["sae"]')
+    settings += ['decompose.sources=["sae"]', "judge.abstain=[0, 100]"]  # in doubt of whatever it scores
     run_all(str(config), overrides=settings, redo=set(), name="tiny", runs=tmp_path / "runs", final=False,
             executor=Executor(jobs=1), source=None)  # fmt: skip
     before = (tmp_path / "runs/tiny/report.json").read_bytes()
