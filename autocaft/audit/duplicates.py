@@ -40,7 +40,7 @@ HALF = 0.5
 copy, and one long prompt with different answers neither."""
 SHINGLES_AT_ONCE, PAIRS_AT_ONCE = 4096, 4096
 MAX_EXAMPLES = 40
-"""Pairs of sets that examples are given of, those that share the largest part first."""
+"""Pairs of sets that examples are given of, and that the page shows: those that share the largest part first."""
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autocaft.audit.options import AuditConfig, AuditSet
+from autocaft.audit.peers import OUT_QUANTILE
 from autocaft.audit.screen import MIN_REFERENCES
 from autocaft.errors import ConfigError, UnreadRowsError, VerdictError
 from autocaft.records import Verdict
@@ -182,7 +183,7 @@ def rule_of(config: AuditConfig) -> list[str]:
         "answer otherwise than the others' answers to like prompts lead to expect: its strangest tenth of rows "
         f"{limits.strength:g} times as far as its median peer's or more, either half of its rows further than that "
         "peer, and, where three other reference sets have peers, as few of those as above as far. It is then sent to "
-        "review, and so are its rows that are further than 95 in a hundred of its peers'.",
+        f"review, and so are its rows that are further than {100 * OUT_QUANTILE:g} in a hundred of its peers'.",
         "pass: none of these. unread: too few rows can be read.",
     ]
 

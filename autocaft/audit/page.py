@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autocaft.audit.duplicates import MAX_EXAMPLES
 from autocaft.audit.row_actions import departure
 from autocaft.audit.rows import AuditRow
 from autocaft.report.figures import resource
@@ -27,8 +28,6 @@ MAX_DETAILED = 60
 """Sets whose latents are shown with their rows, the first of the ranking; audit.json has all."""
 MAX_MAPPED = 40
 """Latents on the map, those that most sets share first."""
-MAX_SHARED = 40
-"""Pairs of sets that are shown because they share rows, those that share the largest part first."""
 MANY_COPIES = 0.1
 """Part of a set's rows that have a copy in it from which on the page says so beside the verdicts."""
 MAX_DEPARTING = 8
@@ -143,7 +142,7 @@ def render_page(
         departed=departed,
         with_copies=[item for item in audit["sets"] if item["duplicates"] and item["duplicates"]["n_copies"]],
         many_copies=MANY_COPIES,
-        shared=audit["shared"][:MAX_SHARED],
+        shared=audit["shared"][:MAX_EXAMPLES],
         detailed=[item for item in audit["sets"] if item["concepts"]][:MAX_DETAILED],
         counts={
             outcome: sum(item["outcome"] == outcome for item in audit["sets"])

@@ -267,6 +267,7 @@ def _judge(audit: Audit, chosen: AuditSet, context: StepContext) -> None:
 
 def _report(audit: Audit, name: str, context: StepContext) -> None:
     """`audit.json`, `audit.html`, tables and row decisions, in the run folder."""
+    from autocaft.audit.duplicates import FOUND
     from autocaft.audit.full_effect import add_effects, full_rule
     from autocaft.audit.outcome import FORMAT, judged_sets, rule_of
     from autocaft.audit.page import departing, heat_map, render_page
@@ -274,7 +275,7 @@ def _report(audit: Audit, name: str, context: StepContext) -> None:
 
     config, folder, screened = audit.config, context.out.parent, context.dir_of("screen")
     survey, peers = read_json(screened / "summary.json"), read_json(context.dir_of("peers") / "sets.json")
-    duplicates = read_json(context.dir_of("duplicates") / "duplicates.json")
+    duplicates = read_json(context.dir_of("duplicates") / FOUND)
     found = {
         "format": FORMAT,
         "name": name,
