@@ -5,6 +5,7 @@ In: a run. Out: an error that names file and line. Nothing here loads torch.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ def check_inputs(run: Run, *, final: bool) -> None:
     Raises:
         DataError, ConfigError, ModelError: see `autocaft --help` for their exit codes.
     """
+    _check_alone(run.config.tune.processes)
     train_rows, absent = run.train_rows, run.absent_sets
     splits = run.config.data.splits | (run.config.data.final if final else {})
     rows_by_split = run.eval_rows(splits)
@@ -54,6 +56,16 @@ def check_inputs(run: Run, *, final: bool) -> None:
         if run.config.tune.loss == "choices":
             check_first_tokens(train_rows, tokenizer)
             check_first_tokens(mixed_in, tokenizer)
+
+
+def _check_alone(processes: int) -> None:
+    """A launcher's processes would all run the same steps in the same folder."""
+    n_here = int(os.environ.get("WORLD_SIZE", "1"))
+    if n_here > 1:
+        raise ConfigError(
+            f"this is one of {n_here} processes of a launcher (WORLD_SIZE; accelerate launch, torchrun). autocaft starts "
+            f"its own: run it by itself with tune.processes = {n_here} (now {processes})"
+        )
 
 
 def check_model(weights: Weights, layers: tuple[int, ...], judge: JudgeOptions) -> None:

@@ -18,14 +18,15 @@ from autocaft.stats import Interval, seed_cluster_bootstrap, seed_cluster_ratio
 
 Cell = dict[str, Any]
 
-AUTO, ORACLE = "caft-sae-auto", "caft-sae-oracle"
+AUTO, ORACLE = "caft-pca-auto", "caft-pca-oracle"
 AUTHORS = {
-    "tuned": 0.191,
-    "caft-sae-auto": 0.618,
-    "caft-sae-top": 0.391,
-    "caft-sae-random": 0.286,
+    "tuned": (0.191, 0.191),
+    "caft-pca-auto": (0.201, 0.618),
+    "caft-pca-random": (0.355, 0.286),
+    "caft-pca-top": (0.347, 0.391),
 }
-"""Mean ood accuracy over eight pairs of the paper's (gemma-2-2b, letters; auto by gpt-4.1; a person's choice .639)."""
+"""Mean ood accuracy over eight pairs of the paper's (gemma-2-2b, letters) by components and by latents; auto by
+gpt-4.1. A person's choice: .365 and .639."""
 
 
 def pooled(cells: Sequence[Cell], arm: str, split: str) -> Interval:
@@ -51,18 +52,27 @@ def complete(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def arms_table(result: Mapping[str, Any]) -> str:
-    """Each arm on each pair that has all arms, and over all of them beside the paper's figure."""
+    """Each arm on each pair that has all arms, and over all of them beside the paper's; below, the judge's share."""
     cells = complete(result["cells"])
     pairs = sorted({cell["pair"] for cell in cells})
-    head = ["arm", *(f"ood, {pair}" for pair in pairs), "id, all", "ood, all", "ood, worst cell", "paper, ood"]
+    head = ["arm", *(f"ood, {pair}" for pair in pairs), "id, all", "ood, all", "ood, worst cell", "paper's PCs", "paper's latents"]
     rows = [head, ["---", *["---:"] * (len(head) - 1)]]
     for arm in sorted({cell["arm"] for cell in cells} - {"base"}, key=arm_order):
         own = [cell for cell in cells if cell["arm"] == arm]
         by_pair = [_percents([cell for cell in own if cell["pair"] == pair], arm, "ood") for pair in pairs]
         worst = min(cell["scores"]["ood"]["value"] for cell in own)
-        paper = percent(AUTHORS[arm]) if arm in AUTHORS else "-"
-        rows.append([arm, *by_pair, _percents(own, arm, "id"), _percents(own, arm, "ood"), percent(worst), paper])
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+        paper = [percent(value) for value in AUTHORS.get(arm, ())] or ["-", "-"]
+        rows.append([arm, *by_pair, _percents(own, arm, "id"), _percents(own, arm, "ood"), percent(worst), *paper])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows) + f"\n{share_line(cells)}\n"
+
+
+def share_line(cells: Sequence[Cell]) -> str:
+    """The judge's share of the oracle's gain over these cells, in words."""
+    share = share_of_gain(cells)
+    if share is None:
+        return "The oracle has no gain on `ood`, so the judge has no share of one."
+    interval = "no interval" if share.low is None else f"[{share.low:.2f}, {share.high:.2f}]"
+    return f"The judge's share of the oracle's gain on `ood`: {share.value:.2f} {interval}."
 
 
 def pilot_table(result: Mapping[str, Any]) -> str:

@@ -24,7 +24,7 @@ from statistics import fmean
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from cells import Cell, complete, share_of_gain
+from cells import Cell, complete, share_line
 
 from autocaft.config import RunConfig, find_config, load_config, to_toml
 from autocaft.outcome import row_scores
@@ -39,7 +39,7 @@ from autocaft.rundir.runner import LOG_NAME, run_steps
 from autocaft.rundir.store import STORE_NAME, RunStore
 
 RECIPE = "double_choice"
-EPOCHS = {"words": 3.0, "letters": 3.0, "yes_no": 0.5}
+EPOCHS = {"words": 3.0, "letters": 3.0, "yes_no": 1.0}
 """Passes over the training rows by form; those of `yes_no` are three times as many."""
 LEAN = ("decoys.n_random=0", "evaluate.n_damage_documents=0")
 """What these tables do not read."""
@@ -159,10 +159,8 @@ def table(path: Path) -> str:
             f"{cell['pair']:<22}{cell['form']:<11}{cell['arm']:<18}{cell['seed']:4}{scores}{cell['seconds']:9.0f}"
         )
     compared = complete(cells)
-    share = share_of_gain(compared) if compared else None
-    if share is not None:
-        interval = "no interval" if share.low is None else f"[{share.low:.2f}, {share.high:.2f}]"
-        lines.append(f"the judge's share of the oracle's gain on ood: {share.value:.2f} {interval}")
+    if compared:
+        lines.append(share_line(compared))
     return "\n".join(lines)
 
 

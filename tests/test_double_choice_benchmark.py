@@ -81,8 +81,8 @@ def test_the_share_of_the_gain_is_that_of_the_sums_over_pairs_that_have_all_arms
         cell(pair, arm, seed, values)
         for seed in (0, 1)
         for pair, gains in {
-            "verbs-topic": {"tuned": [0.0, 0.2], "caft-sae-auto": [0.4, 1.0], "caft-sae-oracle": [0.8, 1.0]},
-            "topic-verbs": {"tuned": [0.5, 0.5], "caft-sae-auto": [0.5, 0.5], "caft-sae-oracle": [0.5, 0.6]},
+            "verbs-topic": {"tuned": [0.0, 0.2], "caft-pca-auto": [0.4, 1.0], "caft-pca-oracle": [0.8, 1.0]},
+            "topic-verbs": {"tuned": [0.5, 0.5], "caft-pca-auto": [0.5, 0.5], "caft-pca-oracle": [0.5, 0.6]},
         }.items()
         for arm, values in gains.items()
     ]
@@ -92,5 +92,6 @@ def test_the_share_of_the_gain_is_that_of_the_sums_over_pairs_that_have_all_arms
     lone = cell("pronouns-verbs", "tuned", 0, [0.0, 0.0])
     assert cells.complete([*planted, lone]) == planted
     table = cells.arms_table({"cells": [*planted, lone]})
-    assert "pronouns-verbs" not in table and "| 62% |" in table  # .618, the paper's, beside the judge's arm
-    assert cells.pooled(planted, "caft-sae-auto", "ood").value == pytest.approx(0.6)
+    assert "pronouns-verbs" not in table and "| 20% | 62% |" in table  # the paper's, beside the judge's arm
+    assert f"gain on `ood`: {whole.value:.2f} [{whole.low:.2f}, {whole.high:.2f}]." in table
+    assert cells.pooled(planted, "caft-pca-auto", "ood").value == pytest.approx(0.6)

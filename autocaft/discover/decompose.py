@@ -22,10 +22,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from autocaft.data.corpus import read_documents
+from autocaft.data.corpus import Document, read_documents
 from autocaft.data.encode import Encoded
 from autocaft.data.rows import TaskRow
 from autocaft.discover.collect import CollectStats, encode_rows, load_stats, read_compared
+from autocaft.discover.contrast import Contrasts, Labels, contrast_components, read_prompts
 from autocaft.discover.ica import independent_components, read_task_text
 from autocaft.discover.options import CollectOptions, DecomposeOptions
 from autocaft.discover.pair import ModelPair, device_of
@@ -65,7 +66,7 @@ def decompose(
     found: list[tuple[Direction, Tensor]] = []
     summary: dict[str, Any] = {str(layer): {} for layer in reader.layers}
     if "pca" in options.sources:
-        found += _components(reader, stats, collected, options, summary)
+        found += _components(reader, stats, collected, tokenizer, rows, options, summary)
     latent_stats: dict[int, LatentStats] = {}
     if "sae" in options.sources:
         dictionaries = {i: _dictionary(reader, stats, i, options, out, progress) for i in reader.layers}
@@ -81,7 +82,8 @@ def decompose(
         raise NothingSelectedError(
             "decompose found no direction. As components of the difference: tuning changed nothing at any of `layers` "
             "(at the lowest it cannot, with tune.trained_blocks = 'above'; take a deeper one, or decompose.pcs = "
-            "'independent'). As latents: none that is alive has a score (train the dictionary on more text)"
+            "'independent'). By contrast: prompts of different answers differ no more than by chance (more rows: "
+            "collect.n_rows). As latents: none that is alive has a score (train the dictionary on more text)"
         )
     ordered = _with_extents(found, reader, stats, latent_stats, out)
     ordered.save(out)
@@ -91,18 +93,30 @@ def decompose(
 
 
 def _components(
-    reader: ShardReader, stats: CollectStats, collected: Path, options: DecomposeOptions, summary: dict[str, Any]
+    reader: ShardReader,
+    stats: CollectStats,
+    collected: Path,
+    tokenizer: Any,
+    rows: Sequence[TaskRow],
+    options: DecomposeOptions,
+    summary: dict[str, Any],
 ) -> list[tuple[Direction, Tensor]]:
     """Components of every layer. A layer that tuning left as it was has none of the difference."""
     found: list[tuple[Direction, Tensor]] = []
-    task = _task_documents(collected) if options.pcs == "independent" else []
+    documents = [] if options.pcs == "difference" else read_documents(collected / "documents.jsonl.gz")
+    labels = Labels.of(rows) if options.pcs == "contrast" else None
     for layer in reader.layers:
         note = summary[str(layer)]
         if options.pcs == "difference":
             pca = stats.differences[layer].pca(options.n_pcs)
             note["pcs_explain"] = float(pca.explained_N.sum())
             own = _as_pcs(layer, pca.vectors_ND, pca.explained_N, "explained-variance")
+        elif labels is not None:
+            contrasts = _contrasts(reader, layer, documents, tokenizer, rows, labels, options)
+            note["n_kinds"] = contrasts.n_kinds
+            own = _as_pcs(layer, contrasts.vectors_CD, contrasts.explained_C, "contrast")
         else:
+            task = [number for number, document in enumerate(documents) if document.kind != "generic"]
             ica = independent_components(read_task_text(reader, layer, task), options.n_pcs, seed=options.seed)
             note["ica"] = {"n_tokens": ica.n_tokens, "n_iterations": ica.n_iterations, "converged": ica.converged}
             own = _as_pcs(layer, ica.vectors_CD, ica.kurtosis_C, "kurtosis")
@@ -111,10 +125,24 @@ def _components(
     return found
 
 
-def _task_documents(collected: Path) -> list[int]:
-    """Numbers of the documents that are training rows or continue one."""
-    documents = read_documents(collected / "documents.jsonl.gz")
-    return [number for number, document in enumerate(documents) if document.kind != "generic"]
+def _contrasts(
+    reader: ShardReader,
+    layer: int,
+    documents: Sequence[Document],
+    tokenizer: Any,
+    rows: Sequence[TaskRow],
+    labels: Labels,
+    options: DecomposeOptions,
+) -> Contrasts:
+    """Contrast components of a layer, by the training rows among the documents."""
+    number_by_id = {row.id: number for number, row in enumerate(rows)}
+    row_by_document = {n: number_by_id[d.id] for n, d in enumerate(documents) if d.kind == "train"}
+    prompts = read_prompts(reader, layer, row_by_document, [e.n_prompt for e in encode_rows(tokenizer, rows)])
+    activations = CovarianceFitter(reader.d_model)
+    for acts_ND in reader.in_order(layer, ROWS):
+        activations.update(acts_ND)
+    sizes = {"n_kinds": options.n_kinds, "n_components": options.n_pcs, "seed": options.seed}
+    return contrast_components(prompts, labels, activations.covariance_DD, **sizes)
 
 
 def _as_pcs(layer: int, vectors_ND: Tensor, strength_N: Tensor, rank_by: str) -> list[tuple[Direction, Tensor]]:

@@ -43,7 +43,7 @@ class CollectOptions(Options):
     """Type of the stored activations. Half precision is not offered: massive activations overflow it."""
     seed: int = 0
     """Of the sampled texts."""
-    tokens_per_batch: int = transport(1024, ge=1)
+    tokens_per_batch: int = transport(2048, ge=1)
     """Padded tokens of one forward pass. On a CPU more of them only take more memory."""
     rows_per_batch: int = transport(128, ge=1)
     """Rows that are sampled at once."""
@@ -57,12 +57,15 @@ class DecomposeOptions(Options):
 
     sources: tuple[Literal["sae", "pca"], ...] = ("sae", "pca")
     """`pca`: principal components (`pcs` says of what); `sae`: latents of a dictionary."""
-    pcs: Literal["difference", "independent"] = "difference"
+    pcs: Literal["difference", "independent", "contrast"] = "difference"
     """`difference`: of tuned minus base, by variance (the paper). `independent`: of the base model's activations on
     the training rows and their continuations, rotated until each coordinate is loud at few words (ICA) and a reader
-    can name it; to be removed with `train.basis = "covariance"`."""
+    can name it. `contrast`, for rows that list their options: by what prompts of different answers differ, one kind of
+    token at a time. The last two are to be removed with `train.basis = "covariance"`."""
     n_pcs: int = Field(default=20, ge=1)
     """Components a layer (the paper: 20; `independent` finds rare concepts from about 100 on)."""
+    n_kinds: int = Field(default=24, ge=1)
+    """Kinds of tokens that `contrast` looks at one by one."""
     sae: str = "train"
     """`train` (on the base model's activations collected here), a SAELens `release/sae_id`, a folder, or
     `hub:OWNER/REPO/FOLDER`. Folders are read in the formats of SAELens, dictionary_learning (`ae.pt`), Gemma Scope

@@ -3,6 +3,9 @@
 In: batches of vectors. Out: a frozen `PCA`. The mean and the scatter matrix are merged batch by batch (Chan, Golub and
 LeVeque 1979) in double precision, so the result is that of one batch, whatever the batches were.
 
+The scatter is symmetric, so only what is on and above its diagonal is added up, in a few strips of rows: in double
+precision these products are a tenth of what collecting costs.
+
 Centred, as in the paper's EM experiments. A component's sign is arbitrary; the largest coordinate is made positive.
 """
 
@@ -15,6 +18,8 @@ from torch import Tensor
 
 RANK_TOLERANCE = 1e-12
 """Components with less than this share of the largest variance are rounding."""
+N_STRIPS = 4
+"""More save little: a fifth more of the products, in smaller pieces."""
 TINY = torch.finfo(torch.float64).tiny
 
 
@@ -38,7 +43,8 @@ class CovarianceFitter:
         self.device = torch.device("cpu") if torch.device(device).type == "mps" else torch.device(device)
         self.n = 0
         self.mean_D = torch.zeros(d_model, dtype=torch.float64, device=self.device)
-        self.scatter_DD = torch.zeros(d_model, d_model, dtype=torch.float64, device=self.device)
+        self._upper_DD = torch.zeros(d_model, d_model, dtype=torch.float64, device=self.device)
+        """The scatter on and above the diagonal; below it, anything."""
 
     def update(self, x_ND: Tensor) -> None:
         """Add a batch of vectors, any float type."""
@@ -50,10 +56,18 @@ class CovarianceFitter:
         centred_ND = x_ND - batch_mean_D
         shift_D = batch_mean_D - self.mean_D
         total = self.n + n
-        self.scatter_DD.addmm_(centred_ND.T, centred_ND)
-        self.scatter_DD.addr_(shift_D, shift_D, alpha=self.n * n / total)
+        width = -(-len(shift_D) // N_STRIPS)
+        for first in range(0, len(shift_D), width):
+            strip_ND = centred_ND[:, first : first + width]
+            self._upper_DD[first : first + width, first:].addmm_(strip_ND.T, centred_ND[:, first:])
+        self._upper_DD.addr_(shift_D, shift_D, alpha=self.n * n / total)
         self.mean_D += shift_D * (n / total)
         self.n = total
+
+    @property
+    def scatter_DD(self) -> Tensor:
+        """Sum over the vectors of their deviation from the mean, times itself."""
+        return self._upper_DD.triu() + self._upper_DD.triu(1).T
 
     @property
     def covariance_DD(self) -> Tensor:
@@ -77,7 +91,7 @@ class CovarianceFitter:
         """Tensors from which `restore` makes the fitter again."""
         return {
             f"{prefix}.n": torch.tensor(self.n),
-            f"{prefix}.mean_D": self.mean_D.cpu(),
+            f"{prefix}.mean_D": self.mean_D.to("cpu", copy=True),  # the fitter goes on changing its own
             f"{prefix}.scatter_DD": self.scatter_DD.cpu(),
         }
 
@@ -86,7 +100,7 @@ class CovarianceFitter:
         """The fitter that `state` described."""
         fitter = cls(len(tensors[f"{prefix}.mean_D"]))
         fitter.n = int(tensors[f"{prefix}.n"])
-        fitter.mean_D, fitter.scatter_DD = tensors[f"{prefix}.mean_D"], tensors[f"{prefix}.scatter_DD"]
+        fitter.mean_D, fitter._upper_DD = tensors[f"{prefix}.mean_D"].clone(), tensors[f"{prefix}.scatter_DD"].clone()
         return fitter
 
 

@@ -95,6 +95,11 @@ def _discovery(config: Mapping[str, Any]) -> str:
 def _components_of(pcs: str, text: str) -> str:
     if pcs == "difference":
         return f"principal components of tuned minus base on {text}"
+    if pcs == "contrast":
+        return (
+            "components, at most, by which the base model's activations on training prompts of different answers differ, "
+            "one kind of token at a time"
+        )
     return "independent components (ICA) of the base model's activations on the training rows and their continuations"
 
 

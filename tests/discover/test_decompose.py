@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from test_collect import LAYERS, make_generic, make_rows
 from tiny_models import tiny_llama
 
+from autocaft.data.rows import TaskRow
 from autocaft.discover import decompose as module
 from autocaft.discover.collect import collect
 from autocaft.discover.decompose import decompose, load_extents
@@ -25,8 +27,14 @@ COLLECT = CollectOptions(n_continuations=3, continuation_tokens=8, store="float3
 OPTIONS = DecomposeOptions(n_pcs=4, d_sae=64, k=4, n_candidates=8, sae_batch_size=128, sae_epochs=20)
 
 
-def _run(pair: ModelPair, tokenizer: Any, root: Path, options: DecomposeOptions = OPTIONS) -> dict[str, Any]:
-    common = {"models": pair, "tokenizer": tokenizer, "rows": make_rows(), "progress": NullProgress()}
+def _run(
+    pair: ModelPair,
+    tokenizer: Any,
+    root: Path,
+    options: DecomposeOptions = OPTIONS,
+    rows: Sequence[TaskRow] | None = None,
+) -> dict[str, Any]:
+    common = {"models": pair, "tokenizer": tokenizer, "rows": rows or make_rows(), "progress": NullProgress()}
     generic = make_generic()
     collect(**common, generic=generic, layers=LAYERS, options=COLLECT, out=root / "collect")
     return decompose(
@@ -138,3 +146,17 @@ def test_independent_components_are_found_in_the_texts_of_the_task(tokenizer: An
     found = DirectionSet.load(tmp_path / "decompose")
     assert len(found) == 4 * len(LAYERS) and {d.rank_by for d in found.directions} == {"kurtosis"}
     assert all(note["ica"]["n_tokens"] > 0 for note in summary["layers"].values())
+
+
+def test_contrast_components_are_found_in_prompts_of_different_answers(tokenizer: Any, tmp_path: Path) -> None:
+    options = OPTIONS.model_copy(update={"sources": ("pca",), "pcs": "contrast", "n_kinds": 3})
+    pair = ModelPair.of(tiny_llama(0), tiny_llama(0))  # it needs no difference
+    rows = [
+        TaskRow(f"{who}{i}", f"{i} the {who} said the", answer, (" him", " her"), f"t{i}", f"the {who} said", i)
+        for who, answer in (("doctor", " him"), ("nurse", " her"))
+        for i in range(20)
+    ]
+    summary = _run(pair, tokenizer, tmp_path, options, rows)
+    found = DirectionSet.load(tmp_path / "decompose")
+    assert len(found) == summary["n_directions"] > 0 and {d.rank_by for d in found.directions} == {"contrast"}
+    assert max(direction.strength for direction in found.directions) > 0.9
