@@ -63,8 +63,8 @@ def _check_alone(processes: int) -> None:
     n_here = int(os.environ.get("WORLD_SIZE", "1"))
     if n_here > 1:
         raise ConfigError(
-            f"this is one of {n_here} processes of a launcher (WORLD_SIZE; accelerate launch, torchrun). autocaft starts "
-            f"its own: run it by itself with tune.processes = {n_here} (now {processes})"
+            f"this is one of {n_here} processes of a launcher (WORLD_SIZE; accelerate launch, torchrun). autocaft "
+            f"starts its own: run it by itself with tune.processes = {n_here} (now {processes})"
         )
 
 

@@ -55,7 +55,8 @@ def arms_table(result: Mapping[str, Any]) -> str:
     """Each arm on each pair that has all arms, and over all of them beside the paper's; below, the judge's share."""
     cells = complete(result["cells"])
     pairs = sorted({cell["pair"] for cell in cells})
-    head = ["arm", *(f"ood, {pair}" for pair in pairs), "id, all", "ood, all", "ood, worst cell", "paper's PCs", "paper's latents"]
+    head = ["arm", *(f"ood, {pair}" for pair in pairs), "id, all", "ood, all", "ood, worst cell"]
+    head += ["paper's PCs", "paper's latents"]
     rows = [head, ["---", *["---:"] * (len(head) - 1)]]
     for arm in sorted({cell["arm"] for cell in cells} - {"base"}, key=arm_order):
         own = [cell for cell in cells if cell["arm"] == arm]

@@ -13,15 +13,17 @@ Fisher's discriminant, and not the difference of the means. What it writes into 
 that coordinate, is that difference; `train.basis = "covariance"` removes exactly it, after which no linear reader of
 the kind's tokens can tell the answers apart (LEACE, arXiv 2306.03819).
 
-Key: N tokens, R rows, D d_model, A answers, C components.
+Memory does not grow with the tokens: a sample of them, and sums. Key: N tokens, R rows, D d_model, K kinds, A answers,
+C components, of a kind one less than there are answers.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,25 +39,13 @@ BEYOND_CHANCE = 7.0
 """A component counts if the answers explain so many times what they would of noise, as 1 in 1,000 of noise does."""
 
 
-class Prompts(NamedTuple):
-    """Tokens of the rows' prompts at one layer."""
-
-    acts_ND: Tensor
-    row_N: Tensor
-    """Which of the rows each token is of."""
-
-    def where(self, is_in_N: Tensor) -> Prompts:
-        """Some of the tokens."""
-        return Prompts(self.acts_ND[is_in_N], self.row_N[is_in_N])
-
-
 @dataclass(frozen=True)
 class Labels:
     """What is known of each row."""
 
     answer_R: Tensor
-    is_first_half_R: Tensor
-    """Rows of one template are in one half."""
+    half_R: Tensor
+    """0 or 1; rows of one template are in one half."""
     n_answers: int
 
     @classmethod
@@ -77,7 +67,7 @@ class Labels:
                 f"decompose.pcs = 'contrast' compares rows of different answers, and all {len(rows)} training rows "
                 f"that are read have the answer {rows[0].answer!r}"
             )
-        halves = [hashlib.sha256(row.template.encode()).digest()[0] % 2 == 0 for row in rows]
+        halves = [hashlib.sha256(row.template.encode()).digest()[0] % 2 for row in rows]
         return cls(torch.tensor([numbers[row.answer] for row in rows]), torch.tensor(halves), len(numbers))
 
 
@@ -92,60 +82,133 @@ class Contrasts:
     n_kinds: int
 
 
-def read_prompts(
-    reader: ShardReader, layer: int, row_by_document: Mapping[int, int], n_prompt_R: Sequence[int]
-) -> Prompts:
-    """Activations on the rows' prompts, without their first tokens, which are not stored.
+class Tokens(NamedTuple):
+    """Some tokens of the rows' prompts at one layer."""
 
-    Args:
-        row_by_document: which row a stored document is; the others are left out.
-        n_prompt_R: tokens of each row's prompt.
+    acts_ND: Tensor
+    row_N: Tensor
+    """Which of the rows each token is of."""
+
+
+@dataclass(frozen=True)
+class PromptReader:
+    """The tokens of the rows' prompts at one layer, from the store, some at a time.
+
+    First tokens are not stored. Each pass reads the same tokens in the same order.
     """
-    parts: list[Tensor] = []
-    owners: list[Tensor] = []
-    for shard in reader.shards(layer):
-        starts = shard.starts_M1.tolist()
-        for document, start, stop in zip(shard.docs_M.tolist(), starts, starts[1:], strict=False):
-            row = row_by_document.get(document)
-            if row is None:
-                continue
-            part_ND = shard.rows(start, min(stop, start + n_prompt_R[row] - 1))
-            parts.append(part_ND)
-            owners.append(torch.full((len(part_ND),), row))
-    return Prompts(torch.cat(parts), torch.cat(owners))
+
+    reader: ShardReader
+    layer: int
+    row_by_document: Mapping[int, int]
+    """Which row a stored document is; the others are left out."""
+    n_prompt_R: Sequence[int]
+    """Tokens of each row's prompt."""
+
+    def __iter__(self) -> Iterator[Tokens]:
+        """One shard after another."""
+        for shard in self.reader.shards(self.layer):
+            starts, parts, owners = shard.starts_M1.tolist(), [], []
+            for document, start, stop in zip(shard.docs_M.tolist(), starts, starts[1:], strict=False):
+                row = self.row_by_document.get(document)
+                if row is not None:
+                    parts.append(shard.rows(start, min(stop, start + self.n_prompt_R[row] - 1)))
+                    owners.append(torch.full((len(parts[-1]),), row))
+            if parts:
+                yield Tokens(torch.cat(parts), torch.cat(owners))
 
 
 def contrast_components(
-    prompts: Prompts, labels: Labels, covariance_DD: Tensor, *, n_kinds: int, n_components: int, seed: int
+    prompts: Iterable[Tokens], labels: Labels, covariance_DD: Tensor, *, n_kinds: int, n_components: int, seed: int
 ) -> Contrasts:
-    """The components of all kinds of tokens.
+    """The components of all kinds of tokens, in four passes over the prompts.
 
     Args:
+        prompts: read several times, so no generator.
         covariance_DD: of the activations on all texts that are read, where the coordinates will be measured.
     """
-    centred = Prompts(prompts.acts_ND - prompts.acts_ND.mean(dim=0), prompts.row_N)
-    kind_N = _kinds(centred.acts_ND, n_kinds, seed)
+    kinds = Kinds.of(prompts, n_kinds, seed)
+    sums = _add_up(prompts, labels, kinds)
     whiten_DD = _inverse(covariance_DD)
+    halves = [sums.discriminants(whiten_DD, half) for half in (0, 1)]
+    explained_KC = _explained_elsewhere(prompts, labels, kinds, halves)
     least = BEYOND_CHANCE * (labels.n_answers - 1) / (len(labels.answer_R) / 2)
-    vectors, explained = [], []
-    for kind in kind_N.unique().tolist():
-        own = centred.where(kind_N == kind)
-        explained_C = _explained_elsewhere(own, labels, whiten_DD)
-        vectors.append(_discriminants(own, labels, whiten_DD)[explained_C > least])
-        explained.append(explained_C[explained_C > least])
-    explained_C = torch.cat(explained)
-    order = explained_C.argsort(descending=True, stable=True)[:n_components]
-    return Contrasts(fix_signs(torch.cat(vectors)[order]), explained_C[order], len(vectors))
+    explained_C = explained_KC.flatten()
+    order = explained_C.argsort(descending=True, stable=True)[: min(n_components, int((explained_C > least).sum()))]
+    vectors_CD = sums.discriminants(whiten_DD).flatten(0, 1)[order]
+    return Contrasts(fix_signs(vectors_CD), explained_C[order], len(explained_KC))
 
 
-def _kinds(centred_ND: Tensor, n_kinds: int, seed: int) -> Tensor:
-    """The kind (N,) of each token, by the direction of its activations: of its length, a kind would be a loud token."""
-    from sklearn.cluster import KMeans
+@dataclass(frozen=True)
+class Kinds:
+    """Tells tokens of one kind from those of another."""
 
-    unit_ND = torch.nn.functional.normalize(centred_ND, dim=1)
-    some_ND = unit_ND[:: max(1, -(-len(unit_ND) // MAX_TOKENS))]
-    search = KMeans(min(n_kinds, len(some_ND)), n_init=1, max_iter=30, random_state=seed).fit(some_ND.numpy())
-    return torch.from_numpy(search.predict(unit_ND.numpy())).long()
+    mean_D: Tensor
+    """Of all tokens."""
+    search: Any
+    """scikit-learn's k-means."""
+
+    @classmethod
+    def of(cls, prompts: Iterable[Tokens], n_kinds: int, seed: int) -> Kinds:
+        """Found on every n-th token, so that at most `MAX_TOKENS` are held."""
+        from sklearn.cluster import KMeans
+
+        counts, sums = zip(*((len(t.row_N), t.acts_ND.sum(dim=0, dtype=torch.float64)) for t in prompts), strict=True)
+        n, mean_D = sum(counts), (torch.stack(sums).sum(dim=0) / sum(counts)).float()
+        step, skip, sample = max(1, -(-n // MAX_TOKENS)), 0, []
+        for tokens in prompts:
+            sample.append(tokens.acts_ND[skip::step])
+            skip = (skip - len(tokens.row_N)) % step
+        search = KMeans(min(n_kinds, -(-n // step)), n_init=1, max_iter=30, random_state=seed)
+        return cls(mean_D, search.fit(_unit(torch.cat(sample) - mean_D).numpy()))
+
+    @property
+    def n(self) -> int:
+        """How many."""
+        return len(self.search.cluster_centers_)
+
+    def tell(self, acts_ND: Tensor) -> Tensor:
+        """The kind (N,) of each token."""
+        return torch.from_numpy(self.search.predict(_unit(acts_ND - self.mean_D).numpy())).long()
+
+
+def _unit(acts_ND: Tensor) -> Tensor:
+    """Directions alone: by their length, a loud token would be a kind of its own."""
+    return torch.nn.functional.normalize(acts_ND, dim=1)
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Sums over tokens by kind K, half H of the rows and answer A."""
+
+    n_KHA: Tensor
+    sum_KHAD: Tensor
+
+    def discriminants(self, whiten_DD: Tensor, half: int | None = None) -> Tensor:
+        """Unit vectors (K, A - 1, D) along which the answers' means differ, most first; zeros where they do not.
+
+        Args:
+            half: of which rows; of all, if not given.
+        """
+        n_KA, sum_KAD = (
+            values.sum(dim=1) if half is None else values[:, half] for values in (self.n_KHA, self.sum_KHAD)
+        )
+        middle_K1D = sum_KAD.sum(dim=1, keepdim=True) / n_KA.sum(dim=1).clamp_min(1)[:, None, None]
+        n_KA1 = n_KA[..., None]
+        apart_KAD = torch.where(n_KA1 > 0, sum_KAD / n_KA1.clamp_min(1) - middle_K1D, 0.0)
+        _, sizes, differences_KAD = torch.linalg.svd(n_KA1.sqrt() * apart_KAD, full_matrices=False)
+        differences_KCD = (sizes[..., None] > 0) * differences_KAD
+        return torch.nn.functional.normalize(differences_KCD[:, : n_KA.shape[1] - 1] @ whiten_DD, dim=2)
+
+
+def _add_up(prompts: Iterable[Tokens], labels: Labels, kinds: Kinds) -> _Sums:
+    shape = (kinds.n, 2, labels.n_answers)
+    n_P, sum_PD = torch.zeros(math.prod(shape)), torch.zeros(math.prod(shape), len(kinds.mean_D))
+    for tokens in prompts:
+        half_N, answer_N = labels.half_R[tokens.row_N], labels.answer_R[tokens.row_N]
+        place_N = (kinds.tell(tokens.acts_ND) * 2 + half_N) * labels.n_answers + answer_N
+        n_P += torch.bincount(place_N, minlength=len(n_P))
+        sum_PD.index_add_(0, place_N, tokens.acts_ND - kinds.mean_D)
+    return _Sums(n_P.view(shape), sum_PD.view(*shape, -1))
 
 
 def _inverse(covariance_DD: Tensor) -> Tensor:
@@ -155,42 +218,37 @@ def _inverse(covariance_DD: Tensor) -> Tensor:
     return torch.linalg.inv(covariance_DD.double() + ridge_DD).float()
 
 
-def _discriminants(tokens: Prompts, labels: Labels, whiten_DD: Tensor) -> Tensor:
-    """Unit vectors (A - 1, D) along which the answers' means differ, most first; zeros where they do not."""
-    answer_N = labels.answer_R[tokens.row_N]
-    n_A1 = torch.bincount(answer_N, minlength=labels.n_answers).float()[:, None]
-    sums_AD = torch.zeros(labels.n_answers, tokens.acts_ND.shape[1]).index_add_(0, answer_N, tokens.acts_ND)
-    apart_AD = torch.where(n_A1 > 0, sums_AD / n_A1.clamp_min(1) - tokens.acts_ND.mean(dim=0), 0.0)
-    _, _, differences_CD = torch.linalg.svd(n_A1.sqrt() * apart_AD, full_matrices=False)
-    return torch.nn.functional.normalize(differences_CD[: labels.n_answers - 1] @ whiten_DD, dim=1)
+def _explained_elsewhere(prompts: Iterable[Tokens], labels: Labels, kinds: Kinds, halves: Sequence[Tensor]) -> Tensor:
+    """What the answers explain (K, A - 1) in each half of the rows along the other half's discriminants; the mean.
 
-
-def _explained_elsewhere(tokens: Prompts, labels: Labels, whiten_DD: Tensor) -> Tensor:
-    """What the answers explain (A - 1,) in a half of the rows, along discriminants of the other: the mean over both.
-
-    Zero where a half has no such tokens.
+    Args:
+        halves: discriminants (K, A - 1, D) of each half.
     """
-    in_first_N = labels.is_first_half_R[tokens.row_N]
-    if in_first_N.all() or not in_first_N.any():
-        return torch.zeros(labels.n_answers - 1)
-    shares = []
-    for is_first in (True, False):
-        vectors_CD = _discriminants(tokens.where(in_first_N != is_first), labels, whiten_DD)
-        is_read_R = labels.is_first_half_R == is_first
-        shares.append(_explained(tokens.where(in_first_N == is_first), is_read_R, labels, vectors_CD))
+    n_rows, n_vectors = len(labels.answer_R), labels.n_answers - 1
+    n_RK, sum_RKC = torch.zeros(n_rows, kinds.n), torch.zeros(n_rows, kinds.n, n_vectors)
+    for tokens in prompts:
+        kind_N, half_N = kinds.tell(tokens.acts_ND), labels.half_R[tokens.row_N]
+        n_RK.index_put_((tokens.row_N, kind_N), torch.ones(len(kind_N)), accumulate=True)
+        for half in (0, 1):
+            for kind in kind_N.unique().tolist():
+                here_N = (kind_N == kind) & (half_N == half)
+                coordinates_NC = (tokens.acts_ND[here_N] - kinds.mean_D) @ halves[1 - half][kind].T
+                sum_RKC[:, kind].index_add_(0, tokens.row_N[here_N], coordinates_NC)
+    shares = [_explained(n_RK[is_in_R], sum_RKC[is_in_R], labels.answer_R[is_in_R], labels.n_answers)
+              for is_in_R in (labels.half_R == 0, labels.half_R == 1)]  # fmt: skip
     return torch.stack(shares).mean(dim=0)
 
 
-def _explained(tokens: Prompts, is_read_R: Tensor, labels: Labels, vectors_CD: Tensor) -> Tensor:
-    """Share (C,) of the variance between these rows' coordinates that the answers explain (eta squared).
+def _explained(n_RK: Tensor, sum_RKC: Tensor, answer_R: Tensor, n_answers: int) -> Tensor:
+    """Share (K, C) of the variance between rows' mean coordinates that their answers explain (eta squared).
 
-    A row without such tokens stands at their mean, so what is seen in few rows counts for little.
+    A row without tokens of a kind stands at the mean of those that have some: what few rows have counts for little.
     """
-    coordinates_NC = (tokens.acts_ND - tokens.acts_ND.mean(dim=0)) @ vectors_CD.T
-    n_R1 = torch.bincount(tokens.row_N, minlength=len(is_read_R)).clamp_min(1)[:, None]
-    sums_RC = torch.zeros(len(is_read_R), len(vectors_CD)).index_add_(0, tokens.row_N, coordinates_NC)
-    rows_RC, answer_R = (sums_RC / n_R1)[is_read_R], labels.answer_R[is_read_R]
-    rows_RC = rows_RC - rows_RC.mean(dim=0)
-    is_answer_AR = torch.nn.functional.one_hot(answer_R, labels.n_answers).T.float()
-    between_C = ((is_answer_AR @ rows_RC) ** 2 / is_answer_AR.sum(dim=1).clamp_min(1)[:, None]).sum(dim=0)
-    return between_C / (rows_RC**2).sum(dim=0).clamp_min(1e-12)
+    has_RK1 = (n_RK > 0)[..., None]
+    mean_RKC = sum_RKC / n_RK.clamp_min(1)[..., None]
+    mean_KC = (mean_RKC * has_RK1).sum(dim=0) / has_RK1.sum(dim=0).clamp_min(1)
+    apart_RKC = torch.where(has_RK1, mean_RKC - mean_KC, 0.0)
+    is_answer_AR = torch.nn.functional.one_hot(answer_R, n_answers).T.float()
+    by_answer_AKC = torch.einsum("ar,rkc->akc", is_answer_AR, apart_RKC)
+    between_KC = (by_answer_AKC**2 / is_answer_AR.sum(dim=1).clamp_min(1)[:, None, None]).sum(dim=0)
+    return between_KC / (apart_RKC**2).sum(dim=0).clamp_min(1e-12)

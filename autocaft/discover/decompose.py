@@ -26,7 +26,7 @@ from autocaft.data.corpus import Document, read_documents
 from autocaft.data.encode import Encoded
 from autocaft.data.rows import TaskRow
 from autocaft.discover.collect import CollectStats, encode_rows, load_stats, read_compared
-from autocaft.discover.contrast import Contrasts, Labels, contrast_components, read_prompts
+from autocaft.discover.contrast import Contrasts, Labels, PromptReader, contrast_components
 from autocaft.discover.ica import independent_components, read_task_text
 from autocaft.discover.options import CollectOptions, DecomposeOptions
 from autocaft.discover.pair import ModelPair, device_of
@@ -137,7 +137,7 @@ def _contrasts(
     """Contrast components of a layer, by the training rows among the documents."""
     number_by_id = {row.id: number for number, row in enumerate(rows)}
     row_by_document = {n: number_by_id[d.id] for n, d in enumerate(documents) if d.kind == "train"}
-    prompts = read_prompts(reader, layer, row_by_document, [e.n_prompt for e in encode_rows(tokenizer, rows)])
+    prompts = PromptReader(reader, layer, row_by_document, [e.n_prompt for e in encode_rows(tokenizer, rows)])
     activations = CovarianceFitter(reader.d_model)
     for acts_ND in reader.in_order(layer, ROWS):
         activations.update(acts_ND)

@@ -97,8 +97,8 @@ def _components_of(pcs: str, text: str) -> str:
         return f"principal components of tuned minus base on {text}"
     if pcs == "contrast":
         return (
-            "components, at most, by which the base model's activations on training prompts of different answers differ, "
-            "one kind of token at a time"
+            "components, at most, by which the base model's activations on training prompts of different answers "
+            "differ, one kind of token at a time"
         )
     return "independent components (ICA) of the base model's activations on the training rows and their continuations"
 

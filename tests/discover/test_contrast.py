@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from autocaft.data.rows import TaskRow
-from autocaft.discover.contrast import Contrasts, Labels, Prompts, contrast_components, read_prompts
+from autocaft.discover.contrast import Contrasts, Labels, PromptReader, Tokens, contrast_components
 from autocaft.discover.shards import ShardReader, ShardWriter
 from autocaft.errors import DataError
 
@@ -20,7 +20,7 @@ def _rows(answers: list[str], choices: tuple[str, ...] | None = (" yes", " no"))
 ANSWERS = [" yes" if i % 2 else " no" for i in range(N_ROWS)]
 
 
-def _planted(answers: list[str] = ANSWERS) -> tuple[Prompts, torch.Tensor]:
+def _planted(answers: list[str] = ANSWERS) -> tuple[Tokens, torch.Tensor]:
     """Three tokens a row. The first is loud along axis 0 and says the answer along axis 1, the second is loud along
     axis 2 and says it along axis 3, the third is the loudest, along axis 4, and says nothing."""
     generator = torch.Generator().manual_seed(0)
@@ -31,13 +31,13 @@ def _planted(answers: list[str] = ANSWERS) -> tuple[Prompts, torch.Tensor]:
     acts_RTD[:, 0, 1] += sign_R
     acts_RTD[:, 1, 3] += sign_R
     acts_ND = acts_RTD.flatten(0, 1)
-    return Prompts(acts_ND, torch.arange(len(answers)).repeat_interleave(3)), torch.cov(acts_ND.T)
+    return Tokens(acts_ND, torch.arange(len(answers)).repeat_interleave(3)), torch.cov(acts_ND.T)
 
 
 def _found(labels: Labels, n_components: int = 10) -> tuple[Contrasts, torch.Tensor]:
     """The components, and what each writes: its covariance with the activations."""
     prompts, covariance_DD = _planted()
-    found = contrast_components(prompts, labels, covariance_DD, n_kinds=3, n_components=n_components, seed=0)
+    found = contrast_components([prompts], labels, covariance_DD, n_kinds=3, n_components=n_components, seed=0)
     return found, torch.nn.functional.normalize(found.vectors_CD @ covariance_DD, dim=1)
 
 
@@ -73,9 +73,9 @@ def test_three_answers_make_two_components_of_a_kind() -> None:
     acts_RD = 0.3 * torch.randn(N_ROWS, WIDTH, generator=torch.Generator().manual_seed(0))
     for row in range(N_ROWS):
         acts_RD[row, row % 3] += 2.0
-    prompts = Prompts(acts_RD, torch.arange(N_ROWS))
+    prompts = Tokens(acts_RD, torch.arange(N_ROWS))
     labels = Labels.of(_rows(answers, (" a", " b", " c")))
-    found = contrast_components(prompts, labels, torch.cov(acts_RD.T), n_kinds=1, n_components=10, seed=0)
+    found = contrast_components([prompts], labels, torch.cov(acts_RD.T), n_kinds=1, n_components=10, seed=0)
     assert len(found.vectors_CD) == 2 and float(found.explained_C.min()) > 0.8
 
 
@@ -92,9 +92,20 @@ def test_only_prompts_are_read(tmp_path: Path) -> None:
         acts_TD[-1] = -1.0  # the answer's token, or generic text's last one
         writer.append(document, torch.arange(n_tokens), {3: acts_TD})
     writer.close()
-    prompts = read_prompts(ShardReader(tmp_path), 3, {0: 1, 2: 0}, n_prompt_R=[4, 3])
-    assert prompts.row_N.tolist() == [1, 1, 0, 0, 0]
-    assert prompts.acts_ND[:, 0].tolist() == [0.0, 0.0, 2.0, 2.0, 2.0]
+    first, second = PromptReader(ShardReader(tmp_path), 3, {0: 1, 2: 0}, n_prompt_R=[4, 3])
+    assert first.row_N.tolist() == [1, 1] and first.acts_ND[:, 0].tolist() == [0.0, 0.0]
+    assert second.row_N.tolist() == [0, 0, 0] and second.acts_ND[:, 0].tolist() == [2.0, 2.0, 2.0]
+
+
+def test_how_the_prompts_are_cut_into_pieces_changes_nothing() -> None:
+    whole, covariance_DD = _planted()
+    pieces = [Tokens(*part) for part in zip(whole.acts_ND.split(70), whole.row_N.split(70), strict=True)]
+    one, other = (
+        contrast_components(prompts, Labels.of(_rows(ANSWERS)), covariance_DD, n_kinds=3, n_components=10, seed=0)
+        for prompts in ([whole], pieces)
+    )
+    torch.testing.assert_close(one.vectors_CD, other.vectors_CD)
+    torch.testing.assert_close(one.explained_C, other.explained_C)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""`accelerate launch` on two processes: a script of one's own trains in the ablation as one process does, and `autocaft`
-itself, which starts its own processes, says so."""
+"""`accelerate launch` on two processes: a script of one's own trains in the ablation as one process does; `autocaft`,
+which starts processes itself, says so."""
 
 from __future__ import annotations
 
@@ -70,6 +70,14 @@ def test_a_script_under_accelerate_launch_trains_in_the_ablation_as_one_process_
 
 @pytest.mark.slow
 def test_autocaft_under_accelerate_launch_says_that_it_starts_its_own_processes(tmp_path: Path) -> None:
-    done = _start(*LAUNCH, str(Path(sys.executable).parent / "autocaft"), "run", "quickstart", "--runs", str(tmp_path), cwd=tmp_path)
+    done = _start(
+        *LAUNCH,
+        str(Path(sys.executable).parent / "autocaft"),
+        "run",
+        "quickstart",
+        "--runs",
+        str(tmp_path),
+        cwd=tmp_path,
+    )
     assert done.returncode != 0 and "tune.processes = 2" in done.stderr + done.stdout
     assert not list(tmp_path.glob("*/run.sqlite"))
