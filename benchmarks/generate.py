@@ -29,14 +29,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from bars import Bars, missed, said
 
 from autocaft.data.encode import encode_prompt
-from autocaft.evaluate.options import FreeFormOptions
 from autocaft.evaluate.questions import load_questions
-from autocaft.model.generate import sample
-from autocaft.model.load import load_model, load_tokenizer, weights_in_bf16
+from autocaft.model.generate import rows_at_once, sample
+from autocaft.model.load import default_device, load_model, load_tokenizer, weights_in_bf16
 from autocaft.model.locate import locate
 from autocaft.resources import eval_data_dir
 
-OWN = int(FreeFormOptions.model_fields["rows_per_batch"].default)
+OWN = rows_at_once(None, default_device())
 """The batch size that autocaft samples with unless told otherwise."""
 BARS: Bars = {"of batch 1": ("at least", 1.5), "of the best size": ("at least", 0.95)}
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from autocaft.config import RunConfig, find_config, load_config
 from autocaft.evaluate.questions import load_questions
+from autocaft.model.generate import ROWS_ON_ACCELERATOR
 from autocaft.model.shape import ModelShape
 from autocaft.resources import data_path
 
@@ -113,24 +114,25 @@ def stages_of(config: RunConfig, card: Card = CARD) -> list[Stage]:
     read = collect.n_generic * collect.max_tokens + 2 * collect.n_completions * (
         PROMPT_TOKENS + collect.completion_tokens
     )
-    written = _sampling(shape, config, card, collect.n_completions, collect.completion_tokens, collect.rows_per_batch)
+    collect_rows, answer_rows = (o.rows_per_batch or ROWS_ON_ACCELERATOR for o in (collect, config.free_form))
+    written = _sampling(shape, config, card, collect.n_completions, collect.completion_tokens, collect_rows)
     asked = load_questions(data_path(str(config.free_form.questions)))
     n_answers = sum(len(q.paraphrases) for q in asked.values()) * (config.free_form.n_samples or 1)
     options = config.free_form
-    answers = _sampling(shape, config, card, n_answers, options.max_new_tokens, options.rows_per_batch)
+    answers = _sampling(shape, config, card, n_answers, options.max_new_tokens, answer_rows)
     ranked = min(collect.n_rows, N_ROWS) * ROW_TOKENS * 2 * shape.forward_flops
     reach = card.flops * card.utilisation
     return [
         Stage("tune, seed 0", 1, memory, training / reach, True),
         Stage(
-            "collect", 1, weights + _cache(shape, collect.rows_per_batch, collect.completion_tokens),
+            "collect", 1, weights + _cache(shape, collect_rows, collect.completion_tokens),
             written + read * shape.forward_flops / reach, True,
         ),
         Stage("decompose: attribution", 1, weights + _attribution(shape, config), ranked / reach, True),
         Stage("train, an arm and seed", sum(trainings) * n_seeds - 1, memory, training / reach, False),
         Stage(
             "answer, a model", sum(1 if arm.name == "base" else n_seeds for arm in arms),
-            weights + _cache(shape, options.rows_per_batch, options.max_new_tokens), answers, False,
+            weights + _cache(shape, answer_rows, options.max_new_tokens), answers, False,
         ),
     ]  # fmt: skip
 

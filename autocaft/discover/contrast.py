@@ -10,8 +10,8 @@ with what another one does, and a reader could name neither.
 
 The decision a reader would question: as in ica.py, the vector of a component is the one its coordinate is read with,
 Fisher's discriminant, and not the difference of the means. What it writes into the activations, their covariance with
-that coordinate, is that difference; `train.basis = "covariance"` removes exactly it, after which no linear reader of
-the kind's tokens can tell the answers apart (LEACE, arXiv 2306.03819).
+that coordinate, is that difference but for the ridge; `train.basis = "covariance"` removes it, and where the means are
+the same no linear reader of the kind's tokens tells the answers apart (arXiv 2306.03819).
 
 Memory does not grow with the tokens: a sample of them, and sums. Key: N tokens, R rows, D d_model, K kinds, A answers,
 C components, of a kind one less than there are answers.

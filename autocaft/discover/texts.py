@@ -20,7 +20,7 @@ from autocaft.data.encode import encode
 from autocaft.data.rows import TaskRow
 from autocaft.discover.options import CollectOptions
 from autocaft.errors import DataError
-from autocaft.model.generate import new_text, sample, stop_ids
+from autocaft.model.generate import new_text, rows_at_once, sample, stop_ids
 from autocaft.model.load import weights_in_bf16
 from autocaft.rundir.progress import Progress
 
@@ -119,8 +119,9 @@ def _sample_chunk(
     advance: Callable[[int], None],
 ) -> list[Document]:
     documents = []
-    for start in range(0, len(chunk), options.rows_per_batch):
-        part = chunk[start : start + options.rows_per_batch]
+    n_rows = rows_at_once(options.rows_per_batch, model.device)
+    for start in range(0, len(chunk), n_rows):
+        part = chunk[start : start + n_rows]
         new_ids = sample(
             model,
             [request.input_ids for request in part],

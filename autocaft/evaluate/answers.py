@@ -19,7 +19,7 @@ from autocaft.data.encode import encode_prompt
 from autocaft.data.rows import Message
 from autocaft.evaluate.options import FreeFormOptions
 from autocaft.evaluate.questions import FreeAnswer, Question, load_answers
-from autocaft.model.generate import new_text, sample, stop_ids
+from autocaft.model.generate import new_text, rows_at_once, sample, stop_ids
 from autocaft.model.load import weights_in_bf16
 from autocaft.rundir.files import digest, remove_folder, write_jsonl
 from autocaft.rundir.progress import Progress
@@ -63,8 +63,9 @@ def make_answers(
     weights = weights_in_bf16(model) if bf16 else nullcontext()
     with progress.task(f"answers of {arm}, seed {seed}", len(planned), "answers") as advance, context, weights:
         advance(len(done))
-        for start in range(0, len(waiting), options.rows_per_batch):
-            batch = waiting[start : start + options.rows_per_batch]
+        n_rows = rows_at_once(options.rows_per_batch, model.device)
+        for start in range(0, len(waiting), n_rows):
+            batch = waiting[start : start + n_rows]
             prompts = [ids_by_answer[answer.id] for answer in batch]
             texts = _sample(model, tokenizer, prompts, [seed_of(answer) for answer in batch], options)
             answered = [replace(answer, answer=text) for answer, text in zip(batch, texts, strict=True)]
