@@ -121,6 +121,11 @@ class RunConfig(Options):
         needed = {arm.source for arm in arms if arm.source}
         for source in sorted(needed - set(self.decompose.sources)):
             raise ValueError(f"an arm needs {source} directions; add {source!r} to `decompose.sources`")
+        if "pca" in needed and self.decompose.pcs == "contrast" and self.train.basis == "direction":
+            raise ValueError(
+                "decompose.pcs = 'contrast' finds what to read by; to remove what that writes takes "
+                "train.basis = 'covariance'"
+            )
         searched = self.select.search.layer_sets
         for layer in () if searched == "nested" else {layer for layers in searched for layer in layers}:
             if layer not in self.layers:

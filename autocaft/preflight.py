@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autocaft.data.rows import check_first_tokens, check_no_leak
+from autocaft.data.rows import answers_to_compare, check_first_tokens, check_no_leak
 from autocaft.errors import ConfigError, DataError
 from autocaft.judge.options import JudgeOptions
 from autocaft.llm.budget import unknown_price
@@ -29,8 +29,10 @@ def check_inputs(run: Run, *, final: bool) -> None:
     Raises:
         DataError, ConfigError, ModelError: see `autocaft --help` for their exit codes.
     """
-    _check_alone(run.config.tune.processes)
+    _check_alone()
     train_rows, absent = run.train_rows, run.absent_sets
+    if "pca" in run.config.decompose.sources and run.config.decompose.pcs == "contrast" and not absent:
+        answers_to_compare(run.read_rows)
     splits = run.config.data.splits | (run.config.data.final if final else {})
     rows_by_split = run.eval_rows(splits)
     for rows in rows_by_split.values():
@@ -58,13 +60,14 @@ def check_inputs(run: Run, *, final: bool) -> None:
             check_first_tokens(mixed_in, tokenizer)
 
 
-def _check_alone(processes: int) -> None:
+def _check_alone() -> None:
     """A launcher's processes would all run the same steps in the same folder."""
-    n_here = int(os.environ.get("WORLD_SIZE", "1"))
-    if n_here > 1:
+    n_here = os.environ.get("WORLD_SIZE", "")
+    if "RANK" in os.environ and n_here.isdecimal() and int(n_here) > 1:
         raise ConfigError(
-            f"this is one of {n_here} processes of a launcher (WORLD_SIZE; accelerate launch, torchrun). autocaft "
-            f"starts its own: run it by itself with tune.processes = {n_here} (now {processes})"
+            f"this is one of {n_here} processes that a launcher has started (accelerate launch, torchrun: RANK and "
+            "WORLD_SIZE are set). autocaft starts its own: run it by itself with "
+            f"tune.processes = {os.environ.get('LOCAL_WORLD_SIZE', n_here)}"
         )
 
 

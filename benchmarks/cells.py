@@ -54,6 +54,8 @@ def complete(cells: Sequence[Cell]) -> list[Cell]:
 def arms_table(result: Mapping[str, Any]) -> str:
     """Each arm on each pair that has all arms, and over all of them beside the paper's; below, the judge's share."""
     cells = complete(result["cells"])
+    if not cells:
+        return "Not run yet.\n"
     pairs = sorted({cell["pair"] for cell in cells})
     head = ["arm", *(f"ood, {pair}" for pair in pairs), "id, all", "ood, all", "ood, worst cell"]
     head += ["paper's PCs", "paper's latents"]

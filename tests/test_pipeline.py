@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from autocaft.config import find_config, load_config, to_toml
-from autocaft.errors import ConfigError
+from autocaft.errors import ConfigError, DataError
 from autocaft.pipeline import build_steps
+from autocaft.preflight import check_inputs
 from autocaft.run import Run
 from autocaft.rundir.steps import all_needs, declared_by_name, fingerprints
 
@@ -89,9 +91,11 @@ SEARCHED = (
 @pytest.mark.parametrize(("recipe", "read"), [("quickstart", set()), ("double_choice", {"data.val"})])
 def test_no_broken_cue_reaches_the_search(recipe: str, read: set[str]) -> None:
     cues = "data.cues=builtin:gender/cues.jsonl"
-    by_name = declared_by_name(build_steps(Run(load_config(find_config(recipe), (*SEARCHED, cues)))))
+    config = load_config(find_config(recipe), (*SEARCHED, cues))
+    by_name = declared_by_name(build_steps(Run(config)))
+    n_sets = 2 * len(config.layers) - 1
     searching = [name for name, step in by_name.items() if step.stage in ("trial", "search")]
-    assert len(searching) == 2 * (3 * 2 + 1 + 1), "trials, a plain training and the choice, for either source"
+    assert len(searching) == 2 * (n_sets * 2 + 1 + 1), "trials, a plain training and the choice, for either source"
     labels: set[str] = set()
     for name in searching:
         behind_it = all_needs(by_name[name], by_name)
@@ -214,3 +218,26 @@ def test_the_looks_behind_are_off_unless_asked_for_and_change_no_other_step() ->
 def test_a_look_that_cannot_be_had_is_refused_at_once(overrides: tuple[str, ...], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         load_config(find_config("quickstart"), overrides)
+
+
+def test_contrast_components_are_removed_with_what_they_write() -> None:
+    with pytest.raises(ConfigError, match="takes train.basis = 'covariance'"):
+        load_config(find_config("double_choice"), ['train.basis="direction"'])
+
+
+def test_rows_that_contrast_cannot_compare_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    row = {"prompt": "Is it so?", "answer": " yes", "choices": [" yes", " no"]}
+    rows.write_text("".join(json.dumps(row | {"id": f"r{i}"}) + "\n" for i in range(8)))
+    config = load_config(find_config("double_choice"), [f"data.train={rows}", "data.splits={}"])
+    with pytest.raises(DataError, match=r"the 8 training rows that are read \(collect.n_rows\) have 1,"):
+        check_inputs(Run(config), final=False)
+
+
+def test_a_launcher_s_process_is_sent_back_and_a_node_s_number_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(load_config(find_config("double_choice")))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    check_inputs(run, final=False)
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(ConfigError, match=r"tune.processes = 2"):
+        check_inputs(run, final=False)

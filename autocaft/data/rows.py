@@ -105,6 +105,28 @@ def chosen_rows(rows: Sequence[TaskRow], n: int) -> list[TaskRow]:
     return [row for row in rows if row.id in drawn]
 
 
+def answers_to_compare(rows: Sequence[TaskRow]) -> list[str]:
+    """Each row's answer, for `decompose.pcs = "contrast"`.
+
+    Raises:
+        DataError: a row lists no options, or the answers are all the same, or as different as the rows.
+    """
+    free = next((row for row in rows if row.choices is None), None)
+    if free is not None:
+        raise DataError(
+            f"{free.file}:{free.line}: row {free.id!r} lists no `choices`. decompose.pcs = 'contrast' compares rows of "
+            "different answers: give each its options, or take other `pcs`"
+        )
+    answers = [row.answer for row in rows]
+    n_answers = len(set(answers))
+    if not 2 <= n_answers <= len(rows) / 4:
+        raise DataError(
+            f"decompose.pcs = 'contrast' compares rows of different answers; the {len(rows)} training rows that are "
+            f"read (collect.n_rows) have {n_answers}, and two or more are needed, of four rows each. Take other `pcs`"
+        )
+    return answers
+
+
 def parse_row(
     raw: Any,
     path: Path,

@@ -1,7 +1,7 @@
 """Contrast components: along which directions do prompts of different answers differ, one kind of token at a time?
 
 In: activations of the base model on the prompts of training rows that list their options, and each row's answer. Out:
-unit vectors to read by, first those that tell the answers apart best in rows that did not make them.
+unit vectors to read by, first those that tell the answers apart best in the half of the rows that did not make them.
 
 Training can only use what differs with the answer. A latent or component may be loud, or large in a gradient, and the
 same in every row; it tells no answer. The means of the answers are compared kind by kind (tokens that are alike, by
@@ -26,17 +26,20 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from scipy.stats import chi2
 from torch import Tensor
 
-from autocaft.data.rows import TaskRow
+from autocaft.data.rows import TaskRow, answers_to_compare
 from autocaft.discover.pca import fix_signs
 from autocaft.discover.shards import ShardReader
-from autocaft.errors import DataError
 
 MAX_TOKENS = 20_000
 """Tokens that kinds are found on; all tokens are then told their kind."""
-BEYOND_CHANCE = 7.0
-"""A component counts if the answers explain so many times what they would of noise, as 1 in 1,000 of noise does."""
+NOISE = 1e-3
+"""A component counts if the answers of rows at random would explain as much with at most this chance. Rows that share
+words are no independent ones, so more noise than that comes through: the judge reads it and leaves it."""
+UNEVEN = 0.25
+"""A kind of which so large a share of tokens would need another answer to be divided as all are, is a part of one."""
 
 
 @dataclass(frozen=True)
@@ -53,22 +56,12 @@ class Labels:
         """From the rows' options.
 
         Raises:
-            DataError: a row lists none, or all have the same answer.
+            DataError: they cannot be compared by their answers.
         """
-        free = next((row for row in rows if row.choices is None), None)
-        if free is not None:
-            raise DataError(
-                f"{free.file}:{free.line}: row {free.id!r} lists no `choices`. decompose.pcs = 'contrast' compares "
-                "rows of different answers: give each its options, or take other `pcs`"
-            )
-        numbers = {answer: number for number, answer in enumerate(sorted({row.answer for row in rows}))}
-        if len(numbers) < 2:
-            raise DataError(
-                f"decompose.pcs = 'contrast' compares rows of different answers, and all {len(rows)} training rows "
-                f"that are read have the answer {rows[0].answer!r}"
-            )
+        answers = answers_to_compare(rows)
+        numbers = {answer: number for number, answer in enumerate(sorted(set(answers)))}
         halves = [hashlib.sha256(row.template.encode()).digest()[0] % 2 for row in rows]
-        return cls(torch.tensor([numbers[row.answer] for row in rows]), torch.tensor(halves), len(numbers))
+        return cls(torch.tensor([numbers[answer] for answer in answers]), torch.tensor(halves), len(numbers))
 
 
 @dataclass(frozen=True)
@@ -78,8 +71,11 @@ class Contrasts:
     vectors_CD: Tensor
     """Unit rows; the coordinate of largest magnitude is positive."""
     explained_C: Tensor
-    """Share of a coordinate's variance between rows that the answers explain, in rows that did not make it."""
+    """Share of the variance between the rows of a half that the answers explain along the component as made from the
+    other half; the mean over both. The vector is made from all rows."""
     n_kinds: int
+    n_tested: int
+    """Components of all kinds, noise among them."""
 
 
 class Tokens(NamedTuple):
@@ -126,16 +122,17 @@ def contrast_components(
         prompts: read several times, so no generator.
         covariance_DD: of the activations on all texts that are read, where the coordinates will be measured.
     """
-    kinds = Kinds.of(prompts, n_kinds, seed)
+    kinds = Kinds.of(prompts, labels, n_kinds, seed)
     sums = _add_up(prompts, labels, kinds)
-    whiten_DD = _inverse(covariance_DD)
-    halves = [sums.discriminants(whiten_DD, half) for half in (0, 1)]
+    root_DD = _inverse_root(covariance_DD)
+    halves = [sums.discriminants(root_DD, half) for half in (0, 1)]
     explained_KC = _explained_elsewhere(prompts, labels, kinds, halves)
-    least = BEYOND_CHANCE * (labels.n_answers - 1) / (len(labels.answer_R) / 2)
+    # twice the mean of two shares, each near a chi-squared variable over the half's rows where there is nothing
+    least = chi2.isf(NOISE, 2 * (labels.n_answers - 1)) / len(labels.answer_R)
     explained_C = explained_KC.flatten()
     order = explained_C.argsort(descending=True, stable=True)[: min(n_components, int((explained_C > least).sum()))]
-    vectors_CD = sums.discriminants(whiten_DD).flatten(0, 1)[order]
-    return Contrasts(fix_signs(vectors_CD), explained_C[order], len(explained_KC))
+    vectors_CD = sums.discriminants(root_DD).flatten(0, 1)[order]
+    return Contrasts(fix_signs(vectors_CD), explained_C[order], kinds.n, len(explained_C))
 
 
 @dataclass(frozen=True)
@@ -145,30 +142,60 @@ class Kinds:
     mean_D: Tensor
     """Of all tokens."""
     search: Any
-    """scikit-learn's k-means."""
+    """scikit-learn's k-means, which cuts the tokens into parts P."""
+    kind_P: Tensor
 
     @classmethod
-    def of(cls, prompts: Iterable[Tokens], n_kinds: int, seed: int) -> Kinds:
-        """Found on every n-th token, so that at most `MAX_TOKENS` are held."""
+    def of(cls, prompts: Iterable[Tokens], labels: Labels, n_kinds: int, seed: int) -> Kinds:
+        """Found on every n-th token, so that at most `MAX_TOKENS` are held.
+
+        A part that is one answer's (praise, without its blame) is joined to the nearest: inside it nothing differs.
+        """
         from sklearn.cluster import KMeans
 
         counts, sums = zip(*((len(t.row_N), t.acts_ND.sum(dim=0, dtype=torch.float64)) for t in prompts), strict=True)
         n, mean_D = sum(counts), (torch.stack(sums).sum(dim=0) / sum(counts)).float()
         step, skip, sample = max(1, -(-n // MAX_TOKENS)), 0, []
         for tokens in prompts:
-            sample.append(tokens.acts_ND[skip::step])
+            sample.append(Tokens(tokens.acts_ND[skip::step], tokens.row_N[skip::step]))
             skip = (skip - len(tokens.row_N)) % step
-        search = KMeans(min(n_kinds, -(-n // step)), n_init=1, max_iter=30, random_state=seed)
-        return cls(mean_D, search.fit(_unit(torch.cat(sample) - mean_D).numpy()))
+        some_ND = _unit(torch.cat([tokens.acts_ND for tokens in sample]) - mean_D)
+        search = KMeans(min(n_kinds, len(some_ND)), n_init=1, max_iter=30, random_state=seed).fit(some_ND.numpy())
+        answer_N = labels.answer_R[torch.cat([tokens.row_N for tokens in sample])]
+        n_PA = torch.zeros(len(search.cluster_centers_), labels.n_answers)
+        n_PA.index_put_((torch.from_numpy(search.labels_).long(), answer_N), torch.ones(len(answer_N)), accumulate=True)
+        return cls(mean_D, search, _joined(torch.from_numpy(search.cluster_centers_), n_PA))
 
     @property
     def n(self) -> int:
         """How many."""
-        return len(self.search.cluster_centers_)
+        return int(self.kind_P.max()) + 1
 
     def tell(self, acts_ND: Tensor) -> Tensor:
         """The kind (N,) of each token."""
-        return torch.from_numpy(self.search.predict(_unit(acts_ND - self.mean_D).numpy())).long()
+        return self.kind_P[torch.from_numpy(self.search.predict(_unit(acts_ND - self.mean_D).numpy())).long()]
+
+
+def _joined(centre_PD: Tensor, n_PA: Tensor) -> Tensor:
+    """The kind (P,) of each part: the most uneven one joins the kind with the nearest centre, until none is."""
+    share_A = n_PA.sum(dim=0) / n_PA.sum()
+    members = [[part] for part in range(len(n_PA))]
+    while len(members) > 1:
+        n_KA = torch.stack([n_PA[own].sum(dim=0) for own in members])
+        uneven_K = (n_KA / n_KA.sum(dim=1, keepdim=True) - share_A).abs().sum(dim=1) / 2
+        worst = int(uneven_K.argmax())
+        if uneven_K[worst] <= UNEVEN:
+            break
+        weight_P1 = n_PA.sum(dim=1, keepdim=True)
+        centre_KD = torch.stack([(weight_P1 * centre_PD)[own].sum(dim=0) / weight_P1[own].sum() for own in members])
+        apart_K = (centre_KD - centre_KD[worst]).norm(dim=1)
+        apart_K[worst] = torch.inf
+        members[int(apart_K.argmin())] += members[worst]
+        members.pop(worst)
+    kind_P = torch.zeros(len(n_PA), dtype=torch.long)
+    for kind, own in enumerate(members):
+        kind_P[own] = kind
+    return kind_P
 
 
 def _unit(acts_ND: Tensor) -> Tensor:
@@ -183,10 +210,12 @@ class _Sums:
     n_KHA: Tensor
     sum_KHAD: Tensor
 
-    def discriminants(self, whiten_DD: Tensor, half: int | None = None) -> Tensor:
-        """Unit vectors (K, A - 1, D) along which the answers' means differ, most first; zeros where they do not.
+    def discriminants(self, root_DD: Tensor, half: int | None = None) -> Tensor:
+        """Unit vectors (K, A - 1, D) by whose coordinates the answers' means differ, in standard deviations of the
+        coordinate most first; zeros where they do not differ.
 
         Args:
+            root_DD: of the covariance's inverse.
             half: of which rows; of all, if not given.
         """
         n_KA, sum_KAD = (
@@ -195,9 +224,10 @@ class _Sums:
         middle_K1D = sum_KAD.sum(dim=1, keepdim=True) / n_KA.sum(dim=1).clamp_min(1)[:, None, None]
         n_KA1 = n_KA[..., None]
         apart_KAD = torch.where(n_KA1 > 0, sum_KAD / n_KA1.clamp_min(1) - middle_K1D, 0.0)
-        _, sizes, differences_KAD = torch.linalg.svd(n_KA1.sqrt() * apart_KAD, full_matrices=False)
-        differences_KCD = (sizes[..., None] > 0) * differences_KAD
-        return torch.nn.functional.normalize(differences_KCD[:, : n_KA.shape[1] - 1] @ whiten_DD, dim=2)
+        _, size_KA, axes_KAD = torch.linalg.svd(n_KA1.sqrt() * apart_KAD @ root_DD, full_matrices=False)
+        differ_KA = size_KA > 1e-5 * size_KA[:, :1]  # the rest is rounding
+        vectors_KAD = torch.nn.functional.normalize(axes_KAD @ root_DD, dim=2) * differ_KA[..., None]
+        return vectors_KAD[:, : n_KA.shape[1] - 1]
 
 
 def _add_up(prompts: Iterable[Tokens], labels: Labels, kinds: Kinds) -> _Sums:
@@ -211,11 +241,11 @@ def _add_up(prompts: Iterable[Tokens], labels: Labels, kinds: Kinds) -> _Sums:
     return _Sums(n_P.view(shape), sum_PD.view(*shape, -1))
 
 
-def _inverse(covariance_DD: Tensor) -> Tensor:
-    """Inverse of the covariance, the median variance added to each: directions of hardly any would rule otherwise."""
-    variance_D = torch.linalg.eigvalsh(covariance_DD.double())
-    ridge_DD = variance_D.median().clamp_min(1e-12) * torch.eye(len(covariance_DD), dtype=torch.float64)
-    return torch.linalg.inv(covariance_DD.double() + ridge_DD).float()
+def _inverse_root(covariance_DD: Tensor) -> Tensor:
+    """Root of the covariance's inverse, the median variance added to each: directions of hardly any would rule else."""
+    variance_D, axes_DD = torch.linalg.eigh(covariance_DD.double())
+    ridged_D = variance_D.clamp_min(0) + variance_D.median().clamp_min(1e-12)
+    return (axes_DD * ridged_D.rsqrt() @ axes_DD.T).float()
 
 
 def _explained_elsewhere(prompts: Iterable[Tokens], labels: Labels, kinds: Kinds, halves: Sequence[Tensor]) -> Tensor:

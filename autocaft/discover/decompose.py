@@ -113,7 +113,7 @@ def _components(
             own = _as_pcs(layer, pca.vectors_ND, pca.explained_N, "explained-variance")
         elif labels is not None:
             contrasts = _contrasts(reader, layer, documents, tokenizer, rows, labels, options)
-            note["n_kinds"] = contrasts.n_kinds
+            note |= {"n_kinds": contrasts.n_kinds, "n_tested": contrasts.n_tested}
             own = _as_pcs(layer, contrasts.vectors_CD, contrasts.explained_C, "contrast")
         else:
             task = [number for number, document in enumerate(documents) if document.kind != "generic"]

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from autocaft.rundir.options import Options, transport
+from autocaft.rundir.options import Options, added, transport
 
 Ranking = Literal["attribution", "difference", "sae-of-difference"]
 
@@ -64,8 +64,8 @@ class DecomposeOptions(Options):
     token at a time. The last two are to be removed with `train.basis = "covariance"`."""
     n_pcs: int = Field(default=20, ge=1)
     """Components a layer (the paper: 20; `independent` finds rare concepts from about 100 on)."""
-    n_kinds: int = Field(default=24, ge=1)
-    """Kinds of tokens that `contrast` looks at one by one."""
+    n_kinds: int = added(24, ge=1)
+    """Kinds of tokens that `contrast` looks at one by one, at most."""
     sae: str = "train"
     """`train` (on the base model's activations collected here), a SAELens `release/sae_id`, a folder, or
     `hub:OWNER/REPO/FOLDER`. Folders are read in the formats of SAELens, dictionary_learning (`ae.pt`), Gemma Scope

@@ -34,17 +34,20 @@ def _planted(answers: list[str] = ANSWERS) -> tuple[Tokens, torch.Tensor]:
     return Tokens(acts_ND, torch.arange(len(answers)).repeat_interleave(3)), torch.cov(acts_ND.T)
 
 
-def _found(labels: Labels, n_components: int = 10) -> tuple[Contrasts, torch.Tensor]:
+def _found(labels: Labels, n_components: int = 10, n_kinds: int = 3) -> tuple[Contrasts, torch.Tensor]:
     """The components, and what each writes: its covariance with the activations."""
     prompts, covariance_DD = _planted()
-    found = contrast_components([prompts], labels, covariance_DD, n_kinds=3, n_components=n_components, seed=0)
+    found = contrast_components([prompts], labels, covariance_DD, n_kinds=n_kinds, n_components=n_components, seed=0)
     return found, torch.nn.functional.normalize(found.vectors_CD @ covariance_DD, dim=1)
 
 
-def test_each_kind_of_token_has_its_own_component_and_what_is_loud_in_every_row_has_none() -> None:
-    found, written_CD = _found(Labels.of(_rows(ANSWERS)))
-    assert len(found.vectors_CD) == 2 and found.n_kinds == 3
-    assert sorted(written_CD.abs().argmax(dim=1).tolist()) == [1, 3]
+@pytest.mark.parametrize("n_kinds", [3, 6, 24])
+def test_each_kind_of_token_has_its_own_component_and_what_is_loud_in_every_row_has_none(n_kinds: int) -> None:
+    """More parts than kinds cut a kind along its answers; such parts are joined again."""
+    found, written_CD = _found(Labels.of(_rows(ANSWERS)), n_kinds=n_kinds)
+    assert found.n_tested == found.n_kinds <= n_kinds
+    found_axes = set(written_CD.abs().argmax(dim=1).tolist())
+    assert found_axes == {1, 3} and (n_kinds > 3 or len(found.vectors_CD) == 2)
     assert float(written_CD.abs().amax(dim=1).min()) > 0.98
     assert float(found.explained_C.min()) > 0.8
     torch.testing.assert_close(found.vectors_CD.norm(dim=1), torch.ones(2))
@@ -112,7 +115,8 @@ def test_how_the_prompts_are_cut_into_pieces_changes_nothing() -> None:
     ("rows", "said"),
     [
         (_rows([" yes", " no"], None), "rows.jsonl:1: row 'r0' lists no `choices`"),
-        (_rows([" no", " no"]), "all 2 training rows that are read have the answer ' no'"),
+        (_rows([" no"] * 8), "the 8 training rows that are read \\(collect.n_rows\\) have 1,"),
+        (_rows([f" {i // 2}" for i in range(8)]), "have 4, and it takes two or more, of four rows each or more"),
     ],
 )
 def test_rows_without_different_options_are_refused(rows: list[TaskRow], said: str) -> None:
