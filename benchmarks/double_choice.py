@@ -13,6 +13,7 @@ directions, which base and tuned do not need; `arms` on the same pair goes on fr
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shlex
 import sys
@@ -136,17 +137,24 @@ def keep(path: Path, settings: Sequence[str], where: dict[str, str], cells: Sequ
     """Put the cells of one pair into the results, in place of what was there of the same arm and seed.
 
     Raises:
-        SystemExit: the file was made with other `--set` options.
+        SystemExit: the file was made with other `--set` options, or when the recipe had other settings.
     """
-    held = read_json(path) if path.is_file() else {"recipe": RECIPE, "set": list(settings), "cells": []}
-    if held["set"] != list(settings):
-        sys.exit(f"{path} was made with --set {held['set']}: name another --out and --runs")
+    made_with = {"recipe": RECIPE, "recipe_sha256": recipe_sha256(), "set": list(settings)}
+    held = read_json(path) if path.is_file() else {**made_with, "cells": []}
+    for key, value in made_with.items():
+        if held[key] != value:
+            sys.exit(f"{path} was made with {key} {held[key]}, and now it is {value}: name another --out and --runs")
     new = [where | cell for cell in cells]
     key = ("pair", "form", "arm", "seed")
     taken = {tuple(cell[name] for name in key) for cell in new}
     kept = [cell for cell in held["cells"] if tuple(cell[name] for name in key) not in taken]
     held["cells"] = sorted([*kept, *new], key=lambda cell: tuple(cell[name] for name in key))
     write_json(path, held)
+
+
+def recipe_sha256() -> str:
+    """Of the recipe's settings; its comments do not count."""
+    return hashlib.sha256(to_toml(load_config(find_config(RECIPE))).encode()).hexdigest()
 
 
 def table(path: Path) -> str:

@@ -221,7 +221,7 @@ def test_a_look_that_cannot_be_had_is_refused_at_once(overrides: tuple[str, ...]
 
 
 def test_contrast_components_are_removed_with_what_they_write() -> None:
-    with pytest.raises(ConfigError, match="takes train.basis = 'covariance'"):
+    with pytest.raises(ConfigError, match=r"takes train\.basis = 'covariance'"):
         load_config(find_config("double_choice"), ['train.basis="direction"'])
 
 
