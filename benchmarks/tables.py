@@ -173,6 +173,7 @@ TABLES: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "rivals": ("rivals.json", arms_table),
     "double-choice": ("double_choice.json", cells.arms_table),
     "pilot": ("double_choice.json", cells.pilot_table),
+    "pilot-before": ("double_choice_before.json", cells.pilot_table),
     "hybrid": ("hybrid.json", hybrid_table),
     "persona": ("persona.json", free_form_table),
     "behind": ("behind.json", behind_table),
