@@ -34,31 +34,32 @@ def _directions(run_dir: Path) -> list[Direction]:
     return read_records(run_dir / "decompose" / "directions.jsonl", Direction)
 
 
-def test_the_simulated_reviewer_is_the_oracle_with_the_stated_error(benchmark: ModuleType, run_dir: Path) -> None:
-    right = benchmark.simulated_answers(run_dir, "sae", 0.0, 0)
-    assert {i for i, ablate in right.items() if ablate} == concept_ids() and len(right) == 400
-    wrong = benchmark.simulated_answers(run_dir, "sae", 0.1, 0)
-    n_wrong = sum(wrong[i] != right[i] for i in right)
-    assert 0.06 * 400 < n_wrong < 0.14 * 400
-    assert (
-        wrong
-        == benchmark.simulated_answers(run_dir, "sae", 0.1, 0)
-        != benchmark.simulated_answers(run_dir, "sae", 0.1, 1)
-    )
+def test_the_simulated_reviewer_is_the_oracle_with_the_stated_errors(benchmark: ModuleType, run_dir: Path) -> None:
+    def answers(*reviewer: float) -> dict[str, bool]:
+        found: dict[str, bool] = benchmark.simulated_answers(run_dir, "sae", benchmark.Reviewer(*reviewer))
+        return found
+
+    right, truth = answers(0.0, 0.0, 0), concept_ids()
+    assert {i for i, ablate in right.items() if ablate} == truth and len(right) == 400
+    taking = answers(0.0, 0.1, 0)
+    assert all(taking[i] for i in truth) and 0.06 * 400 < sum(taking[i] for i in right.keys() - truth) < 0.14 * 400
+    assert not any(answers(1.0, 0.0, 0).values())
+    assert taking == answers(0.0, 0.1, 0) != answers(0.0, 0.1, 1)
     (run_dir / "select" / "decisions.jsonl").write_text("")
     with pytest.raises(DataError, match="no oracle"):
-        benchmark.simulated_answers(run_dir, "sae", 0.1, 0)
+        answers(0.1, 0.1, 0)
 
 
 def test_its_file_says_of_every_candidate_that_no_person_decided(
     benchmark: ModuleType, run_dir: Path, tmp_path: Path
 ) -> None:
-    answers = benchmark.simulated_answers(run_dir, "sae", 0.1, 0)
+    reviewer = benchmark.Reviewer(0.2, 0.02, 0)
+    answers = benchmark.simulated_answers(run_dir, "sae", reviewer)
     path = tmp_path / "answers.json"
-    write_json(path, benchmark.as_selection(answers, _directions(run_dir), "simulated:oracle, 10 % wrong, draw 0"))
+    write_json(path, benchmark.as_selection(answers, _directions(run_dir), reviewer.name))
     decisions = read_person_choice(path, _directions(run_dir), "ada", AT)
     assert {d.direction_id: d.ablate for d in decisions} == answers
-    assert {d.by for d in decisions} == {"simulated:oracle, 10 % wrong, draw 0"}
+    assert {d.by for d in decisions} == {"simulated:oracle, misses 20 %, takes 2 %, draw 0"}
 
 
 def test_the_result_is_labelled_simulated_and_counts_what_was_read(benchmark: ModuleType, run_dir: Path) -> None:
@@ -70,8 +71,14 @@ def test_the_result_is_labelled_simulated_and_counts_what_was_read(benchmark: Mo
     write_records(run_dir / "choose" / "hybrid.jsonl", helped)
     for arm in arms.keys() - {"tuned"}:
         write_json(run_dir / "train" / arm / "seed0" / "set.json", {"ids": ["L8.latent0"]})
-    found = benchmark.result_of(run_dir, "sae", 0.1, 30)
-    assert found["simulated"] and found["reviewer"]["by"] == by
+    found = benchmark.result_of(run_dir, "sae", benchmark.Reviewer(0.2, 0.02, 0), 30)
+    assert found["simulated"] and found["reviewer"] == {
+        "by": by,
+        "misses": 0.2,
+        "takes": 0.02,
+        "draw": 0,
+        "seconds": 30,
+    }
     assert [(a["arm"], a["n_read"], a["minutes"]) for a in found["arms"]] == [
         ("caft-sae-auto", 0, 0), ("caft-sae-hybrid", 2, 1), ("caft-sae-human", 400, 200),
     ]  # fmt: skip
@@ -97,10 +104,10 @@ def test_the_command_trains_the_three_arms_of_a_finished_run(benchmark: ModuleTy
             executor=Executor(jobs=1), source=None)  # fmt: skip
     before = (tmp_path / "runs/tiny/report.json").read_bytes()
     out = tmp_path / "hybrid.json"
-    benchmark.main([str(tmp_path / "runs/tiny"), "--error", "0.2", "--out", str(out)])
+    benchmark.main([str(tmp_path / "runs/tiny"), "--takes", "0.2", "--out", str(out)])
     found = read_json(out)
     assert found["simulated"] and found["arms"][0]["n_read"] == 0
     assert found["arms"][2]["n_read"] >= found["arms"][1]["n_read"] > 0
-    made = next((tmp_path / "runs").glob("tiny-hybrid-sae-20-0"))
+    made = next((tmp_path / "runs").glob("tiny-hybrid-sae-20-20-0"))
     assert "SIMULATED" in " ".join(read_json(made / "report.json")["limits"])
     assert (tmp_path / "runs/tiny/report.json").read_bytes() == before
