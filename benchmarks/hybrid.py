@@ -4,9 +4,9 @@
 
 In: a finished run with an oracle, whose decisions are the truth; the chances that the simulated reviewer keeps what the
 oracle ablates and ablates what it keeps, and the time for an answer (stated, not measured). Out: beside the run a file
-of the reviewer's answers on every candidate and a run folder in which the arms auto (nobody reads), hybrid (the reviewer
-on what the judge is not sure of) and human (the reviewer on everything) are trained, and results/hybrid.json with the
-gain of each over tuned. What the run has finished is taken over; the same command continues.
+of the reviewer's answers on every candidate and a run folder in which the arms auto (nobody reads), hybrid (the
+reviewer on what the judge is not sure of) and human (the reviewer on everything) are trained, and results/hybrid.json
+with the gain of each over tuned. What the run has finished is taken over; the same command continues.
 
 The decision a reader would question: no figure here is a person's. The file says `simulated:...`, so do the decisions,
 the report and the result; the arm is called human because it is the place of a person's choice in the grammar. And the
