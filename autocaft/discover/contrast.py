@@ -48,7 +48,7 @@ class Labels:
 
     answer_R: Tensor
     half_R: Tensor
-    """0 or 1; rows of one template are in one half."""
+    """0 or 1; rows of one template are in one half, unless all of them would be."""
     n_answers: int
 
     @classmethod
@@ -60,8 +60,15 @@ class Labels:
         """
         answers = answers_to_compare(rows)
         numbers = {answer: number for number, answer in enumerate(sorted(set(answers)))}
-        halves = [hashlib.sha256(row.template.encode()).digest()[0] % 2 for row in rows]
-        return cls(torch.tensor([numbers[answer] for answer in answers]), torch.tensor(halves), len(numbers))
+        half_R = _halves([row.template for row in rows])
+        if len(half_R.unique()) == 1:
+            half_R = _halves([row.id for row in rows])
+        return cls(torch.tensor([numbers[answer] for answer in answers]), half_R, len(numbers))
+
+
+def _halves(names: Sequence[str]) -> Tensor:
+    """0 or 1 by a hash of each name."""
+    return torch.tensor([hashlib.sha256(name.encode()).digest()[0] % 2 for name in names])
 
 
 @dataclass(frozen=True)
@@ -127,7 +134,7 @@ def contrast_components(
     root_DD = _inverse_root(covariance_DD)
     halves = [sums.discriminants(root_DD, half) for half in (0, 1)]
     explained_KC = _explained_elsewhere(prompts, labels, kinds, halves)
-    # twice the mean of two shares, each near a chi-squared variable over the half's rows where there is nothing
+    # where answers are chance, the mean of two shares is near a chi-squared variable over the rows
     least = chi2.isf(NOISE, 2 * (labels.n_answers - 1)) / len(labels.answer_R)
     explained_C = explained_KC.flatten()
     order = explained_C.argsort(descending=True, stable=True)[: min(n_components, int((explained_C > least).sum()))]
@@ -182,11 +189,11 @@ def _joined(centre_PD: Tensor, n_PA: Tensor) -> Tensor:
     members = [[part] for part in range(len(n_PA))]
     while len(members) > 1:
         n_KA = torch.stack([n_PA[own].sum(dim=0) for own in members])
-        uneven_K = (n_KA / n_KA.sum(dim=1, keepdim=True) - share_A).abs().sum(dim=1) / 2
+        uneven_K = (n_KA / n_KA.sum(dim=1, keepdim=True).clamp_min(1) - share_A).abs().sum(dim=1) / 2
         worst = int(uneven_K.argmax())
         if uneven_K[worst] <= UNEVEN:
             break
-        weight_P1 = n_PA.sum(dim=1, keepdim=True)
+        weight_P1 = n_PA.sum(dim=1, keepdim=True).clamp_min(1)
         centre_KD = torch.stack([(weight_P1 * centre_PD)[own].sum(dim=0) / weight_P1[own].sum() for own in members])
         apart_K = (centre_KD - centre_KD[worst]).norm(dim=1)
         apart_K[worst] = torch.inf

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,12 @@ def test_each_kind_of_token_has_its_own_component_and_what_is_loud_in_every_row_
     assert float(written_CD.abs().amax(dim=1).min()) > 0.98
     assert float(found.explained_C.min()) > 0.8
     torch.testing.assert_close(found.vectors_CD.norm(dim=1), torch.ones(2))
+
+
+def test_rows_that_all_have_one_template_are_halved_one_by_one() -> None:
+    labels = Labels.of([dataclasses.replace(row, template="the only one") for row in _rows(ANSWERS)])
+    assert 0.4 < float(labels.half_R.float().mean()) < 0.6
+    assert len(_found(labels)[0].vectors_CD) == 2
 
 
 def test_answers_at_random_have_no_component() -> None:
