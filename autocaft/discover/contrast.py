@@ -35,7 +35,7 @@ from autocaft.discover.shards import ShardReader
 
 MAX_TOKENS = 20_000
 """Tokens that kinds are found on; all tokens are then told their kind."""
-NOISE = 1e-3
+NOISE = 0.01
 """A component counts if the answers of rows at random would explain as much with at most this chance. Rows that share
 words are no independent ones, so more noise than that comes through: the judge reads it and leaves it."""
 UNEVEN = 0.25
@@ -134,8 +134,9 @@ def contrast_components(
     root_DD = _inverse_root(covariance_DD)
     halves = [sums.discriminants(root_DD, half) for half in (0, 1)]
     explained_KC = _explained_elsewhere(prompts, labels, kinds, halves)
-    # where answers are chance, the mean of two shares is near a chi-squared variable over the rows
-    least = chi2.isf(NOISE, 2 * (labels.n_answers - 1)) / len(labels.answer_R)
+    # Where answers are chance, a share is near a chi-squared variable over the half's rows. The two rise together, with
+    # how alike the halves' discriminants are by chance: their mean is no narrower than one of them.
+    least = chi2.isf(NOISE, labels.n_answers - 1) / (len(labels.answer_R) / 2)
     explained_C = explained_KC.flatten()
     order = explained_C.argsort(descending=True, stable=True)[: min(n_components, int((explained_C > least).sum()))]
     vectors_CD = sums.discriminants(root_DD).flatten(0, 1)[order]

@@ -57,13 +57,19 @@ def test_each_kind_of_token_has_its_own_component_and_what_is_loud_in_every_row_
 def test_rows_that_all_have_one_template_are_halved_one_by_one() -> None:
     labels = Labels.of([dataclasses.replace(row, template="the only one") for row in _rows(ANSWERS)])
     assert 0.4 < float(labels.half_R.float().mean()) < 0.6
-    assert len(_found(labels)[0].vectors_CD) == 2
+    found, written_CD = _found(labels)
+    assert set(written_CD[:2].abs().argmax(dim=1).tolist()) == {1, 3} and float(found.explained_C[1]) > 0.8
 
 
-def test_answers_at_random_have_no_component() -> None:
-    mixed = [ANSWERS[i] for i in torch.randperm(N_ROWS, generator=torch.Generator().manual_seed(1)).tolist()]
-    found, _ = _found(Labels.of(_rows(mixed)))
-    assert len(found.vectors_CD) == 0
+def test_answers_at_random_have_hardly_any_component() -> None:
+    """As many as the chance says, for which the rows must be independent: 300 components of noise here."""
+    n_found = 0
+    for seed in range(100):
+        mixed = [ANSWERS[i] for i in torch.randperm(N_ROWS, generator=torch.Generator().manual_seed(seed)).tolist()]
+        found, _ = _found(Labels.of(_rows(mixed)))
+        assert found.n_tested == 3
+        n_found += len(found.vectors_CD)
+    assert n_found <= 9
 
 
 def test_removing_what_the_components_write_leaves_the_kinds_no_difference() -> None:
@@ -123,7 +129,7 @@ def test_how_the_prompts_are_cut_into_pieces_changes_nothing() -> None:
     [
         (_rows([" yes", " no"], None), "rows.jsonl:1: row 'r0' lists no `choices`"),
         (_rows([" no"] * 8), "the 8 training rows that are read \\(collect.n_rows\\) have 1,"),
-        (_rows([f" {i // 2}" for i in range(8)]), "have 4, and it takes two or more, of four rows each or more"),
+        (_rows([f" {i // 2}" for i in range(8)]), "have 4, and two or more are needed, of four rows each"),
     ],
 )
 def test_rows_without_different_options_are_refused(rows: list[TaskRow], said: str) -> None:
