@@ -141,7 +141,7 @@ def _money(max_usd: float | None, batch: bool) -> list[str]:
     return cap + (["judge.batch=true"] if batch else [])
 
 
-@app.command(help="Write a .toml file with every key, its default and what it does.")
+@app.command(help="Write a .toml file with every key, as a recipe sets it, and what it does.")
 def init(
     path: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")] = Path("my.toml"),
     recipe: Annotated[str, typer.Option(help="The recipe to start from.")] = "quickstart",

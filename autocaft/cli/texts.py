@@ -39,10 +39,10 @@ again continues.
 Out, in the run folder:
   audit.html, audit.json    sets in order of concern, the rule, latents with the rows that carry them
   rows.jsonl                hide, review or keep for each row that was looked at, with reasons
-  sets.parquet, concepts.parquet, screen/effects.parquet
+  sets.parquet, concepts.parquet, shared.parquet, screen/effects.parquet
 
-Stages for --redo: rows, own, dictionary, project, screen, mine, judge, report; at depth full also tune, collect,
-decompose, windows, meanings, effect (and with full.caft ablated, control).
+Stages for --redo: rows, own, dictionary, project, screen, peers, shingles, duplicates, mine, judge, report; at depth
+full also tune, collect, decompose, windows, meanings, effect (and with full.caft ablated, control).
 
 \b
 Exit codes besides those of `autocaft --help`:

@@ -23,8 +23,9 @@ class DataOptions(Options):
     a row of every answer, with all that stands before it for its prompt; not of rows with choices."""
     splits: dict[str, str] = Field(default_factory=dict)
     """Choice rows to evaluate on, by split: `{"prompt", "choices", "answer", "template"}`. `val` is like training,
-    `id` has the cue as trained, `ood` inverted, `neutral` not at all. Nothing that selects reads them; what a direction
-    does to the loss on `val` may be shown beside it (`mine.n_loss_rows`)."""
+    `id` has the cue as trained, `ood` inverted, `neutral` not at all. Nothing that selects reads them but the search of
+    `caft-...-searched`, which reads `val`; what a direction does to the loss on `val` may be shown beside it
+    (`mine.n_loss_rows`)."""
     final: dict[str, str] = Field(default_factory=dict)
     """Choice rows that are evaluated with `--final` only; each such look is written down in `results/looks.jsonl`."""
     cues: str | None = None
