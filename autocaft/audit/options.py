@@ -84,7 +84,7 @@ class ScreenOptions(Options):
     n_null: int = Field(default=20, ge=1)
     """Times that the tests are done with given and own answers exchanged at random, as a control."""
     rows_per_batch: int | None = transport(None, ge=1)
-    """Rows that are sampled at once; by default 32 on a CPU and 64 on an accelerator."""
+    """Rows that are sampled at once; by default 48 on a CPU and 64 on an accelerator."""
     tokens_per_batch: int = transport(4096, ge=1)
     """Padded tokens of one forward pass."""
 

@@ -46,7 +46,7 @@ class CollectOptions(Options):
     tokens_per_batch: int = transport(2048, ge=1)
     """Padded tokens of one forward pass. On a CPU more of them only take more memory."""
     rows_per_batch: int | None = transport(None, ge=1)
-    """Rows that are sampled at once; by default 32 on a CPU and 64 on an accelerator."""
+    """Rows that are sampled at once; by default 48 on a CPU and 64 on an accelerator."""
     shard_mb: int = Field(default=64, ge=1)
     """Megabytes of one activation file; memory while collecting and mining is a few of them. Where files end
     decides which rows a dictionary sees together, so another size gives another dictionary."""

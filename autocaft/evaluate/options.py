@@ -122,7 +122,7 @@ class FreeFormOptions(GraderOptions):
     temperature: float = Field(1.0, ge=0)
     """Of the answers."""
     rows_per_batch: int | None = transport(None, ge=1)
-    """Answers that are sampled at once, each batch kept as it is finished; by default 32 on a CPU and 64 on an
+    """Answers that are sampled at once, each batch kept as it is finished; by default 48 on a CPU and 64 on an
     accelerator."""
 
     @field_validator("grader")
