@@ -104,7 +104,9 @@ def _components(
     """Components of every layer. A layer that tuning left as it was has none of the difference."""
     found: list[tuple[Direction, Tensor]] = []
     documents = [] if options.pcs == "difference" else read_documents(collected / "documents.jsonl.gz")
+    task = [number for number, document in enumerate(documents) if document.kind != "generic"]
     labels = Labels.of(rows) if options.pcs == "contrast" else None
+    prompts = {} if labels is None else _prompts_by_layer(reader, documents, tokenizer, rows)
     for layer in reader.layers:
         note = summary[str(layer)]
         if options.pcs == "difference":
@@ -112,11 +114,10 @@ def _components(
             note["pcs_explain"] = float(pca.explained_N.sum())
             own = _as_pcs(layer, pca.vectors_ND, pca.explained_N, "explained-variance")
         elif labels is not None:
-            contrasts = _contrasts(reader, layer, documents, tokenizer, rows, labels, options)
+            contrasts = _contrasts(prompts[layer], labels, options)
             note |= {"n_kinds": contrasts.n_kinds, "n_tested": contrasts.n_tested}
             own = _as_pcs(layer, contrasts.vectors_CD, contrasts.explained_C, "contrast")
         else:
-            task = [number for number, document in enumerate(documents) if document.kind != "generic"]
             ica = independent_components(read_task_text(reader, layer, task), options.n_pcs, seed=options.seed)
             note["ica"] = {"n_tokens": ica.n_tokens, "n_iterations": ica.n_iterations, "converged": ica.converged}
             own = _as_pcs(layer, ica.vectors_CD, ica.kurtosis_C, "kurtosis")
@@ -125,21 +126,20 @@ def _components(
     return found
 
 
-def _contrasts(
-    reader: ShardReader,
-    layer: int,
-    documents: Sequence[Document],
-    tokenizer: Any,
-    rows: Sequence[TaskRow],
-    labels: Labels,
-    options: DecomposeOptions,
-) -> Contrasts:
-    """Contrast components of a layer, by the training rows among the documents."""
+def _prompts_by_layer(
+    reader: ShardReader, documents: Sequence[Document], tokenizer: Any, rows: Sequence[TaskRow]
+) -> dict[int, PromptReader]:
+    """The prompts of the training rows among the documents."""
     number_by_id = {row.id: number for number, row in enumerate(rows)}
     row_by_document = {n: number_by_id[d.id] for n, d in enumerate(documents) if d.kind == "train"}
-    prompts = PromptReader(reader, layer, row_by_document, [e.n_prompt for e in encode_rows(tokenizer, rows)])
-    activations = CovarianceFitter(reader.d_model)
-    for acts_ND in reader.in_order(layer, ROWS):
+    n_prompt_R = [encoded.n_prompt for encoded in encode_rows(tokenizer, rows)]
+    return {layer: PromptReader(reader, layer, row_by_document, n_prompt_R) for layer in reader.layers}
+
+
+def _contrasts(prompts: PromptReader, labels: Labels, options: DecomposeOptions) -> Contrasts:
+    """Contrast components of a layer."""
+    activations = CovarianceFitter(prompts.reader.d_model)
+    for acts_ND in prompts.reader.in_order(prompts.layer, ROWS):
         activations.update(acts_ND)
     sizes = {"n_kinds": options.n_kinds, "n_components": options.n_pcs, "seed": options.seed}
     return contrast_components(prompts, labels, activations.covariance_DD, **sizes)

@@ -44,7 +44,7 @@ class CollectOptions(Options):
     seed: int = 0
     """Of the sampled texts."""
     tokens_per_batch: int = transport(2048, ge=1)
-    """Padded tokens of one forward pass. On a CPU more of them only take more memory."""
+    """Padded tokens of one forward pass. On a CPU fewer take less memory, and more are no faster."""
     rows_per_batch: int | None = transport(None, ge=1)
     """Rows that are sampled at once; by default 48 on a CPU and 64 on an accelerator."""
     shard_mb: int = Field(default=64, ge=1)
