@@ -178,6 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("pairs", nargs="*", metavar="PAIR", help="FIRST-SECOND; `pilot` without any runs all twelve")
     parser.add_argument("--form", choices=tuple(EPOCHS), default="yes_no")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--arms", nargs="+", metavar="ARM", help="of the recipe's arms only these (default: all)")
     parser.add_argument("--runs", type=Path, default=Path("runs") / RECIPE)
     parser.add_argument("--out", type=Path, default=Path("results") / f"{RECIPE}.json")
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE")
@@ -194,8 +195,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.stdout.write(" ".join(f"--set {shlex.quote(one)}" for one in overrides) + "\n")
             continue
         is_pilot = args.what == "pilot"
+        arms = PILOT_ARMS if is_pilot else args.arms
         overrides += [f"seeds={json.dumps(args.seeds)}", *LEAN, *args.settings]
-        overrides += [f"arms={json.dumps(PILOT_ARMS)}"] if is_pilot else []
+        overrides += [f"arms={json.dumps(arms)}"] if arms else []
         config = load_config(find_config(RECIPE), overrides)
         cells = run_pair(config, args.runs / f"{pair}-{args.form}", PILOT_STAGES if is_pilot else None)
         keep(args.out, args.settings, {"pair": pair, "form": args.form}, cells)
