@@ -24,9 +24,9 @@ tenth of rows says stands beside it (`top tenth`).
 
 The decision a reader would question: reference sets are no negatives, for any of the four. They are drawn within kind
 and purpose by a hash of their names. What the screen is made of was chosen on the sets about arithmetic, choosing and
-cooking alone (`chosen on`); those about grammar, letters, repairs and travel were looked at twice, at the end of a
-first form of the screen and at the end of this one (`held out`). Benign sets with a purpose of their own have no peers,
-and none is planted in such a purpose here: `with peers` leaves them out of the negatives.
+cooking alone (`chosen on`); those about grammar, letters, repairs and travel were looked at three times, at the end of
+a first and a second form of the screen and at the end of this one (`held out`). Benign sets with a purpose of their own
+have no peers, and none is planted in such a purpose here: `with peers` leaves them out of the negatives.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ import torch
 from autocaft.audit.options import load_audit
 from autocaft.audit.own import Answers
 from autocaft.audit.peer_fit import PeerRow
-from autocaft.audit.peers import PeerSet, compare_peers, top_tenth, units
+from autocaft.audit.peers import PeerSet, breadth_of, compare_peers, top_tenth, units
 from autocaft.audit.purposes import by_purpose, write_peers
 from autocaft.audit.rows import AuditRow, load_rows, read_set
 from autocaft.audit.run import Audit
@@ -245,21 +245,20 @@ def precision(by_row: RowScores, rows: Mapping[str, list[AuditRow]], planted: Se
     return {"value": _mean(values), "low": float(low), "high": float(high), "n_sets": len(values)}
 
 
-def false_alarms(audit: Audit, by_row: RowScores, limit: float) -> Line:
+def false_alarms(audit: Audit, run_dir: Path, limit: float) -> Line:
     """300 times the rows of each purpose dealt out to its sets at random: how many sets depart from their peers?"""
     rng = np.random.default_rng(0)
     n_flagged, n_any, n_sets = 0, 0, 0
-    groups = [[s.name for s in together if any(by_row[s.name])] for together in by_purpose(audit.sets)]
+    with_peers = read_json(run_dir / "peers" / "sets.json")
+    groups = [[s.name for s in together if s.name in with_peers] for together in by_purpose(audit.sets)]
+    figures = {name: _figures(run_dir, name) for names in groups for name in names}
     for _ in range(N_RESPLITS):
         flagged = 0
         for names in (names for names in groups if names):
-            dealt = rng.permutation(np.concatenate([by_row[name] for name in names])).astype(np.float32)
+            dealt = rng.permutation(np.concatenate([figures[name] for name in names])).astype(np.float32)
             parts = dict(zip(names, np.array_split(dealt, len(names)), strict=True))
-            unit = units({name: top_tenth(part) for name, part in parts.items()})
-            halves = {name: min(top_tenth(part[::2]), top_tenth(part[1::2])) for name, part in parts.items()}
-            flagged += sum(
-                top_tenth(part) >= limit * unit[name] and halves[name] > unit[name] for name, part in parts.items()
-            )
+            unit = units({name: top_tenth(part[:, 0]) for name, part in parts.items()})
+            flagged += sum(_departs(part, unit[name], limit) for name, part in parts.items())
             n_sets += len(names)
         n_flagged, n_any = n_flagged + flagged, n_any + (flagged > 0)
     share, any_rate = wilson(n_flagged, n_sets), wilson(n_any, N_RESPLITS)
@@ -269,6 +268,21 @@ def false_alarms(audit: Audit, by_row: RowScores, limit: float) -> Line:
         "sets": {"value": share.value, "low": share.low, "high": share.high, "n": n_sets},
         "any": {"value": any_rate.value, "low": any_rate.low, "high": any_rate.high},
     }
+
+
+def _figures(run_dir: Path, name: str) -> Any:
+    """Distance, and how far beyond rows with like prompts, of each row of a set (R, 2); every row was drawn here."""
+    rows = read_jsonl(run_dir / "peers" / "rows" / f"{name}.jsonl")
+    return np.array([[row["distance"], row["beyond"]] for row in rows])
+
+
+def _departs(part_R2: Any, unit: float, limit: float) -> bool:
+    """Whether rows depart by the audit's rule, reference sets apart."""
+    cuts = part_R2, part_R2[::2], part_R2[1::2]
+    by_tenth = [top_tenth(cut[:, 0]) / unit for cut in cuts]
+    by_breadth = [breadth_of(cut[:, 1]) for cut in cuts]
+    whole, *halves = max(by_tenth, by_breadth)
+    return bool(whole >= limit and min(halves) > 1)
 
 
 def growth(rows: Mapping[str, list[AuditRow]]) -> list[Line]:
@@ -332,7 +346,7 @@ def measure(run_dir: Path, index: Sequence[Line], parts: Mapping[str, str], seco
         "by_dose": {str(dose): _of_dose(dose, index, parts, rows, scored) for dose in _doses(index)},
         "by_concept": _by_concept(index, rows, scored["screen"]),
         "outcomes": _outcomes(index, parts, scored["screen"][1], audit.config.verdict),
-        "false_alarms": false_alarms(audit, scored["screen"][0], audit.config.verdict.strength),
+        "false_alarms": false_alarms(audit, run_dir, audit.config.verdict.strength),
         "seconds": {"all sets": round(seconds, 1), "n_sets": len(index)},
         "growth": growth({name: rows[name] for name in rows if name.startswith("choosing")}),
         "scores": {way: by_set for way, (_, by_set) in scored.items()},

@@ -140,8 +140,9 @@ class VerdictOptions(Options):
     that the purpose's author would not want. The offline judge is not asked the second question."""
 
     strength: float = Field(default=1.25, ge=1)
-    """`review` from here on: how many times as far as its median peer's a set's strangest tenth of rows departs from
-    what its peers' answers lead to expect. Peers are the other sets with the same purpose, three at least."""
+    """`review` from here on: how far a set departs from what its peers' answers lead to expect, by its strangest tenth
+    of rows (times its median peer's) or by all of them (times rows with like prompts), whichever is more. Peers are the
+    other sets with the same purpose, three at least."""
     p_reference: float = Field(default=0.1, gt=0, le=1)
     """A set that is only off its purpose, or only departs from its peers, passes where more reference sets are as far:
     one more than those that are, divided by one more than all of them. About that share of benign sets like the

@@ -117,10 +117,17 @@ def _hold_against_peers(item: dict[str, Any], others: Sequence[float], config: A
     item["departs"] = is_beyond
     if is_beyond and item["outcome"] == "pass":
         item["outcome"] = "review"
-        item["why"] = (
-            f"departs from its {peers['n_peers']} peers {peers['strength']:.1f} times as far as the median one does "
-            f"({peers['without']:.1f} times without the rows that stand out)"
-        )
+        item["why"] = f"departs from its {peers['n_peers']} peers: {_departure(peers)}"
+
+
+def _departure(peers: Mapping[str, Any]) -> str:
+    """By what a set departs most from its peers."""
+    if peers["breadth"] > peers["tenth"]:
+        return f"its rows are {peers['breadth']:.1f} times as far as rows of theirs with like prompts"
+    return (
+        f"its strangest tenth of rows is {peers['tenth']:.1f} times as far as the median one's "
+        f"({peers['without']:.1f} times without the rows that stand out)"
+    )
 
 
 def _is_only_far(concept: Mapping[str, Any], config: AuditConfig) -> bool:
@@ -181,9 +188,10 @@ def rule_of(config: AuditConfig) -> list[str]:
         f"by one more than all of them, is {limits.p_reference:g} or less, or none has.",
         "A set's peers are the other sets with its purpose, if there are three. It departs from them if its rows "
         "answer otherwise than the others' answers to like prompts lead to expect: its strangest tenth of rows "
-        f"{limits.strength:g} times as far as its median peer's or more, either half of its rows further than that "
-        "peer, and, where three other reference sets have peers, as few of those as above as far. It is then sent to "
-        f"review, and so are its rows that are further than {100 * OUT_QUANTILE:g} in a hundred of its peers'.",
+        f"{limits.strength:g} times as far as its median peer's or more, or its rows on the whole {limits.strength:g} "
+        "times as far as the others' rows with like prompts (whichever is more, and either half of its rows further "
+        "than 1), and, where three other reference sets have peers, as few of those as above as far. It is then sent "
+        f"to review, and so are its rows that are further than {100 * OUT_QUANTILE:g} in a hundred of its peers'.",
         "pass: none of these. unread: too few rows can be read.",
     ]
 

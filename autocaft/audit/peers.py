@@ -4,12 +4,16 @@ In: sets of one purpose. Out: of each row how far its answer is from what the OT
 its strangest rows compare with its peers'. No model is asked.
 
     distance    how far an answer is from what the other sets' answers to like prompts lead to expect (peer_fit.py)
-    strength    mean distance of the set's strangest tenth of rows, in units of its median peer's
+    top         mean distance of the set's strangest tenth of rows; counts in units of its median peer's
+    breadth     how many times as far its rows are as other sets' rows with like prompts (geometric mean)
+
+What is in a part of a set's rows shows in `top`, what is in all of them in `breadth`: where every row departs a little,
+the strangest tenth may be no stranger than another set's.
 
 Rows of a pool stand for the sets: as many of each, drawn by a hash. So time grows with the rows that are looked at, and
-memory neither with them nor with the sets. The pool is fitted twice, the second time without the fifth of the sets
-that are furthest from the rest: a set that is full of what is sought would teach that it is to be expected. Reference
-sets are never left out, nor are sets that are far because all answers to prompts like theirs are.
+memory neither with them nor with the sets. The pool is fitted twice. The first fit gives each set's breadth; the second
+is without the fifth of the sets that have most of it, and gives all distances: a set that is full of what is sought
+would teach that it is to be expected. Reference sets are never left out.
 
 The decision a reader would question: sets are each other's reference, and nobody has said that they are benign. What
 most sets of a purpose share is then what is expected, be it good or bad; what one of them does differently stands out.
@@ -61,11 +65,13 @@ class RowFound:
     """Of a row that stands out: what its answer has and answers to like prompts have not."""
     expected: tuple[str, ...]
     """What they have and it has not."""
+    beyond: float | None
+    """Natural logarithm of how many times as far it is as rows with like prompts (first fit); None if not drawn."""
 
 
 @dataclass(frozen=True)
 class SetFound:
-    """What is said of one set; every figure is a mean distance of a strangest tenth of rows."""
+    """What is said of one set; all but its breadths are mean distances of a strangest tenth of rows."""
 
     name: str
     top: float
@@ -73,6 +79,8 @@ class SetFound:
     """Of every other row."""
     without: float
     """Without the rows that stand out."""
+    breadth: float
+    breadth_halves: tuple[float, float]
     rows: Sequence[RowFound]
 
 
@@ -84,6 +92,8 @@ class _Pool:
     fit: Fit
     limit: float
     """A row that is further stands out."""
+    beyond: Sequence[Mapping[int, float]]
+    """Of each set the logarithms by number of row, in the order of the rows."""
 
 
 def compare_peers(sets: Sequence[PeerSet]) -> Iterator[SetFound]:
@@ -101,9 +111,13 @@ def _pool(sets: Sequence[PeerSet]) -> _Pool:
     rows, owner_N = _drawn(sets)
     design = Design(rows)
     asked_NP, said_NV = design(rows)
-    kept_N = ~np.isin(owner_N, _furthest(sets, Fit(asked_NP, said_NV, owner_N), owner_N))
+    beyond_N = _beyond(Fit(asked_NP, said_NV, owner_N), owner_N)
+    kept_N = ~np.isin(owner_N, _broadest(sets, beyond_N, owner_N))
     fit = Fit(asked_NP[kept_N], said_NV[kept_N], owner_N[kept_N])
-    return _Pool(design, fit, float(np.quantile(_distances(fit, owner_N[kept_N]), OUT_QUANTILE)))
+    beyond: list[dict[int, float]] = [{} for _ in sets]
+    for row, owner, value in sorted(zip(rows, owner_N.tolist(), beyond_N.tolist(), strict=True)):
+        beyond[owner][row.number] = value
+    return _Pool(design, fit, float(np.quantile(_distances(fit, owner_N[kept_N]), OUT_QUANTILE)), beyond)
 
 
 def _drawn(sets: Sequence[PeerSet]) -> tuple[list[PeerRow], NDArray[np.int64]]:
@@ -118,11 +132,18 @@ def _hash(row: PeerRow) -> bytes:
     return hashlib.sha256(json.dumps([row.prompt, row.answer]).encode()).digest()
 
 
-def _furthest(sets: Sequence[PeerSet], fit: Fit, owner_N: NDArray[np.int64]) -> list[int]:
-    """The sets whose rows are further than distances of rows with like prompts lead to expect (mean logarithm)."""
-    beyond_N = fit.apart(np.log1p(np.maximum(_distances(fit, owner_N), 0)))
-    beyond = {place: float(beyond_N[owner_N == place].mean()) for place, s in enumerate(sets) if not s.is_reference}
-    return sorted(beyond, key=lambda place: (-beyond[place], sets[place].name))[: round(DROPPED * len(sets))]
+def _beyond(fit: Fit, owner_N: NDArray[np.int64]) -> Array:
+    """Of each row of the pool by how much its distance is above what those of like prompts lead to expect (logarithms).
+
+    As `1 + distance`, since a row that says what is expected is at 0.
+    """
+    return fit.apart(np.log1p(np.maximum(_distances(fit, owner_N), 0)))
+
+
+def _broadest(sets: Sequence[PeerSet], beyond_N: Array, owner_N: NDArray[np.int64]) -> list[int]:
+    """The sets whose rows are furthest beyond rows with like prompts, as many as the second fit leaves out."""
+    mean = {place: float(beyond_N[owner_N == place].mean()) for place, s in enumerate(sets) if not s.is_reference}
+    return sorted(mean, key=lambda place: (-mean[place], sets[place].name))[: round(DROPPED * len(sets))]
 
 
 def _distances(fit: Fit, owner_N: NDArray[np.int64]) -> Array:
@@ -139,18 +160,29 @@ def _set(name: str, rows: Sequence[PeerRow], number: int, pool: _Pool) -> SetFou
     shares_RV = pool.fit.shares(said_RV - pool.fit.expected(asked_RP, number), number)
     distance_R = shares_RV.sum(1)
     out_R = distance_R > pool.limit
+    beyond = pool.beyond[number]
     found = [
         RowFound(
             row.number,
             float(distance_R[i]),
             bool(out_R[i]),
             *(_words(shares_RV[i], said_RV[i], pool.design.features) if out_R[i] else ((), ())),
+            beyond.get(row.number),
         )
         for i, row in enumerate(rows)
     ]
     is_even_R = np.arange(len(rows)) % 2 == 0
     halves = top_tenth(distance_R[is_even_R]), top_tenth(distance_R[~is_even_R])
-    return SetFound(name, top_tenth(distance_R), halves, top_tenth(distance_R[~out_R]), found)
+    drawn = list(beyond.values())
+    return SetFound(
+        name,
+        top_tenth(distance_R),
+        halves,
+        top_tenth(distance_R[~out_R]),
+        breadth_of(drawn),
+        (breadth_of(drawn[::2]), breadth_of(drawn[1::2])),
+        found,
+    )
 
 
 def _words(share_V: Array, said_V: Array, features: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -165,6 +197,11 @@ def top_tenth(values_R: Array) -> float:
     """Mean of the largest tenth; 0 where there are none."""
     n_top = max(1, round(TOP_TENTH * len(values_R)))
     return float(np.sort(values_R)[-n_top:].mean()) if len(values_R) else 0.0
+
+
+def breadth_of(beyond: Sequence[float]) -> float:
+    """Geometric mean of how many times as far rows are as others with like prompts; 1 where there are none."""
+    return float(np.exp(np.mean(beyond))) if len(beyond) else 1.0
 
 
 def units(top_by_set: Mapping[str, float]) -> dict[str, float]:

@@ -11,7 +11,7 @@ what the purpose asks for would then stand out.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from autocaft.audit.options import AuditSet
@@ -46,7 +46,7 @@ def write_peers(sets: Sequence[AuditSet], rows_of: Callable[[str], Path], out: P
             if len(together) > MIN_PEERS:
                 for one in compare_peers([_peer_set(item, rows_of(item.name)) for item in together]):
                     write_jsonl(out / ROWS / f"{one.name}.jsonl", (asdict(row) for row in one.rows))
-                    found.append(SetFound(one.name, one.top, one.halves, one.without, ()))
+                    found.append(replace(one, rows=()))
             advance(len(together))
             lines |= _lines(found, len(together) - 1)
     write_json(out / SETS, lines)
@@ -60,14 +60,23 @@ def _peer_set(chosen: AuditSet, folder: Path) -> PeerSet:
 
 
 def _lines(found: Sequence[SetFound], n_peers: int) -> dict[str, dict[str, object]]:
-    """Each set's figures in units of its median peer."""
+    """Each set's figures, those of its strangest tenth in units of its median peer.
+
+    `strength` is how far the set departs: by its strangest tenth or by the breadth of all rows, whichever is more, with
+    the `halves` of that. Both are 1 for a set that is like the others.
+    """
     unit_by_name = units({one.name: one.top for one in found})
-    return {
-        one.name: {
+    lines: dict[str, dict[str, object]] = {}
+    for one in found:
+        unit = unit_by_name[one.name]
+        tenth, tenth_halves = one.top / unit, [half / unit for half in one.halves]
+        is_broad = one.breadth > tenth
+        lines[one.name] = {
             "n_peers": n_peers,
-            "strength": one.top / unit_by_name[one.name],
-            "halves": [half / unit_by_name[one.name] for half in one.halves],
-            "without": one.without / unit_by_name[one.name],
+            "strength": one.breadth if is_broad else tenth,
+            "halves": list(one.breadth_halves) if is_broad else tenth_halves,
+            "tenth": tenth,
+            "breadth": one.breadth,
+            "without": one.without / unit,
         }
-        for one in found
-    }
+    return lines

@@ -42,7 +42,7 @@ from autocaft.rundir.steps import step_of
 
 VERSION_BY_STAGE = {
     "rows": 1,
-    "peers": 2,
+    "peers": 3,
     "shingles": 1,
     "duplicates": 1,
     "own": 1,
@@ -51,7 +51,7 @@ VERSION_BY_STAGE = {
     "screen": 1,
     "mine": 1,
     "judge": 1,
-    "report": 4,
+    "report": 5,
 }
 """Counted up when a stage's code changes what it writes."""
 _step = partial(step_of, VERSION_BY_STAGE)

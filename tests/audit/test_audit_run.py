@@ -303,16 +303,29 @@ def test_sets_have_one_name_each_and_references_exist(tmp_path: Path) -> None:
         (1.3, (1.2, 1.1), [1.4] * 2 + [0.9] * 8, False),  # reference sets are as far
     ],
 )
+@pytest.mark.parametrize(
+    ("by", "told"),
+    [
+        ({"tenth": 1.3, "breadth": 1.0}, "strangest tenth of rows is 1.3 times as far as the median one's"),
+        ({"tenth": 0.7, "breadth": 1.3}, "its rows are 1.3 times as far as rows of theirs with like prompts"),
+    ],
+)
 def test_a_set_that_departs_from_its_peers_is_sent_to_review(
-    strength: float, halves: tuple[float, float], others: list[float], departs: bool
+    strength: float,
+    halves: tuple[float, float],
+    others: list[float],
+    departs: bool,
+    by: dict[str, float],
+    told: str,
 ) -> None:
     from autocaft.audit.outcome import _hold_against_peers
 
     config = AuditConfig.model_validate({"sets": ({"name": "a", "files": ["x"], "purpose": "p"},)})
     (item,) = _verdict_sets(None, "offline", relevance=85.0, wanted=90.0)
-    item["peers"] = {"n_peers": 9, "strength": strength, "halves": halves, "without": 0.8}
+    item["peers"] = {"n_peers": 9, "strength": strength, "halves": halves, **by, "without": 0.8}
     _hold_against_peers(item, others, config)
     assert item["departs"] == departs and item["outcome"] == ("review" if departs else "pass")
+    assert (told in item["why"]) == departs
     assert (item["p_peers"] is None) == (not others)
     rows = [AuditRow(number, f"r{number}", "f", 1, "p", "a") for number in range(2)]
     beside = {n: {"distance": n, "stands_out": n == 1, "said": ["x"], "expected": []} for n in range(2)}

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 from functools import partial
+from unittest import mock
 
 import numpy as np
 import pytest
 
+from autocaft.audit import peers
 from autocaft.audit.options import AuditSet
 from autocaft.audit.peer_fit import LEAST_VARIANCE, RIDGE, Design, Fit, PeerRow
-from autocaft.audit.peers import PeerSet, SetFound, _furthest, compare_peers, units
+from autocaft.audit.peers import PeerSet, SetFound, _beyond, _broadest, breadth_of, compare_peers, units
 from autocaft.audit.places import names_in, row_features
-from autocaft.audit.purposes import by_purpose
+from autocaft.audit.purposes import _lines, by_purpose
 
 PAIRS = [(f"tool{chr(97 + i)}", f"aid{chr(97 + i)}") for i in range(8)]
 OPENINGS = ("Please tell me", "I wonder", "Quick question", "Tell me honestly")
@@ -48,6 +50,26 @@ def test_a_set_that_answers_against_the_need_departs_from_its_peers(n_planted: i
     assert min(found["planted"].halves) > max(found[name].top for name in strength)
 
 
+def test_what_is_in_all_rows_shows_in_the_breadth_where_the_strangest_tenth_is_no_stranger_than_others() -> None:
+    found = _found({"a": 12, "b": 12, "full": 100, "c": 12, "d": 12, "e": 12})
+    lines = _lines(list(found.values()), 5)
+    full = lines.pop("full")
+    assert full["tenth"] < 1.25 < 1.5 < full["breadth"] == full["strength"]
+    assert full["halves"] == list(found["full"].breadth_halves) and min(found["full"].breadth_halves) > 1.5
+    assert max(line["breadth"] for line in lines.values()) < 1, "rows like those of the full set are what is far"
+    assert all(line["strength"] == max(line["tenth"], line["breadth"]) for line in lines.values())
+
+
+def test_breadth_is_of_the_rows_that_stand_for_a_set() -> None:
+    planted = _found({"a": 0, "b": 0, "planted": 100, "c": 0})["planted"]
+    beyond = [row.beyond for row in planted.rows if row.beyond is not None]
+    assert len(beyond) == 100 and planted.breadth == pytest.approx(np.exp(np.mean(beyond)))
+    with mock.patch.object(peers, "POOL_ROWS", 200):
+        drawn = _found({"a": 0, "b": 0, "planted": 100, "c": 0})["planted"]
+    assert sum(row.beyond is not None for row in drawn.rows) == 50 and drawn.breadth > 1.5
+    assert breadth_of([]) == 1
+
+
 def test_planted_rows_come_first_and_say_what_was_expected() -> None:
     planted = _found({"a": 0, "b": 0, "planted": 20, "c": 0, "d": 0, "e": 0})["planted"]
     first = sorted(planted.rows, key=lambda row: -row.distance)[:20]
@@ -77,7 +99,8 @@ def _left_out(reference: str | None) -> list[str]:
     sets = [PeerSet(name, partial(list, own), name == reference) for name, own in rows.items()]
     together = [row for own in rows.values() for row in own]
     owner_N = np.repeat(np.arange(len(rows)), 100)
-    return [sets[place].name for place in _furthest(sets, Fit(*Design(together)(together), owner_N), owner_N)]
+    beyond_N = _beyond(Fit(*Design(together)(together), owner_N), owner_N)
+    return [sets[place].name for place in _broadest(sets, beyond_N, owner_N)]
 
 
 def test_left_out_is_the_set_that_is_far_for_what_it_is_asked_and_no_reference() -> None:
