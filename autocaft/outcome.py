@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from autocaft.judge.options import JudgeOptions
     from autocaft.run import Run
 
-COMPARISON_FORMAT = 3
+COMPARISON_FORMAT = 4
 """Counted up when compare.json gets another shape: an older one is left out of the report until it is made anew."""
 PACKAGES = ("autocaft", "torch", "transformers", "peft", "accelerate", "sae-lens", "tokenizers", "numpy")
 

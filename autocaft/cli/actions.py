@@ -178,7 +178,8 @@ def compare_choices(
     candidates: int | None,
     as_json: bool,
     out: bool,
-    reviewer_error: float,
+    reviewer_misses: float,
+    reviewer_takes: float,
     reviewer_seconds: float,
 ) -> None:
     """`autocaft compare`."""
@@ -196,7 +197,7 @@ def compare_choices(
 
         if candidates is not None:
             raise ConfigError("--candidates is for two selection files; a run folder knows its candidates")
-        found = compare_run(first, SimulatedReviewer(reviewer_error, reviewer_seconds))
+        found = compare_run(first, SimulatedReviewer(reviewer_misses, reviewer_takes, reviewer_seconds))
         if out:
             from autocaft.report.build import add_comparison
 

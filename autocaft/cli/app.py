@@ -169,7 +169,12 @@ def compare(
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON with every figure.")] = False,
     out: Annotated[bool, typer.Option("--out", help="Also write compare.json, and put it into the report.")] = False,
-    reviewer_error: Annotated[float, typer.Option(help="Of the simulated reviewer: share of wrong answers.")] = 0.1,
+    reviewer_misses: Annotated[
+        float, typer.Option(help="Of the simulated reviewer: chance of keeping what the person ablates.")
+    ] = 0.2,
+    reviewer_takes: Annotated[
+        float, typer.Option(help="Of the simulated reviewer: chance of ablating what the person keeps.")
+    ] = 0.02,
     reviewer_seconds: Annotated[
         float,
         typer.Option(help="Of the simulated reviewer, and of a person whose time was not recorded: time a direction."),
@@ -184,7 +189,8 @@ def compare(
         candidates=candidates,
         as_json=json_,
         out=out,
-        reviewer_error=reviewer_error,
+        reviewer_misses=reviewer_misses,
+        reviewer_takes=reviewer_takes,
         reviewer_seconds=reviewer_seconds,
     )
 

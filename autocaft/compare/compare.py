@@ -7,6 +7,7 @@ here and nothing is decided.
 from __future__ import annotations
 
 from collections.abc import Collection, Set
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,7 @@ def _pair(
         "hybrid": {
             "simulated": True,
             "n_simulated": N_SIMULATED,
-            "reviewer_error": reviewer.error,
-            "reviewer_seconds": reviewer.seconds,
+            "reviewer": asdict(reviewer),
             "points": hybrid_curve(
                 rated,
                 auto.ablates,

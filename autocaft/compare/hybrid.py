@@ -1,9 +1,9 @@
 """How good is the judge with some help? The judge reads all, a person only what the judge is least sure of.
 
-In: a person's decisions as the truth, the judge's relevance, a threshold, and a SIMULATED reviewer: an error rate and a
-speed that are stated, not measured. Out: F1 and kappa against the person's choice by minutes of human time; and beside
-that simulation the gain of the models that were trained: nobody reads, the person reads what the judge is not sure of,
-the person reads all.
+In: a person's decisions as the truth, the judge's relevance, a threshold, and a SIMULATED reviewer: two chances of an
+error and a speed that are stated, not measured. Out: F1 and kappa against the person's choice by minutes of human time;
+and beside that simulation the gain of the models that were trained: nobody reads, the person reads what the judge is
+not sure of, the person reads all.
 
 The decision a reader would question: "least sure" is what has no score, then what the judge abstains on, then the
 distance of the relevance to the threshold. The point where all of the first two are read is marked: there the arm
@@ -35,18 +35,23 @@ SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class SimulatedReviewer:
-    """A person who is not one."""
+    """A person who is not one.
 
-    error: float = 0.1
-    """Chance that an answer is the wrong one."""
+    Few candidates are the concept: one chance for both errors would make most of what is ablated a mistake.
+    """
+
+    misses: float = 0.2
+    """Chance of keeping what the person ablates."""
+    takes: float = 0.02
+    """Chance of ablating what the person keeps."""
     seconds: float = 20.0
     """Time for one direction."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.error <= 1 or not self.seconds > 0:
+        if not (0 <= self.misses <= 1 and 0 <= self.takes <= 1 and self.seconds > 0):
             raise ConfigError(
-                f"--reviewer-error is a share (0 to 1) and --reviewer-seconds more than 0, got {self.error:g} and "
-                f"{self.seconds:g}"
+                "--reviewer-misses and --reviewer-takes are shares (0 to 1) and --reviewer-seconds is more than 0, got "
+                f"{self.misses:g}, {self.takes:g} and {self.seconds:g}"
             )
 
 
@@ -78,7 +83,8 @@ def hybrid_curve(
     n_in_doubt = sum(doubt(i)[0] < 2 for i in ids)
     truth_N = np.array([truth[i] for i in ids])
     auto_N = np.array([auto[i] for i in ids])
-    wrong_RN = np.random.default_rng(seed).random((N_SIMULATED, len(ids))) < reviewer.error
+    chance_N = np.where(truth_N, reviewer.misses, reviewer.takes)
+    wrong_RN = np.random.default_rng(seed).random((N_SIMULATED, len(ids))) < chance_N
     said_RN = truth_N ^ wrong_RN
     points = []
     for n_read in sorted({n_in_doubt, *(round(share * len(ids)) for share in SHARES)}):

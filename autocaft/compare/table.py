@@ -89,8 +89,9 @@ def _pair_parts(pair: Mapping[str, Any]) -> list[str]:
             [str(p["n_read"]), f"{p['minutes']:.1f}", _with_interval(p["f1"]), _with_interval(p["kappa"]), mark]
         )
     parts.append(
-        f"SIMULATED reviewer of what the judge is least sure of (wrong in {hybrid['reviewer_error']:.0%}, "
-        f"{hybrid['reviewer_seconds']:g} s each)\n{_aligned(rows)}"
+        "SIMULATED reviewer of what the judge is least sure of (keeps {misses:.0%} of what the person ablates, ablates "
+        "{takes:.0%} of what the person keeps, {seconds:g} s each)\n".format(**hybrid["reviewer"])
+        + _aligned(rows)
     )
     parts += [_gain(hybrid["gain"])] if hybrid["gain"] else []
     return [*parts, _disagreements(pair["disagreements"])]

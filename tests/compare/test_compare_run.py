@@ -77,7 +77,14 @@ def test_nobody_s_text_writes_to_the_terminal(as_json: bool, run_dir: Path, caps
         changed = [row | dict.fromkeys(texts, evil) | ({"quotes": [evil]} if "quotes" in row else {}) for row in rows]
         write_jsonl(run_dir / f"{name}.jsonl", changed)
     compare_choices(
-        run_dir, None, candidates=None, as_json=as_json, out=False, reviewer_error=0.1, reviewer_seconds=20.0
+        run_dir,
+        None,
+        candidates=None,
+        as_json=as_json,
+        out=False,
+        reviewer_misses=0.2,
+        reviewer_takes=0.02,
+        reviewer_seconds=20.0,
     )
     printed = capsys.readouterr().out
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", printed)
@@ -287,7 +294,7 @@ def test_no_human_gain_means_no_share(run_dir: Path) -> None:
 
 def test_a_faultless_simulated_reviewer_mends_the_judge_and_says_it_is_simulated(run_dir: Path) -> None:
     add_person(run_dir, "ada", concept_ids())
-    hybrid = compare_run(run_dir, SimulatedReviewer(error=0.0, seconds=30))["auto_against_human"][0]["hybrid"]
+    hybrid = compare_run(run_dir, SimulatedReviewer(misses=0, takes=0, seconds=30))["auto_against_human"][0]["hybrid"]
     assert hybrid["simulated"] is True
     first, last = hybrid["points"][0], hybrid["points"][-1]
     assert (first["n_read"], first["minutes"]) == (0, 0) and first["f1"]["value"] == pytest.approx(0.8)
@@ -303,7 +310,7 @@ def test_what_the_judge_abstains_on_is_read_before_what_lies_near_the_threshold(
     truth = {f"d{i}": i < 5 for i in range(40)}
     auto = truth | {"d7": True, "d8": True}
     relevance: dict[str, float | None] = {i: 90.0 if auto[i] else 10.0 for i in truth} | {"d9": 51.0}
-    points = hybrid_curve(truth, auto, relevance, 50, SimulatedReviewer(error=0.0), abstained={"d7", "d8"})
+    points = hybrid_curve(truth, auto, relevance, 50, SimulatedReviewer(misses=0, takes=0), abstained={"d7", "d8"})
     (in_doubt,) = [point for point in points if point["is_all_in_doubt"]]
     assert (in_doubt["n_read"], in_doubt["f1"]["value"], in_doubt["kappa"]["value"]) == (2, 1, 1)
 
@@ -384,12 +391,27 @@ def test_the_least_sure_are_read_first_and_a_reviewer_who_guesses_does_harm() ->
     truth = {f"d{i}": i < 5 for i in range(20)}
     auto = truth | {"d5": True}
     relevance: dict[str, float | None] = {i: 90.0 if auto[i] else 10.0 for i in truth} | {"d5": 51.0, "d6": None}
-    points = hybrid_curve(truth, auto, relevance, 50, SimulatedReviewer(error=0.0))
+    points = hybrid_curve(truth, auto, relevance, 50, SimulatedReviewer(misses=0, takes=0))
     assert {p["n_read"]: p["f1"]["value"] for p in points}[2] == 1, "d6 (unscored) and d5 (51) come first"
-    guessed = hybrid_curve(truth, auto, relevance, 50, SimulatedReviewer(error=0.5))
+    guessed = hybrid_curve(truth, auto, relevance, 50, SimulatedReviewer(misses=0.5, takes=0.5))
     assert guessed[-1]["f1"]["value"] < guessed[0]["f1"]["value"]
-    with pytest.raises(ConfigError, match="reviewer-error"):
-        SimulatedReviewer(error=2)
+    with pytest.raises(ConfigError, match="reviewer-takes"):
+        SimulatedReviewer(takes=2)
+
+
+def test_a_reviewer_who_misses_keeps_and_one_who_takes_ablates() -> None:
+    """Four of twenty are the concept; all are read, so F1 is that of what was said."""
+    truth = {f"d{i}": i < 4 for i in range(20)}
+    relevance: dict[str, float | None] = dict.fromkeys(truth, 50.0)
+
+    def f1(**errors: float) -> float:
+        last = hybrid_curve(truth, truth, relevance, 50, SimulatedReviewer(**errors))[-1]
+        return float(last["f1"]["value"])
+
+    assert f1(misses=0, takes=0) == 1
+    assert f1(misses=1, takes=0) == 0, "nothing is ablated"
+    assert f1(misses=0, takes=1) == pytest.approx(2 * 4 / (4 + 20)), "everything is"
+    assert f1(misses=0.5, takes=0) > f1(misses=0, takes=0.5), "sixteen can be taken, four missed"
 
 
 def test_a_run_without_a_person_says_what_to_do(run_dir: Path, tmp_path: Path) -> None:
@@ -404,7 +426,7 @@ def test_a_run_without_a_person_says_what_to_do(run_dir: Path, tmp_path: Path) -
 
 def test_compare_json_is_written_only_when_asked(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     add_person(run_dir, "ada", concept_ids())
-    options = {"candidates": None, "reviewer_error": 0.1, "reviewer_seconds": 20.0}
+    options = {"candidates": None, "reviewer_misses": 0.2, "reviewer_takes": 0.02, "reviewer_seconds": 20.0}
     compare_choices(run_dir, None, as_json=True, out=False, **options)  # type: ignore[arg-type]
     printed = json.loads(capsys.readouterr().out)
     assert not (run_dir / "compare.json").exists()
