@@ -8,7 +8,7 @@ quickstart: .venv/installed
 	$(BIN)/autocaft run quickstart
 
 test: .venv/installed
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Lint, types, import layers (a test), data sets equal their generators, README tables equal results/.
 check: .venv/installed

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +22,20 @@ from autocaft.review.acts import ActLog, log_path
 from autocaft.review.deck import load_deck
 from autocaft.review.session import Review
 from autocaft.rundir.files import read_jsonl, read_records
+from tests.command_line import ENVIRONMENT, CommandLine
 from tests.tiny_task import write_task
 
 AUTOCAFT = [sys.executable, "-c", "from autocaft.cli import main; main()"]
 TIMED = ("timing", "command", "name")
 
-Result = subprocess.CompletedProcess[str]
+autocaft = CommandLine()
 
 
-def autocaft(*arguments: str | Path, cwd: Path, check: bool = True) -> Result:
-    """Run the command line as a user would."""
-    environment = {**os.environ, "OPENAI_API_KEY": "sk-not-to-be-used-000000", "OMP_NUM_THREADS": "1"}
-    command = [*AUTOCAFT, *map(str, arguments)]
-    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment)
-    assert not check or result.returncode == 0, result.stderr
-    return result
+@pytest.fixture(scope="module", autouse=True)
+def server() -> Iterator[None]:
+    """End the process behind `autocaft` after the last test."""
+    yield
+    autocaft.close()
 
 
 def report_of(run_dir: Path) -> dict[str, Any]:
@@ -55,7 +54,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(task: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `runs/tiny` done; not to be changed by tests."""
     folder = tmp_path_factory.mktemp("finished")
-    autocaft("run", task, cwd=folder)
+    subprocess.run([*AUTOCAFT, "run", str(task)], cwd=folder, check=True, env={**os.environ, **ENVIRONMENT})
     return folder
 
 
@@ -249,8 +248,7 @@ def test_two_steps_at_a_time_give_the_same_report(task: Path, finished: Path, tm
 def test_a_killed_run_ends_in_the_same_report(task: Path, finished: Path, tmp_path: Path) -> None:
     rng = random.Random(time.time_ns())
     for _ in range(4):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen([*AUTOCAFT, "run", str(task)], cwd=tmp_path, env=environment)
+        process = subprocess.Popen([*AUTOCAFT, "run", str(task)], cwd=tmp_path, env={**os.environ, **ENVIRONMENT})
         time.sleep(rng.uniform(3, 12))
         process.send_signal(signal.SIGKILL)
         process.wait()
