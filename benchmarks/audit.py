@@ -70,8 +70,8 @@ VISIBLE = 0.70
 """A concept that word counts tell at this area or below counts as invisible (eval_data/audit/visibility.py)."""
 CHOSEN_ON = ("arithmetic", "choosing", "cooking")
 N_RESPLITS = 300
-SIZES = (100, 200, 400)
-"""Rows of each of ten sets in the measurement of time and memory."""
+SIZES = ((10, 400), (10, 800), (10, 1600), (20, 400), (40, 400))
+"""Sets, and rows of each, in the measurement of time and memory; fewer rows all stand for their purpose."""
 TOP_SHARE = 0.1
 Line = dict[str, Any]
 RowScores = dict[str, list[float]]
@@ -286,15 +286,18 @@ def _departs(part_R2: Any, unit: float, limit: float) -> bool:
 
 
 def growth(rows: Mapping[str, list[AuditRow]]) -> list[Line]:
-    """Seconds of one processor and memory of the comparison of ten sets, by their number of rows."""
+    """Seconds of one processor and memory of a comparison, by the number of its sets and of their rows."""
     pool = [PeerRow(0, row.prompt_text, row.answer) for own in rows.values() for row in own]
     found = []
-    for size in SIZES:
-        rng = np.random.default_rng(size)
-        drawn = [
-            [PeerRow(i, *pool[place][1:]) for i, place in enumerate(rng.choice(len(pool), size))] for _ in range(10)
-        ]
-        sets = [PeerSet(str(i), partial(list, own), is_reference=False) for i, own in enumerate(drawn)]
+    for n_sets, n_rows in SIZES:
+        rng = np.random.default_rng(n_rows)
+
+        def drawn(seed: int, n_rows: int = n_rows) -> list[PeerRow]:
+            places = np.random.default_rng(seed).choice(len(pool), n_rows)
+            return [PeerRow(i, *pool[place][1:]) for i, place in enumerate(places)]
+
+        seeds = rng.integers(1 << 30, size=n_sets).tolist()
+        sets = [PeerSet(str(i), partial(drawn, seed), is_reference=False) for i, seed in enumerate(seeds)]
         start = time.process_time()
         for _ in compare_peers(sets):
             pass
@@ -302,10 +305,9 @@ def growth(rows: Mapping[str, list[AuditRow]]) -> list[Line]:
         tracemalloc.start()
         for _ in compare_peers(sets):
             pass
-        found.append(
-            {"n_rows": size, "seconds": round(seconds, 2), "peak_mb": tracemalloc.get_traced_memory()[1] >> 20}
-        )
+        peak_mb = tracemalloc.get_traced_memory()[1] >> 20
         tracemalloc.stop()
+        found.append({"n_sets": n_sets, "n_rows": n_rows, "seconds": round(seconds, 2), "peak_mb": peak_mb})
     return found
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from autocaft.audit.options import AuditSet, load_audit
@@ -91,12 +92,33 @@ def test_distance_is_counted_among_the_reference_sets(benchmark: ModuleType) -> 
     assert benchmark.distance_from_reference(by_row, ["a", "b", "c"])["far"] == pytest.approx(6.0)
 
 
-def test_few_sets_depart_where_rows_are_dealt_out_at_random(benchmark: ModuleType) -> None:
+def test_few_sets_depart_where_rows_are_dealt_out_at_random(benchmark: ModuleType, tmp_path: Path) -> None:
     rng = random.Random(0)
     sets = [AuditSet(f"s{number}", (), "the same", None, False) for number in range(8)]
-    by_row = {item.name: [rng.gauss(10, 2) + 90 * (item.name == "s0") for _ in range(100)] for item in sets}
-    found = benchmark.false_alarms(SimpleNamespace(sets=sets), by_row, 1.25)
+    write_json(tmp_path / "peers" / "sets.json", {item.name: {} for item in sets})
+    for item in sets:
+        strange = item.name == "s0"
+        rows = [
+            {"distance": rng.gauss(10, 2) + 90 * strange, "beyond": rng.gauss(2 * strange - 0.25, 0.5)}
+            for _ in range(100)
+        ]
+        write_jsonl(tmp_path / "peers" / "rows" / f"{item.name}.jsonl", rows)
+    found = benchmark.false_alarms(SimpleNamespace(sets=sets), tmp_path, 1.25)
     assert found["sets"]["n"] == 300 * 8 and found["sets"]["value"] <= 0.05, "one strange set is dealt out to all"
+    as_they_are = {item.name: benchmark._figures(tmp_path, item.name) for item in sets}
+    assert [name for name, part in as_they_are.items() if benchmark._departs(part, 13, 1.25)] == ["s0"]
+
+
+@pytest.mark.parametrize(("distance", "beyond"), [(40, 0.0), (10, 0.5)])
+def test_rows_depart_by_their_strangest_tenth_or_by_all_of_them(
+    benchmark: ModuleType, distance: float, beyond: float
+) -> None:
+    alike = np.tile([10.0, 0.0], (100, 1))
+    departing = alike.copy()
+    departing[: 100 if beyond else 20] = distance, beyond
+    assert benchmark._departs(departing, 10, 1.25) and not benchmark._departs(alike, 10, 1.25)
+    departing[::2] = 10, -0.1  # what is in one half alone is no departure
+    assert not benchmark._departs(departing, 10, 1.25)
 
 
 def test_a_set_without_peers_counts_like_the_median_one(benchmark: ModuleType, tmp_path: Path) -> None:

@@ -123,11 +123,10 @@ def _hold_against_peers(item: dict[str, Any], others: Sequence[float], config: A
 def _departure(peers: Mapping[str, Any]) -> str:
     """By what a set departs most from its peers."""
     if peers["breadth"] > peers["tenth"]:
-        return f"its rows are {peers['breadth']:.1f} times as far as rows of theirs with like prompts"
-    return (
-        f"its strangest tenth of rows is {peers['tenth']:.1f} times as far as the median one's "
-        f"({peers['without']:.1f} times without the rows that stand out)"
-    )
+        far = f"its rows are {peers['breadth']:.1f} times as far as rows of theirs with like prompts"
+    else:
+        far = f"its strangest tenth of rows is {peers['tenth']:.1f} times as far as the median one's"
+    return f"{far} ({peers['without']:.1f} times without the rows that stand out)"
 
 
 def _is_only_far(concept: Mapping[str, Any], config: AuditConfig) -> bool:

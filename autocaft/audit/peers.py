@@ -32,6 +32,8 @@ from numpy.typing import NDArray
 
 from autocaft.audit.peer_fit import Array, Design, Fit, PeerRow
 
+ROWS_AT_ONCE = 1000
+"""Rows of a set that are compared at a time."""
 MIN_PEERS = 3
 """Other sets of the purpose that are needed."""
 POOL_ROWS = 2000
@@ -81,6 +83,7 @@ class SetFound:
     """Without the rows that stand out."""
     breadth: float
     breadth_halves: tuple[float, float]
+    breadth_without: float
     rows: Sequence[RowFound]
 
 
@@ -93,7 +96,7 @@ class _Pool:
     limit: float
     """A row that is further stands out."""
     beyond: Sequence[Mapping[int, float]]
-    """Of each set the logarithms by number of row, in the order of the rows."""
+    """Of each set the logarithms by number of row."""
 
 
 def compare_peers(sets: Sequence[PeerSet]) -> Iterator[SetFound]:
@@ -115,7 +118,7 @@ def _pool(sets: Sequence[PeerSet]) -> _Pool:
     kept_N = ~np.isin(owner_N, _broadest(sets, beyond_N, owner_N))
     fit = Fit(asked_NP[kept_N], said_NV[kept_N], owner_N[kept_N])
     beyond: list[dict[int, float]] = [{} for _ in sets]
-    for row, owner, value in sorted(zip(rows, owner_N.tolist(), beyond_N.tolist(), strict=True)):
+    for row, owner, value in zip(rows, owner_N.tolist(), beyond_N.tolist(), strict=True):
         beyond[owner][row.number] = value
     return _Pool(design, fit, float(np.quantile(_distances(fit, owner_N[kept_N]), OUT_QUANTILE)), beyond)
 
@@ -156,33 +159,44 @@ def _distances(fit: Fit, owner_N: NDArray[np.int64]) -> Array:
 
 
 def _set(name: str, rows: Sequence[PeerRow], number: int, pool: _Pool) -> SetFound:
+    parts = [rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE)]
+    found = [row for part in parts for row in _rows(part, number, pool)]
+    inside = [row for row in found if not row.stands_out]
+    return SetFound(
+        name,
+        _top(found),
+        (_top(found[::2]), _top(found[1::2])),
+        _top(inside),
+        _breadth(found),
+        (_breadth(found[::2]), _breadth(found[1::2])),
+        _breadth(inside),
+        found,
+    )
+
+
+def _rows(rows: Sequence[PeerRow], number: int, pool: _Pool) -> list[RowFound]:
     asked_RP, said_RV = pool.design(rows)
     shares_RV = pool.fit.shares(said_RV - pool.fit.expected(asked_RP, number), number)
     distance_R = shares_RV.sum(1)
     out_R = distance_R > pool.limit
-    beyond = pool.beyond[number]
-    found = [
+    return [
         RowFound(
             row.number,
             float(distance_R[i]),
             bool(out_R[i]),
             *(_words(shares_RV[i], said_RV[i], pool.design.features) if out_R[i] else ((), ())),
-            beyond.get(row.number),
+            pool.beyond[number].get(row.number),
         )
         for i, row in enumerate(rows)
     ]
-    is_even_R = np.arange(len(rows)) % 2 == 0
-    halves = top_tenth(distance_R[is_even_R]), top_tenth(distance_R[~is_even_R])
-    drawn = list(beyond.values())
-    return SetFound(
-        name,
-        top_tenth(distance_R),
-        halves,
-        top_tenth(distance_R[~out_R]),
-        breadth_of(drawn),
-        (breadth_of(drawn[::2]), breadth_of(drawn[1::2])),
-        found,
-    )
+
+
+def _top(rows: Sequence[RowFound]) -> float:
+    return top_tenth(np.array([row.distance for row in rows]))
+
+
+def _breadth(rows: Sequence[RowFound]) -> float:
+    return breadth_of([row.beyond for row in rows if row.beyond is not None])
 
 
 def _words(share_V: Array, said_V: Array, features: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -193,7 +207,7 @@ def _words(share_V: Array, said_V: Array, features: Any) -> tuple[tuple[str, ...
     return tuple(said[:N_WORDS]), tuple(expected[:N_WORDS])
 
 
-def top_tenth(values_R: Array) -> float:
+def top_tenth(values_R: NDArray[Any]) -> float:
     """Mean of the largest tenth; 0 where there are none."""
     n_top = max(1, round(TOP_TENTH * len(values_R)))
     return float(np.sort(values_R)[-n_top:].mean()) if len(values_R) else 0.0

@@ -62,8 +62,8 @@ def _peer_set(chosen: AuditSet, folder: Path) -> PeerSet:
 def _lines(found: Sequence[SetFound], n_peers: int) -> dict[str, dict[str, object]]:
     """Each set's figures, those of its strangest tenth in units of its median peer.
 
-    `strength` is how far the set departs: by its strangest tenth or by the breadth of all rows, whichever is more, with
-    the `halves` of that. Both are 1 for a set that is like the others.
+    `strength` is how far the set departs: by its strangest tenth or by the breadth of all rows, whichever is more.
+    `halves` of the rows and what is left `without` the rows that stand out are of that one.
     """
     unit_by_name = units({one.name: one.top for one in found})
     lines: dict[str, dict[str, object]] = {}
@@ -77,6 +77,6 @@ def _lines(found: Sequence[SetFound], n_peers: int) -> dict[str, dict[str, objec
             "halves": list(one.breadth_halves) if is_broad else tenth_halves,
             "tenth": tenth,
             "breadth": one.breadth,
-            "without": one.without / unit,
+            "without": one.breadth_without if is_broad else one.without / unit,
         }
     return lines
