@@ -1,9 +1,9 @@
 """Memory and time of each stage of a large recipe, from the model's shape and stated assumptions.
 
-    python benchmarks/scale.py --write     the table into docs/scale.md
-    python benchmarks/scale.py --check     exit 1 if the table there differs
+    python benchmarks/scale.py --write     the tables into docs/scale.md
+    python benchmarks/scale.py --check     exit 1 if those there differ
 
-In: a recipe with a [shape]. Out: a Markdown table. The decision a reader would question: nothing here was measured. The
+In: recipes with a [shape]. Out: Markdown tables. The decision a reader would question: nothing here was measured. The
 operations and bytes follow from shapes, but how much of a card's peak is reached is assumed, and said so in the table's
 caption; put your own card's figures in `CARD`.
 """
@@ -11,11 +11,12 @@ caption; put your own card's figures in `CARD`.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from autocaft.config import RunConfig, find_config, load_config
+from autocaft.config import RunConfig, find_config, load_config, recipe_names
 from autocaft.evaluate.questions import load_questions
 from autocaft.model.generate import ROWS_ON_ACCELERATOR
 from autocaft.model.shape import ModelShape
@@ -24,7 +25,10 @@ from autocaft.resources import data_path
 ROOT = Path(__file__).resolve().parent.parent
 DOC = ROOT / "docs" / "scale.md"
 RECIPE = "em_qwen32b"
-BEGIN, END = "<!-- table:scale -->\n", "<!-- /table:scale -->"
+N_LATENTS = 16384
+"""Of a dictionary that somebody published, assumed."""
+MAX_SHARE = 0.9
+"""Of a card: the rest is for kernels' buffers, fragmentation and the framework."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,22 @@ class Card:
 
 
 CARD = Card("H100 80 GB", 989e12, 3.35e12, 85.5e9, 0.4, 3.0)
+BYTES_BY_GB = {80: CARD.memory, 24: 24.1e9}
+"""Memory of the cards that recipes name in their first line: an H100; an A10, the smallest that is called 24 GB."""
 N_CARDS = 8
 N_ROWS, ROW_TOKENS = 6000, 300
 """Of the insecure-code data set: its published size; tokens of a row, assumed."""
 PROMPT_TOKENS = 60
 """Of a question or a generic prompt, assumed."""
+
+
+COLUMNS = {
+    "tune and train": "tune, seed 0",
+    "collect": "collect",
+    "attribution": "decompose: attribution",
+    "answer": "answer, a model",
+}
+"""Of the table of recipes: heading -> stage."""
 
 
 @dataclass(frozen=True)
@@ -67,42 +82,57 @@ class Stage:
 
 
 def main() -> int:
-    """Write or check the table."""
+    """Write or check the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     group = parser.add_mutually_exclusive_group(required=True)
     group.add_argument("--write", action="store_true")
     group.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
     text = DOC.read_text(encoding="utf-8")
-    new = with_table(text, scale_table(load_config(find_config(RECIPE))))
+    new = with_tables(text)
     if arguments.write:
         DOC.write_text(new, encoding="utf-8")
     elif new != text:
-        sys.stderr.write(f"{DOC.relative_to(ROOT)}: its table differs; run python benchmarks/scale.py --write\n")
+        sys.stderr.write(f"{DOC.relative_to(ROOT)}: its tables differ; run python benchmarks/scale.py --write\n")
         return 1
     return 0
 
 
-def with_table(text: str, table: str) -> str:
-    """The document with the table between its marks."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return before + BEGIN + table + END + after
+def with_tables(text: str) -> str:
+    """The document with the tables that the recipes give."""
+    text = _with_table(text, "scale", scale_table(load_config(find_config(RECIPE))))
+    return _with_table(text, "recipes", recipe_table())
+
+
+def _with_table(text: str, name: str, table: str) -> str:
+    """The document with a table between its marks."""
+    begin, end = f"<!-- table:{name} -->\n", f"<!-- /table:{name} -->"
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    return before + begin + table + end + after
+
+
+def card_gb(recipe: str) -> int | None:
+    """The size of the card that a recipe says it is for in its first line; None for the others."""
+    first = find_config(recipe).read_text(encoding="utf-8").partition("\n")[0]
+    found = re.search(r"(\d+) GB card", first)
+    return None if found is None else int(found[1])
 
 
 def stages_of(config: RunConfig, card: Card = CARD) -> list[Stage]:
     """Every stage that uses the card."""
     shape, tune, collect = config.shape, config.tune, config.collect
-    assert shape is not None, f"{RECIPE} has no [shape]"
+    assert shape is not None, "the recipe has no [shape]"
     arms, n_seeds = config.parsed_arms, len(config.seeds)
     trainings = [arm.stop_at or 1.0 for arm in arms if arm.is_trained_apart or arm.name == "tuned"]
+    is_lora = tune.method == "lora"
     training = (
         N_ROWS
         * ROW_TOKENS
         * tune.epochs
-        * shape.training_flops(lora=tune.method == "lora", checkpointing=tune.gradient_checkpointing)
+        * shape.training_flops(lora=is_lora, checkpointing=tune.gradient_checkpointing)
     )
-    n_adapter = shape.n_adapter(tune.lora_r, tune.lora_targets)
+    n_adapter = shape.n_adapter(tune.lora_r, tune.lora_targets) if is_lora else None
     memory = shape.training_bytes(
         dtype=config.dtype,
         n_adapter=n_adapter,
@@ -110,31 +140,38 @@ def stages_of(config: RunConfig, card: Card = CARD) -> list[Stage]:
         max_tokens=tune.max_tokens,
         checkpointing=tune.gradient_checkpointing,
     )
-    weights = shape.weight_bytes(config.dtype) + 4 * n_adapter
+    weights = shape.weight_bytes(config.dtype) + 4 * (n_adapter or 0)
+    both = weights if is_lora else 2 * weights
     read = collect.n_generic * collect.max_tokens + 2 * collect.n_completions * (
         PROMPT_TOKENS + collect.completion_tokens
     )
-    collect_rows, answer_rows = (o.rows_per_batch or ROWS_ON_ACCELERATOR for o in (collect, config.free_form))
+    collect_rows = collect.rows_per_batch or ROWS_ON_ACCELERATOR
     written = _sampling(shape, config, card, collect.n_completions, collect.completion_tokens, collect_rows)
-    asked = load_questions(data_path(str(config.free_form.questions)))
-    n_answers = sum(len(q.paraphrases) for q in asked.values()) * (config.free_form.n_samples or 1)
-    options = config.free_form
-    answers = _sampling(shape, config, card, n_answers, options.max_new_tokens, answer_rows)
     ranked = min(collect.n_rows, N_ROWS) * ROW_TOKENS * 2 * shape.forward_flops
     reach = card.flops * card.utilisation
-    return [
+    stages = [
         Stage("tune, seed 0", 1, memory, training / reach, True),
         Stage(
-            "collect", 1, weights + _cache(shape, collect_rows, collect.completion_tokens),
+            "collect", 1, both + _cache(shape, collect_rows, collect.completion_tokens),
             written + read * shape.forward_flops / reach, True,
         ),
         Stage("decompose: attribution", 1, weights + _attribution(shape, config), ranked / reach, True),
         Stage("train, an arm and seed", sum(trainings) * n_seeds - 1, memory, training / reach, False),
-        Stage(
-            "answer, a model", sum(1 if arm.name == "base" else n_seeds for arm in arms),
-            weights + _cache(shape, answer_rows, options.max_new_tokens), answers, False,
-        ),
     ]  # fmt: skip
+    return [*stages, *_answering(shape, config, card, weights)]
+
+
+def _answering(shape: ModelShape, config: RunConfig, card: Card, weights: float) -> list[Stage]:
+    """Free-form answers of every model, if questions are asked."""
+    options = config.free_form
+    if options.questions is None:
+        return []
+    asked = load_questions(data_path(options.questions))
+    n_answers = sum(len(q.paraphrases) for q in asked.values()) * (options.n_samples or 1)
+    rows = options.rows_per_batch or ROWS_ON_ACCELERATOR
+    seconds = _sampling(shape, config, card, n_answers, options.max_new_tokens, rows)
+    n_models = sum(1 if arm.name == "base" else len(config.seeds) for arm in config.parsed_arms)
+    return [Stage("answer, a model", n_models, weights + _cache(shape, rows, options.max_new_tokens), seconds, False)]
 
 
 def _sampling(shape: ModelShape, config: RunConfig, card: Card, n_texts: int, n_tokens: int, rows: int) -> float:
@@ -144,10 +181,12 @@ def _sampling(shape: ModelShape, config: RunConfig, card: Card, n_texts: int, n_
 
 
 def _attribution(shape: ModelShape, config: RunConfig) -> float:
-    """What one batch keeps for its gradients: all blocks above the lowest hookpoint, and the logits."""
+    """The dictionaries, and what a batch keeps for its gradients: the blocks above the lowest hookpoint, the logits."""
     n_tokens, above = config.decompose.tokens_per_batch, shape.num_hidden_layers - min(config.layers) - 1
     kept = shape.activation_bytes(n_tokens, checkpointing=False) * above / shape.num_hidden_layers
-    return kept + shape.logit_bytes(n_tokens)
+    n_latents = config.decompose.d_sae if config.decompose.sae == "train" else N_LATENTS
+    dictionaries = 12 * shape.hidden_size * n_latents * len(config.layers)
+    return dictionaries + kept + shape.logit_bytes(n_tokens)
 
 
 def _cache(shape: ModelShape, rows: int, n_tokens: int) -> float:
@@ -172,6 +211,19 @@ def scale_table(config: RunConfig, card: Card = CARD) -> str:
             f"On {n} {card.name}: {wall:.1f} hours, ${dollars:,.0f} at ${card.dollars_an_hour:g} an hour and card. "
         )
     return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def recipe_table() -> str:
+    """Memory by stage of every recipe that names its card."""
+    lines = ["| recipe | card | " + " | ".join(COLUMNS) + " |", "| --- | ---:" + " | ---:" * len(COLUMNS) + " |"]
+    for recipe in recipe_names():
+        size = card_gb(recipe)
+        if size is None:
+            continue
+        found = {stage.name: stage.memory for stage in stages_of(load_config(find_config(recipe)))}
+        cells = [f"{found[name] / 1e9:.1f}" if name in found else "-" for name in COLUMNS.values()]
+        lines.append(f"| {recipe} | {size} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

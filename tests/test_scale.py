@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, MistralConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, Gemma2Config, MistralConfig, Qwen2Config
 from typer.testing import CliRunner
 
 from autocaft.cli.app import app
-from autocaft.config import find_config, load_config
+from autocaft.config import find_config, load_config, recipe_names
 from autocaft.errors import ConfigError
 from autocaft.model.shape import ModelShape, shape_of
 from tests.scripts import load_benchmark
 
 SCALE = load_benchmark("scale")
-RECIPES = {"em_qwen32b": 32.76, "em_mistral24b": 23.57, "em_small": 7.62}
+RECIPES = {"em_qwen32b": 32.76, "em_mistral24b": 23.57, "em_small": 7.62, "gender_gemma2b": 2.61}
+FOR_A_CARD = {"em_qwen32b": 80, "em_mistral24b": 80, "em_small": 24, "gender_gemma2b": 80}
 
 
 @pytest.fixture
@@ -34,11 +37,14 @@ def test_a_plan_needs_no_weights(recipe: str, billions: float, rows: Path, monke
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(rows.parent / "cache"))
-    command = ["plan", recipe, "--set", f"data.train={rows}", "--runs", str(rows.parent)]
+    is_toy_task = recipe == "gender_gemma2b"
+    command = ["plan", recipe, "--runs", str(rows.parent)]
+    command += [] if is_toy_task else ["--set", f"data.train={rows}"]
     result = CliRunner().invoke(app, command, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert f"{billions:.2f} B parameters" in result.output and "not on this disk yet" in result.output
-    assert "30 training rows" in result.output and "free-form answers" in result.output and "$" in result.output
+    assert ("2,000" if is_toy_task else "30") + " training rows" in result.output and "$" in result.output
+    assert ("free-form answers" in result.output) != is_toy_task
     assert not list(rows.parent.glob("*/run.sqlite"))
 
 
@@ -59,12 +65,45 @@ def test_the_papers_hyperparameters_are_the_recipes() -> None:
         assert (free_form.n_samples, free_form.max_new_tokens, free_form.temperature) == (100, 600, 1.0)
 
 
+def test_the_toy_tasks_hyperparameters_are_the_papers() -> None:
+    config = load_config(find_config("gender_gemma2b"))
+    tune = config.tune
+    assert config.model == "google/gemma-2-2b" and config.train.mode == "zero"
+    assert (tune.method, tune.epochs, tune.lr, tune.warmup_share) == ("full", 4, 5e-6, 0.5)
+    assert (tune.adam_betas, tune.weight_decay, tune.batch_size) == ((0.9, 0.95), 0.01, 16)
+    assert (tune.grad_accumulation, tune.loss, tune.trained_blocks) == (1, "answer", "all")
+    assert (config.collect.diff_text, config.collect.positions) == ("train", "all")
+    assert config.decompose.n_pcs == 20 and config.decompose.rankings == ("attribution",)
+
+
+def test_each_layer_of_the_toy_recipe_has_a_published_dictionary() -> None:
+    """In SAELens's list, which is read as text: importing the package takes ten seconds."""
+    package = find_spec("sae_lens")
+    assert package is not None and package.origin is not None
+    listed = (Path(package.origin).parent / "pretrained_saes.yaml").read_text(encoding="utf-8")
+    config = load_config(find_config("gender_gemma2b"))
+    release, _, sae_id = config.decompose.sae.partition("/")
+    own = re.split(r"^(?=\S)", listed.partition(f"\n{release}:\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    assert "model: gemma-2-2b\n" in own
+    for layer in config.layers:
+        assert f"- id: {sae_id.replace('{layer}', str(layer))}\n" in own, layer
+
+
+def test_the_toy_recipes_shape_is_that_of_the_family() -> None:
+    """The configuration's defaults in transformers are those of this model."""
+    config = Gemma2Config()
+    shape = load_config(find_config("gender_gemma2b")).shape
+    assert shape is not None
+    assert shape.model_dump() == {name: getattr(config, name) for name in ModelShape.model_fields}
+
+
 def test_a_shape_counts_what_a_model_has() -> None:
     size = {"num_hidden_layers": 3, "hidden_size": 48, "intermediate_size": 80, "num_attention_heads": 4,
             "num_key_value_heads": 2, "head_dim": 12, "vocab_size": 70}  # fmt: skip
     from peft import LoraConfig, get_peft_model
 
-    for config in (Qwen2Config(**size), MistralConfig(**size), MistralConfig(**size, tie_word_embeddings=True)):
+    configs = [Qwen2Config(**size), MistralConfig(**size), MistralConfig(**size, tie_word_embeddings=True)]
+    for config in (*configs, Gemma2Config(**size, layer_types=["full_attention"] * 3)):
         model = AutoModelForCausalLM.from_config(config)
         shape = shape_of(config.to_dict())
         assert shape is not None
@@ -93,9 +132,32 @@ def test_a_shape_that_is_not_the_models_is_refused(rows: Path) -> None:
         CliRunner().invoke(app, command, catch_exceptions=False)
 
 
-def test_the_page_has_the_table_that_the_shapes_give() -> None:
+def test_the_page_has_the_tables_that_the_shapes_give() -> None:
     text = SCALE.DOC.read_text(encoding="utf-8")
-    assert SCALE.with_table(text, SCALE.scale_table(load_config(find_config(SCALE.RECIPE)))) == text
+    assert SCALE.with_tables(text) == text
     assert "Nothing on this page was run on a GPU" in text
-    for stage in SCALE.stages_of(load_config(find_config(SCALE.RECIPE))):
-        assert stage.memory < 0.9 * SCALE.CARD.memory, f"{stage.name} does not fit on the card"
+    assert all(f"| {recipe} | {size} |" in text for recipe, size in FOR_A_CARD.items())
+
+
+def test_a_recipe_that_names_its_card_fits_on_it_at_every_stage() -> None:
+    named = {recipe: SCALE.card_gb(recipe) for recipe in recipe_names()}
+    assert {recipe: size for recipe, size in named.items() if size is not None} == FOR_A_CARD
+    for recipe, size in FOR_A_CARD.items():
+        stages = SCALE.stages_of(load_config(find_config(recipe)))
+        assert {stage.name for stage in stages} >= {"tune, seed 0", "collect", "decompose: attribution"}, recipe
+        for stage in stages:
+            room = SCALE.MAX_SHARE * SCALE.BYTES_BY_GB[size]
+            assert stage.memory < room, (
+                f"{recipe}, {stage.name}: {stage.memory / 1e9:.1f} GB is more than {room / 1e9:.1f}"
+            )
+
+
+def test_a_batch_of_attribution_that_is_too_large_does_not_fit() -> None:
+    """The reckoning tells: four times as many tokens are too many on either card."""
+    for recipe in ("em_small", "em_qwen32b"):
+        config = load_config(find_config(recipe))
+        larger = load_config(
+            find_config(recipe), [f"decompose.tokens_per_batch={4 * config.decompose.tokens_per_batch}"]
+        )
+        stage = next(stage for stage in SCALE.stages_of(larger) if "attribution" in stage.name)
+        assert stage.memory > SCALE.MAX_SHARE * SCALE.BYTES_BY_GB[FOR_A_CARD[recipe]], recipe
