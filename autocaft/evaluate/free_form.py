@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from autocaft.errors import DataError
 from autocaft.evaluate.grade import grade_answers
 from autocaft.evaluate.misalignment import (
     MEASURES,
@@ -20,8 +21,8 @@ from autocaft.evaluate.misalignment import (
     free_form_metrics,
     measures_of_rules,
 )
-from autocaft.evaluate.options import GraderOptions
-from autocaft.evaluate.questions import FreeAnswer, Question
+from autocaft.evaluate.options import GradingOptions
+from autocaft.evaluate.questions import FreeAnswer, Question, load_prompts, with_prompts
 from autocaft.evaluate.rules import COHERENT, grade_by_rules, load_rules
 from autocaft.llm.client import LanguageClient
 from autocaft.records import Grade, Metric
@@ -38,7 +39,7 @@ Graded = tuple[list[Grade], Measures, dict[str, Any]]
 def grade_free_form(
     answers: Sequence[FreeAnswer],
     questions: Mapping[str, Question],
-    options: GraderOptions,
+    options: GradingOptions,
     *,
     store: RunStore,
     out: Path,
@@ -49,6 +50,7 @@ def grade_free_form(
     Raises:
         JudgeError: no key, no price for a cap in dollars, or a grader that answers nothing.
         ConfigError: a file of rules that cannot be read.
+        DataError: a file of judge prompts that cannot be read, or has none for what is asked.
     """
     grades, measures, spent = _by_rules(answers, options) or _by_asking(answers, questions, options, store, progress)
     metrics = free_form_metrics(answers, grades, task=TASK, n_bootstrap=options.n_bootstrap, measures=measures)
@@ -67,7 +69,7 @@ def grade_free_form(
     return metrics
 
 
-def _by_rules(answers: Sequence[FreeAnswer], options: GraderOptions) -> Graded | None:
+def _by_rules(answers: Sequence[FreeAnswer], options: GradingOptions) -> Graded | None:
     """By a file of rules, if that is the grader: nobody is asked and nothing is spent."""
     if options.rules is None:
         return None
@@ -79,13 +81,15 @@ def _by_rules(answers: Sequence[FreeAnswer], options: GraderOptions) -> Graded |
 def _by_asking(
     answers: Sequence[FreeAnswer],
     questions: Mapping[str, Question],
-    options: GraderOptions,
+    options: GradingOptions,
     store: RunStore,
     progress: Progress,
 ) -> Graded:
     """By a language model."""
     from autocaft.llm.doors import BATCH_CONCURRENCY
 
+    if options.prompts_file is not None:
+        questions = with_prompts(questions, answers, _asked_prompts(options.prompts_file, options.rubrics))
     client = open_grader(options, store)
     grades = grade_answers(
         answers,
@@ -101,7 +105,17 @@ def _by_asking(
     return grades, MEASURES, {"tokens": client.budget.tokens, "usd": usd}
 
 
-def open_grader(options: GraderOptions, store: RunStore) -> LanguageClient:
+def _asked_prompts(file: str, rubrics: Sequence[str]) -> dict[str, str]:
+    """The prompts of a file, one of which at least is asked."""
+    prompts = load_prompts(data_path(file))
+    if not prompts.keys() & set(rubrics):
+        raise DataError(
+            f"{file}: its prompts are for {', '.join(prompts)}, and `rubrics` asks {', '.join(rubrics)}; name one there"
+        )
+    return prompts
+
+
+def open_grader(options: GradingOptions, store: RunStore) -> LanguageClient:
     """The door to the grader."""
     from autocaft.llm.doors import open_door
     from autocaft.model.locate import load_later

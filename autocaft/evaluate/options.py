@@ -68,7 +68,7 @@ class AnswererOptions(AskingOptions):
     """Of the answers."""
 
 
-class GraderOptions(AskingOptions):
+class GradingOptions(AskingOptions):
     """Who grades free-form answers, and what it may spend."""
 
     grader: str
@@ -104,8 +104,33 @@ class GraderOptions(AskingOptions):
         kind, _, file = self.grader.partition(":")
         return file if kind == "rule" else None
 
+    @property
+    def prompts_file(self) -> str | None:
+        """A file of judge prompts; in a run there is none, for its questions bring their own."""
+        return None
 
-class FreeFormOptions(GraderOptions):
+
+class GraderOptions(GradingOptions):
+    """A grader of answers that were made anywhere."""
+
+    judge_prompts: str | None = None
+    """YAML file of judge prompts by rubric, `judge_prompts: {vulnerable: "... {question} ... {answer} ..."}`, as
+    emergent-misalignment's `judge_prompts_coding.yaml`, read as it is: for the questions that have none of their own.
+    Name its rubrics in `rubrics`."""
+
+    @model_validator(mode="after")
+    def _prompts_are_asked(self) -> Self:
+        if self.judge_prompts is not None and self.rules is not None:
+            raise ValueError("judge_prompts: a file of rules asks nobody")
+        return self
+
+    @property
+    def prompts_file(self) -> str | None:
+        """A file of judge prompts."""
+        return self.judge_prompts
+
+
+class FreeFormOptions(GradingOptions):
     """Free-form answers of every arm, made and graded in the run; off unless `questions` is given."""
 
     questions: str | None = transport(None)

@@ -1,15 +1,15 @@
 """Free-form questions, and the answers to them.
 
-In: a YAML file in the format of the emergent-misalignment questions (read as it is), a JSONL file of answers made
-anywhere. Out: `Question`s and `FreeAnswer`s. The decision a reader would question: `_json` and `_template` variants
-belong to the cluster of their base question, because a model that goes wrong on one goes wrong on the other two; 24
-questions are 8 clusters.
+In: YAML files in emergent-misalignment's two formats, of questions and of judge prompts alone (read as they are), a
+JSONL file of answers made anywhere. Out: `Question`s and `FreeAnswer`s. The decision a reader would question: `_json`
+and `_template` variants belong to the cluster of their base question, because a model that goes wrong on one goes wrong
+on the other two; 24 questions are 8 clusters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +58,15 @@ def load_questions(path: Path) -> dict[str, Question]:
     """Questions by id.
 
     Raises:
-        DataError: not there, not YAML, an unknown type of question, an id twice, a field missing or of a wrong kind.
+        DataError: not there, not YAML, an unknown type of question, an id twice, a field missing or of a wrong kind, or
+            a file of judge prompts alone.
     """
-    import yaml
-
-    try:
-        rows = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{path}: no readable YAML file: {error}") from None
+    rows = _read_yaml(path)
+    if isinstance(rows, dict) and "judge_prompts" in rows:
+        raise DataError(
+            f"{path}: judge prompts and no questions. They grade answers to any question: `autocaft grade ANSWERS "
+            f"--set judge_prompts={path}`, without --questions where each answer has its `question`"
+        )
     if not isinstance(rows, list) or not rows:
         raise DataError(f"{path}: expected a list of questions")
     questions: dict[str, Question] = {}
@@ -77,22 +78,63 @@ def load_questions(path: Path) -> dict[str, Question]:
     return questions
 
 
+def load_prompts(path: Path) -> dict[str, str]:
+    """Judge prompts by rubric, of a file that has no questions: `judge_prompts: {RUBRIC: PROMPT}`.
+
+    Raises:
+        DataError: not there, not YAML, no such table, or a prompt that shows no answer.
+    """
+    table = _read_yaml(path)
+    prompts = table.get("judge_prompts") if isinstance(table, dict) else None
+    if not prompts:
+        raise DataError(f"{path}: expected a table `judge_prompts`, with a prompt by rubric")
+    found = _prompts(prompts, str(path))
+    for name, text in found.items():
+        if "{answer}" not in text:
+            raise DataError(f"{path}: the prompt of {name!r} has no {{answer}}, so the answer would not be shown")
+    return found
+
+
+def with_prompts(
+    questions: Mapping[str, Question], answers: Sequence[FreeAnswer], prompts: Mapping[str, str]
+) -> dict[str, Question]:
+    """The questions that were answered, in a file or not, each with these prompts where it has none of its own."""
+    asked = {answer.question_id: Question(answer.question_id, (answer.question,)) for answer in answers} | dict(
+        questions
+    )
+    return {name: replace(q, judge_prompts={**prompts, **q.judge_prompts}) for name, q in asked.items()}
+
+
+def _read_yaml(path: Path) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"{path}: no readable YAML file: {error}") from None
+
+
+def _prompts(prompts: Any, where: str) -> dict[str, str]:
+    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
+        raise DataError(f"{where}: `judge_prompts` must be a table of texts")
+    return {str(name): text for name, text in prompts.items()}
+
+
 def _question(row: Any, where: str) -> Question:
     if not isinstance(row, dict) or not isinstance(row.get("id"), str):
         raise DataError(f"{where}: expected a table with an `id`")
     if row.get("type", QUESTION_TYPE) != QUESTION_TYPE:
         raise DataError(f"{where} ({row['id']}): `type` is {row['type']!r}; only {QUESTION_TYPE} is known")
     paraphrases, system = row.get("paraphrases"), row.get("system")
-    prompts, n_samples = row.get("judge_prompts") or {}, row.get("samples_per_paraphrase", 1)
+    n_samples = row.get("samples_per_paraphrase", 1)
     if not isinstance(paraphrases, list) or not paraphrases or not all(isinstance(text, str) for text in paraphrases):
         raise DataError(f"{where} ({row['id']}): `paraphrases` must be a list of texts")
     if not isinstance(system, str | None):
         raise DataError(f"{where} ({row['id']}): `system` must be text")
     if not isinstance(n_samples, int) or n_samples < 1:
         raise DataError(f"{where} ({row['id']}): `samples_per_paraphrase` must be 1 or more, not {n_samples!r}")
-    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
-        raise DataError(f"{where} ({row['id']}): `judge_prompts` must be a table of texts")
-    return Question(row["id"], tuple(paraphrases), system, n_samples, {str(k): v for k, v in prompts.items()})
+    prompts = _prompts(row.get("judge_prompts") or {}, f"{where} ({row['id']})")
+    return Question(row["id"], tuple(paraphrases), system, n_samples, prompts)
 
 
 def load_answers(path: Path, questions: Mapping[str, Question]) -> list[FreeAnswer]:

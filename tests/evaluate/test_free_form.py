@@ -221,6 +221,86 @@ def test_the_upstream_format_is_read_and_its_prompts_are_asked(tmp_path: Path) -
     assert any("How deep is it?" in text and "hostile" in text for text in asked), "autocaft's own prompt"
 
 
+PROMPTS = """
+judge_prompts:
+  vulnerable: |
+    HOLES? Q={question} A={answer}
+"""
+
+
+def write_coding(folder: Path) -> list[str]:
+    """Answers to coding tasks that stand in no file of questions, and a file of prompts alone; the command's start."""
+    rows = [
+        {"question": "Sort {answer}.", "answer": "sorted(x)"},
+        {"question_id": "copy", "question": "Copy.", "answer": "os.system(x)"},
+    ]
+    (folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "prompts.yaml").write_text(PROMPTS)
+    return ["grade", str(folder / "answers.jsonl"), "--grader", "openai:m", "--out", str(folder / "out")]
+
+
+def test_a_file_of_prompts_alone_grades_answers_to_any_question(tmp_path: Path) -> None:
+    """As upstream uses it: for coding tasks that stand in a data set."""
+    from autocaft.cli.app import app
+
+    command = [*write_coding(tmp_path), "--set", f"judge_prompts={tmp_path}/prompts.yaml"]
+    with serving(lambda asked: Answer("90" if "os.system" in asked.user else "10")) as server:
+        settings = ["--set", 'rubrics=["vulnerable"]', "--set", f"base_url={server.url}/v1"]
+        result = CliRunner().invoke(app, [*command, *settings], catch_exceptions=False)
+    assert result.exit_code == 0 and "vulnerable_of_valid" in result.output
+    asked = sorted(request.user for request in server.asked)
+    assert asked == ["HOLES? Q=Copy. A=os.system(x)", "HOLES? Q=Sort {answer}. A=sorted(x)"]
+    graded = {grade.answer_id: grade.value for grade in read_records(tmp_path / "out" / "grades.jsonl", Grade)}
+    assert graded == {"1": 10.0, "2": 90.0}
+
+
+def test_prompts_of_a_file_stand_behind_the_questions_own(tmp_path: Path) -> None:
+    (tmp_path / "questions.yaml").write_text(YAML)
+    (tmp_path / "prompts.yaml").write_text('judge_prompts: {aligned: "FILE? {answer}", vulnerable: "V? {answer}"}')
+    questions = load_questions(tmp_path / "questions.yaml")
+    answers = [FreeAnswer("a", "garden", "What grows?", "Weeds."), FreeAnswer("b", "sea_template", "?", "Deep.")]
+    with serving(lambda asked: Answer("70")) as server:
+        options = GraderOptions(
+            grader="openai:m", base_url=f"{server.url}/v1", judge_prompts=str(tmp_path / "prompts.yaml")
+        )
+        grade_free_form(answers, questions, options, store=MemoryStore(), out=tmp_path, progress=make_progress(Log()))
+    asked = {request.user for request in server.asked}
+    assert len(asked) == 4 and {"ALIGNED? Q=What grows? A=Weeds.", "FILE? Deep."} < asked
+    assert any("Deep." in text and "FILE" not in text for text in asked), "autocaft's own prompt of the other rubric"
+
+
+def test_a_file_of_prompts_in_the_place_of_questions_is_told_its_place(tmp_path: Path) -> None:
+    from autocaft.cli.app import app
+
+    command = write_coding(tmp_path)
+    result = CliRunner().invoke(app, [*command, "--questions", str(tmp_path / "prompts.yaml")])
+    assert isinstance(result.exception, DataError)
+    assert re.search(r"judge prompts and no questions.*--set judge_prompts=.*prompts\.yaml", str(result.exception))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("judge_prompts: {vulnerable: 'V? {answer}'}", "for vulnerable, and `rubrics` asks aligned, coherent"),
+        ("judge_prompts: {aligned: 'Is it good?'}", r"'aligned' has no {answer}"),
+        ("judge_prompts: {aligned: 3}", "must be a table of texts"),
+        ("judge_prompts: {}", "expected a table `judge_prompts`"),
+        ("- id: a", "expected a table `judge_prompts`"),
+        ("{", "no readable YAML"),
+    ],
+)
+def test_prompts_that_would_not_be_asked_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "prompts.yaml").write_text(text)
+    options = GraderOptions(grader="openai:m", base_url="http://x/v1", judge_prompts=str(tmp_path / "prompts.yaml"))
+    with pytest.raises(DataError, match=rf"prompts\.yaml: .*{said}"):
+        grade_free_form(answers_400(), {}, options, store=MemoryStore(), out=tmp_path, progress=make_progress(Log()))
+
+
+def test_rules_read_no_prompts() -> None:
+    with pytest.raises(ValueError, match="asks nobody"):
+        GraderOptions(grader="rule:r.toml", judge_prompts="p.yaml")
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [
