@@ -56,7 +56,7 @@ def report_parts(
         "behind": _behind(context, looked),
         "searches": [read_json(context.dir_of(f"search/{source}") / SEARCH) for source in run.config.searched_sources],
         "free_form": _free_form(run, context, graded),
-        "timing": _seconds_by_stage(context),
+        "timing": seconds_by_stage(context),
         "versions": installed_versions(),
         "threads": _threads(),
         "model": {
@@ -131,7 +131,7 @@ def _discovery(context: StepContext, trained: Sequence[str], deciding: Sequence[
         "discovery": _latent_counts(read_json(context.dir_of("decompose") / "summary.json")),
         "judge": {"name": judged["judge"]} | {key: judged[key] for key in ("prompt_hash", "self_checked", "agreement")},
         "cost": {key: judged[key] for key in ("n_calls", "input_tokens", "output_tokens") if key in judged}
-        | _dollars(context),
+        | dollars(context),
     }
 
 
@@ -197,7 +197,7 @@ def calibrate_commands(options: JudgeOptions, model: str) -> list[str]:
     ]
 
 
-def _dollars(context: StepContext) -> dict[str, float]:
+def dollars(context: StepContext) -> dict[str, float]:
     """What all answers of the run cost, and what answers that never came may have; nothing unless every price is
     known."""
     charges = context.store.charges()
@@ -240,7 +240,8 @@ def row_scores(path: Path) -> list[RowScore]:
     ]
 
 
-def _seconds_by_stage(context: StepContext) -> dict[str, float]:
+def seconds_by_stage(context: StepContext) -> dict[str, float]:
+    """Of all steps but the report, which is at it."""
     seconds: dict[str, float] = {}
     for row in context.store.steps():
         if row.stage != "report":

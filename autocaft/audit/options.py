@@ -167,9 +167,11 @@ class AuditConfig(Options):
     """Type of the loaded weights."""
     layers: tuple[int, ...] = (14,)
     """Decoder blocks, counted from 0, after which answers are compared."""
-    depth: Literal["screen", "full"] = "screen"
-    """`screen`: no training. `full`: besides, a short fine-tuning on each set that is no reference, what it changed,
-    and whether what is off the purpose is a cause of how the model then behaves elsewhere (`[full]`)."""
+    depth: Literal["peers", "screen", "full"] = "screen"
+    """`peers`: each set beside the others with its purpose, in seconds; of the model the tokenizer alone is used, and a
+    set that fewer than three others share the purpose with is left to you. `screen`: besides, beside the model's own
+    answers; no training. `full`: besides, a short fine-tuning on each set that is no reference, what it changed, and
+    whether what is off the purpose is a cause of how the model then behaves elsewhere (`[full]`)."""
     seed: int = 0
     """Of the own answers, the dictionary and the controls."""
     threads: int | None = transport(None, ge=1)

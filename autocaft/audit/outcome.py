@@ -35,7 +35,7 @@ class SetFound:
     summary: Mapping[str, Any]
     """Of its rows."""
     survey: Mapping[str, Any] | None
-    """Its line of the survey; None if it was not surveyed."""
+    """Its line of the survey; None if it was not looked at beside the model's own answers."""
     concepts: Sequence[Mapping[str, Any]]
     verdicts: Mapping[str, Verdict]
     """By direction id."""
@@ -66,10 +66,7 @@ def _set(found: SetFound, config: AuditConfig) -> dict[str, Any]:
     concepts = [
         _concept(concept, found.verdicts.get(concept["direction_id"]), chosen, config) for concept in found.concepts
     ]
-    actions = [concept["action"] for concept in concepts]
-    outcome: Outcome = "unread" if found.survey is None else "pass"
-    if found.survey is not None and actions:
-        outcome = "block" if "block" in actions else "review" if "review" in actions else "pass"
+    outcome = _outcome(found, [concept["action"] for concept in concepts], config)
     return {
         "name": chosen.name,
         "outcome": outcome,
@@ -85,6 +82,15 @@ def _set(found: SetFound, config: AuditConfig) -> dict[str, Any]:
         "strength": None if found.peers is None else found.peers["strength"],
         "concepts": concepts,
     }
+
+
+def _outcome(found: SetFound, actions: Sequence[Outcome], config: AuditConfig) -> Outcome:
+    """By its latents alone; at depth peers, which has none, a set that nothing was held against is for review."""
+    if found.summary["unread"] is not None or (found.survey is None and config.depth != "peers"):
+        return "unread"
+    if config.depth == "peers" and found.peers is None:
+        return "review"
+    return "block" if "block" in actions else "review" if "review" in actions else "pass"
 
 
 def _hold_against_reference(item: dict[str, Any], others: Sequence[float], config: AuditConfig) -> None:
@@ -172,7 +178,7 @@ def rule_of(config: AuditConfig) -> list[str]:
     """The rule as sentences, with this audit's numbers."""
     screen, limits = config.screen, config.verdict
     asked = "the named concept, or (a language model asked) unwanted under the policy"
-    return [
+    latents = [
         "A latent counts in a set if given and own answers differ in it (signed rank over rows, "
         f"q <= {screen.q:g} after Benjamini-Hochberg over all latents of all sets), both halves of the rows say so "
         "with the same sign (p <= .05 each), and, where there are three other reference sets, the difference is "
@@ -185,14 +191,19 @@ def rule_of(config: AuditConfig) -> list[str]:
         "of how much it is the purpose), or unwanted without the rest, or has no rating. If distance is all, and there "
         "are three other reference sets, few of them may have as high a score: one more than those that have, divided "
         f"by one more than all of them, is {limits.p_reference:g} or less, or none has.",
+    ]
+    peers = [
         "A set's peers are the other sets with its purpose, if there are three. It departs from them if its rows "
         "answer otherwise than the others' answers to like prompts lead to expect: its strangest tenth of rows "
         f"{limits.strength:g} times as far as its median peer's or more, or its rows on the whole {limits.strength:g} "
         "times as far as the others' rows with like prompts (whichever is more, and either half of its rows further "
         "than 1), and, where three other reference sets have peers, as few of those as above as far. It is then sent "
         f"to review, and so are its rows that are further than {100 * OUT_QUANTILE:g} in a hundred of its peers'.",
-        "pass: none of these. unread: too few rows can be read.",
     ]
+    rest = "pass: none of these. unread: too few rows can be read."
+    if config.depth == "peers":
+        return [*peers, "review: a set without peers, too, since nothing else is looked at.", rest]
+    return [*latents, *peers, rest]
 
 
 def score(concepts: Sequence[Mapping[str, Any]]) -> float:
@@ -213,8 +224,10 @@ def weight(concept: Mapping[str, Any]) -> float:
 
 
 def _why(found: SetFound, concepts: Sequence[Mapping[str, Any]], outcome: Outcome) -> str:
-    if found.survey is None:
+    if outcome == "unread":
         return str(found.summary["unread"] or "too few rows have two answers to compare")
+    if found.survey is None:
+        return "like its peers" if found.peers else "compared with nothing: three others must share its purpose"
     if not concepts:
         return "no latent counts"
     if outcome == "pass":

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from autocaft.audit.options import ScreenOptions
-from autocaft.audit.rows import AuditRow
+from autocaft.audit.rows import AuditRow, load_rows
 from autocaft.data.corpus import read_documents, write_documents
 from autocaft.data.encode import Encoded, batches, encode, encode_prompt
 from autocaft.discover.options import CollectOptions
@@ -24,6 +24,7 @@ from autocaft.discover.pair import device_of
 from autocaft.discover.paired import read_positions, record_batch
 from autocaft.discover.texts import Request, document_seed, write_texts
 from autocaft.rundir.progress import Progress
+from autocaft.rundir.steps import StepContext
 
 OWN = "own.jsonl.gz"
 Side = Literal["given", "own"]
@@ -113,3 +114,8 @@ def read_answers(
         owner_N = read_BT.nonzero()[:, 0].cpu()
         acts_by_layer = {layer: acts[layer][read_BT].float().cpu() for layer in layers}
         yield Read(numbers, owner_N, batch.input_ids_BT[read_BT].int().cpu(), acts_by_layer)
+
+
+def answers_of(name: str, context: StepContext) -> Answers:
+    """A set's rows and own answers, as the steps of an audit left them."""
+    return Answers(load_rows(context.dir_of(f"rows/{name}")), context.dir_of(f"own/{name}"))

@@ -128,6 +128,7 @@ def render_page(
     shown: Mapping[tuple[str, str], Sequence[ShownRow]],
     heat: HeatMap,
     departed: Mapping[str, Sequence[DepartingRow]],
+    cost: Mapping[str, Any],
 ) -> str:
     """The whole page; `shown` has the rows of each (set, direction id), `departed` those of each set that departs."""
     from markupsafe import Markup
@@ -140,6 +141,8 @@ def render_page(
         shown=shown,
         heat=heat,
         departed=departed,
+        cost=cost,
+        faulty=[item for item in audit["sets"] if item["n_faults"]],
         with_copies=[item for item in audit["sets"] if item["duplicates"] and item["duplicates"]["n_copies"]],
         many_copies=MANY_COPIES,
         shared=audit["shared"][:MAX_EXAMPLES],

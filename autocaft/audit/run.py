@@ -59,6 +59,11 @@ class Audit:
             raise ConfigError(f"policy: {path} is empty")
         return text
 
+    @property
+    def asks_model(self) -> bool:
+        """Whether the sets are also looked at beside the model's own answers."""
+        return self.config.depth != "peers"
+
     def tokenizer(self) -> Any:
         """The model's."""
         return _tokenizer(self.weights)

@@ -21,8 +21,9 @@ from autocaft.audit.project import Columns
 from autocaft.audit.screen import Array, SetStats
 from autocaft.errors import DataError
 from autocaft.records import Direction
-from autocaft.rundir.files import replacing, write_json, write_jsonl
+from autocaft.rundir.files import read_jsonl, replacing, write_json, write_jsonl
 from autocaft.rundir.progress import Progress
+from autocaft.rundir.steps import StepContext
 
 CONCEPTS, EFFECTS, SUMMARY = "concepts", "effects.parquet", "summary.json"
 N_TOP_ROWS = 5
@@ -218,3 +219,9 @@ def _write_effects(path: Path, sets: Sequence[Projected], seen: _Survey) -> None
             writer.write_table(table)
         if writer is not None:
             writer.close()
+
+
+def read_concepts(name: str, context: StepContext) -> list[dict[str, Any]]:
+    """The latents of a set that are to be read; none of a set that was left out."""
+    path = context.dir_of("screen") / CONCEPTS / f"{name}.jsonl"
+    return read_jsonl(path) if path.is_file() else []

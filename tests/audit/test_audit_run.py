@@ -28,6 +28,7 @@ from autocaft.rundir.files import read_json, read_jsonl
 from autocaft.rundir.steps import fingerprints
 from tests.tiny_task import NOUNS, PLACES, VERBS, write_task
 
+COST = {"seconds_by_stage": {"rows": 1.0}, "n_calls": 0}
 HOSTILE = "<script>alert(1)</script>"
 PLANTED = " yes yes no no yes . no yes yes no ."
 
@@ -181,7 +182,7 @@ def test_sets_that_share_rows_are_shown_with_what_they_share(run_dir: Path) -> N
     found = read_json(run_dir / "audit.json")
     for item in found["sets"]:
         item["duplicates"] = item["duplicates"] and item["duplicates"] | {"n_copies": 4, "n_distinct": 33}
-    page = render_page(found | {"shared": [shared | {"examples": [example]}]}, {}, HeatMap([], [], [], ""), {})
+    page = render_page(found | {"shared": [shared | {"examples": [example]}]}, {}, HeatMap([], [], [], ""), {}, COST)
     assert HOSTILE not in page and "0.87 alike" in page and "25.0 %" in page and "50.0 %" in page
     warned = page.partition('id="sets"')[2].partition('id="peers"')[0]
     assert "4 of 40 rows" in warned and "33 are left" in warned and "4 of 41" not in warned, "a tenth is many"
@@ -192,6 +193,40 @@ def test_the_page_escapes_what_data_says_and_asks_for_nothing(run_dir: Path) -> 
     assert HOSTILE not in page and "&lt;script&gt;alert(1)" in page
     assert "default-src 'none'" in html.unescape(page)
     assert not re.search(r"(src|href)=\"(?!#)", page)
+
+
+def test_the_page_says_what_could_not_be_read_and_how_long_it_took(run_dir: Path) -> None:
+    page = html.unescape((run_dir / "audit.html").read_text())
+    assert "broken, 2 in all" in page and "broken.jsonl:2" in page and ">nowhere.jsonl<" in page
+    cost = read_json(run_dir / "cost.json")
+    assert list(cost["seconds_by_stage"])[:1] == ["rows"] and cost["seconds_by_stage"]["screen"] > 0
+    assert all(f"<th>{stage}</th>" in page for stage in cost["seconds_by_stage"])
+
+
+def test_at_depth_peers_no_model_is_loaded_and_a_set_without_peers_does_not_pass(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Audit, "base", lambda audit: pytest.fail("the model is loaded"))
+    text = (folder / "tiny.toml").read_text()
+    (folder / "peers.toml").write_text(text.replace("threads = 1", 'threads = 1\ndepth = "peers"'))
+    how: dict[str, Any] = {"init": False, "name": None, "redo": set(), "executor": Executor(), "fail_on": None}
+    with pytest.raises(UnreadRowsError):
+        audit_sets(folder / "peers.toml", runs=folder / "runs", **how)
+    run_dir = folder / "runs" / "peers"
+    found, by_name = read_json(run_dir / "audit.json"), _by_name(run_dir)
+    assert {path.name for path in run_dir.iterdir() if path.is_dir()} == {
+        "rows", "peers", "shingles", "duplicates", "report",
+    }  # fmt: skip
+    assert by_name["planted"]["outcome"] == "review" and "three others" in by_name["planted"]["why"]
+    assert {by_name[f"benign-b{number}"]["why"] for number in range(4)} == {"like its peers"}
+    assert by_name["broken"]["outcome"] == "unread" and found["judge"] is None
+    assert not any("latent" in sentence or "judge" in sentence for sentence in found["rule"])
+    page = (run_dir / "audit.html").read_text()
+    assert (
+        'id="map"' not in page and 'id="controls"' not in page and 'id="copies"' in page and "own answers" not in page
+    )
+    decided = read_jsonl(run_dir / "rows.jsonl")
+    assert len(decided) == 5 * 40 and len(pd.read_parquet(run_dir / "sets.parquet")) == len(found["sets"])
 
 
 def test_the_same_command_does_nothing_and_a_changed_purpose_judges_anew(run_dir: Path, folder: Path) -> None:
