@@ -78,25 +78,24 @@ def answers(acts: Iterable[Act], *, blind: bool = False) -> dict[tuple[str, int]
     for act in acts:
         if act.act == "see judge" or (blind and act.copied_from):
             seen.add(act.direction_id)
-        elif blind and act.direction_id in seen:
-            continue
-        elif act.act == "withdraw":
-            standing.pop((act.direction_id, act.showing), None)
-        else:
-            key = act.direction_id, act.showing
-            standing.pop(key, None)  # so that the order is that of the last answers
-            standing[key] = Answer(act.direction_id, act.act, act.by, act.note, act.seconds, act.at, act.copied_from)
+        elif not (blind and act.direction_id in seen):
+            stand(standing, act)
     return standing
+
+
+def stand(standing: dict[tuple[str, int], Answer], act: Act) -> None:
+    """Let one more act count among the answers that stand."""
+    if act.act == "see judge":
+        return
+    key = act.direction_id, act.showing
+    standing.pop(key, None)  # so that the order is that of the last answers
+    if act.act != "withdraw":
+        standing[key] = Answer(act.direction_id, act.act, act.by, act.note, act.seconds, act.at, act.copied_from)
 
 
 def first_answers(standing: Mapping[tuple[str, int], Answer]) -> dict[str, Answer]:
     """The answer to the first showing of each direction: the one that counts."""
     return {direction_id: answer for (direction_id, showing), answer in standing.items() if showing == 0}
-
-
-def seen_directions(acts: Iterable[Act]) -> set[str]:
-    """Directions whose judge's words the reviewer has seen."""
-    return {act.direction_id for act in acts if act.act == "see judge"}
 
 
 def acts_on_cards(acts: Iterable[Act], hashes: Collection[str]) -> list[Act]:

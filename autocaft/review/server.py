@@ -20,7 +20,7 @@ from autocaft.errors import ConfigError
 from autocaft.report.figures import resource
 from autocaft.report.plain import environment
 from autocaft.report.words import duration
-from autocaft.review.acts import CHOICES, ActLog, first_answers, log_path
+from autocaft.review.acts import CHOICES, ActLog, log_path
 from autocaft.review.deck import ShownCard, doubtful_part, load_deck, signed
 from autocaft.review.guard import MAX_BODY, START, Guard, loopback
 from autocaft.review.session import Review
@@ -159,7 +159,6 @@ class Page:
             status=status,
             judged=judged,
             differing=differing,
-            answers=first_answers(review.standing),
             note=note,
             said=SAID,
         )
@@ -170,7 +169,7 @@ class Page:
         decisions = self._review.deck.decisions
         return [
             direction_id
-            for direction_id, answer in sorted(first_answers(self._review.standing).items())
+            for direction_id, answer in sorted(self._review.first.items())
             if direction_id in decisions and answer.choice == ("keep" if decisions[direction_id].ablate else "ablate")
         ]
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal, NamedTuple
 
 from autocaft.review.acts import (
@@ -21,10 +22,9 @@ from autocaft.review.acts import (
     Answer,
     Choice,
     acts_on_cards,
-    answers,
     first_answers,
     now,
-    seen_directions,
+    stand,
 )
 from autocaft.review.deck import Deck, ShownCard
 
@@ -61,7 +61,7 @@ class Progress:
     n_done: int
     n_all: int
     seconds_left: float | None
-    """None before anything was answered."""
+    """None where none of the last answers was timed."""
 
 
 def plan_order(ids: Sequence[str], name: str) -> list[Showing]:
@@ -81,16 +81,27 @@ def plan_order(ids: Sequence[str], name: str) -> list[Showing]:
 
 
 class Review:
-    """The state of one review; every change is on the disk before the method returns."""
+    """The state of one review; every change is on the disk before the method returns.
+
+    What stands and what is to be shown is kept act by act, so that a save among thousands of cards takes no longer.
+    """
 
     def __init__(self, deck: Deck, log: ActLog, name: str) -> None:
         self.deck = deck
         self.name = name
         self.order = plan_order(list(deck.cards), name)
-        self._planned = {(showing.direction_id, showing.repeat) for showing in self.order}
+        self.acts: list[Act] = []
+        """What was done about the cards as they are now."""
+        self.standing: dict[tuple[str, int], Answer] = {}
+        """The answers that stand, to what is to be shown: other candidates have other repeats."""
         self._log = log
-        self._left_for_later: list[int] = []
+        self._hashes = {card.hash for card in deck.cards.values()}
+        self._places = {(showing.direction_id, showing.repeat): i for i, showing in enumerate(self.order)}
+        self._fresh = {i for i, showing in enumerate(self.order) if showing.repeat == 0}
+        self._left_for_later: dict[int, None] = {}  # in the order in which they were left
         self._taken_back: int | None = None
+        self._seen: set[str] = set()
+        self._take_up(log.acts)
 
     @property
     def by(self) -> str:
@@ -98,26 +109,13 @@ class Review:
         return f"human:{self.name}"
 
     @property
-    def acts(self) -> list[Act]:
-        """What was done about the cards as they are now."""
-        return acts_on_cards(self._log.acts, {card.hash for card in self.deck.cards.values()})
-
-    @property
-    def standing(self) -> dict[tuple[str, int], Answer]:
-        """The answers that stand, to what is to be shown: other candidates have other repeats."""
-        return {key: answer for key, answer in answers(self.acts).items() if key in self._planned}
-
-    @property
     def current(self) -> int | None:
         """Number of the showing to show; None when all is answered."""
-        done = self.standing
-        open_ = [i for i, s in enumerate(self.order) if (s.direction_id, s.repeat) not in done]
-        if self._taken_back in open_:
+        if self._taken_back is not None and self.said_of(self._taken_back) is None:
             return self._taken_back
-        ready = [i for i in open_ if self.order[i].repeat == 0 or (self.order[i].direction_id, 0) in done]
-        fresh = [i for i in ready if i not in self._left_for_later]
-        waiting = [i for i in self._left_for_later if i in ready]
-        return next(iter(fresh or waiting), None)
+        if self._fresh:
+            return min(self._fresh)
+        return next((i for i in self._left_for_later if self._is_ready(i)), None)
 
     @property
     def last(self) -> Answer | None:
@@ -125,12 +123,22 @@ class Review:
         return next(reversed(self.standing.values()), None)
 
     @property
+    def first(self) -> dict[str, Answer]:
+        """The answer that counts, by direction."""
+        return first_answers(self.standing)
+
+    @property
     def progress(self) -> Progress:
         """Done and left; the speed is the median of the last answers."""
-        done = self.standing
-        seconds = [answer.seconds for answer in done.values() if answer.seconds is not None][-N_FOR_SPEED:]
-        n_left = len(self.order) - len(done)
-        return Progress(len(done), len(self.order), statistics.median(seconds) * n_left if seconds else None)
+        lately = islice(reversed(self.standing.values()), N_FOR_SPEED)
+        seconds = [answer.seconds for answer in lately if answer.seconds is not None]
+        n_done, n_all = len(self.standing), len(self.order)
+        return Progress(n_done, n_all, statistics.median(seconds) * (n_all - n_done) if seconds else None)
+
+    def said_of(self, showing: int) -> Answer | None:
+        """The answer that stands to one showing."""
+        shown = self.order[showing]
+        return self.standing.get((shown.direction_id, shown.repeat))
 
     def card(self, showing: int) -> ShownCard:
         """The card at this place of the order."""
@@ -139,44 +147,44 @@ class Review:
     def answer(self, showing: int, choice: Choice, note: str, seconds: float) -> Outcome:
         """Save an answer. The same answer sent twice (a connection that broke) is saved once."""
         shown = self.order[showing]
-        there = self.standing.get((shown.direction_id, shown.repeat))
+        there = self.said_of(showing)
         if there is not None:
             return "already saved" if there.choice == choice else "answered otherwise"
-        self._append(shown, choice, note, min(max(seconds, 0.0), MAX_SECONDS))
+        self._append(self._act(shown, choice, note, min(max(seconds, 0.0), MAX_SECONDS)))
         self._taken_back = None
         return "saved"
 
     def leave_for_later(self, showing: int) -> None:
         """Show this one again after the others; nothing is saved, since nothing was said."""
-        self._left_for_later = [i for i in self._left_for_later if i != showing] + [showing]
+        self._left_for_later.pop(showing, None)
+        self._left_for_later[showing] = None
+        self._fresh.discard(showing)
         self._taken_back = None
 
     def undo(self) -> Answer | None:
         """Take the last answer back and show its direction again; None if there is none."""
         if not self.standing:
             return None
-        (direction_id, repeat), taken = list(self.standing.items())[-1]
-        shown = Showing(direction_id, repeat)
-        self._append(shown, "withdraw", taken.note, None)
-        self._taken_back = self.order.index(shown)
+        key, taken = next(reversed(self.standing.items()))
+        self._append(self._act(Showing(*key), "withdraw", taken.note, None))
+        self._taken_back = self._places[key]
         return taken
 
     def may_see_judge(self, direction_id: str) -> bool:
         """Whether every showing of a direction is answered."""
-        done = self.standing
-        return all((s.direction_id, s.repeat) in done for s in self.order if s.direction_id == direction_id)
+        return all(self.said_of(place) is not None for place in self._places_of(direction_id))
 
     def see_judge(self, direction_ids: Sequence[str]) -> None:
         """Log that the judge's words on these directions are shown now; to be called before they are."""
-        news = [i for i in direction_ids if i not in seen_directions(self.acts)]
+        news = [i for i in direction_ids if i not in self._seen]
         for direction_id in news:
             assert self.may_see_judge(direction_id), f"{direction_id} is not answered yet"
         if news:
-            self._log.append(*(self._act(Showing(i, 0), "see judge", "", None) for i in news))
+            self._append(*(self._act(Showing(i, 0), "see judge", "", None) for i in news))
 
     def take_in(self, said: Sequence[Said]) -> list[Act]:
         """Answers from a file. Gives those that were new."""
-        first = first_answers(self.standing)
+        first = self.first
         news = [
             self._act(Showing(entry.direction_id, 0), entry.choice, entry.note, None, entry.copied_from)
             for entry in said
@@ -184,11 +192,34 @@ class Review:
             or (first[entry.direction_id].choice, first[entry.direction_id].note) != (entry.choice, entry.note)
         ]
         if news:
-            self._log.append(*news)
+            self._append(*news)
         return news
 
-    def _append(self, shown: Showing, act: ActKind, note: str, seconds: float | None) -> None:
-        self._log.append(self._act(shown, act, note, seconds))
+    def _append(self, *acts: Act) -> None:
+        self._log.append(*acts)
+        self._take_up(acts)
+
+    def _take_up(self, acts: Iterable[Act]) -> None:
+        """Bring the state up to date with acts that are on the disk."""
+        for act in acts_on_cards(acts, self._hashes):
+            self.acts.append(act)
+            if act.act == "see judge":
+                self._seen.add(act.direction_id)
+            elif (act.direction_id, act.showing) in self._places:
+                stand(self.standing, act)
+            for place in self._places_of(act.direction_id):
+                is_fresh = self._is_ready(place) and place not in self._left_for_later
+                (self._fresh.add if is_fresh else self._fresh.discard)(place)
+
+    def _places_of(self, direction_id: str) -> list[int]:
+        keys = ((direction_id, 0), (direction_id, 1))
+        return [self._places[key] for key in keys if key in self._places]
+
+    def _is_ready(self, place: int) -> bool:
+        """Not answered yet, and no second time before the first is answered."""
+        shown = self.order[place]
+        is_in_turn = shown.repeat == 0 or (shown.direction_id, 0) in self.standing
+        return is_in_turn and self.said_of(place) is None
 
     def _act(self, shown: Showing, act: ActKind, note: str, seconds: float | None, copied_from: str = "") -> Act:
         card = self.deck.cards[shown.direction_id].hash

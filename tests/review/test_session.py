@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+import random
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
 from autocaft.errors import ConfigError, DataError, RunLockedError
-from autocaft.review.acts import ActLog, answers, log_path, read_acts, reviewers
+from autocaft.review.acts import CHOICES, ActLog, acts_on_cards, answers, log_path, read_acts, reviewers
 from autocaft.review.deck import Deck, doubtful_part, histogram, load_deck
-from autocaft.review.session import MIN_GAP, Review, plan_order
+from autocaft.review.server import Page
+from autocaft.review.session import MIN_GAP, Review, Said, Showing, plan_order
 from autocaft.rundir.files import read_jsonl, write_jsonl
 from tests.planted_run import make_run
 
@@ -162,6 +167,95 @@ def test_an_answer_to_a_card_that_changed_does_not_count(run_dir: Path, deck: De
     path = run_dir / "judge" / "cards.jsonl"
     path.write_text(path.read_text().replace(deck.cards[review.order[0].direction_id].hash, "another"))
     assert Review(load_deck(run_dir), review._log, "ada").current == 0
+
+
+# the state, kept act by act
+
+
+def _current_from_the_log(review: Review, left: list[int], taken_back: int | None) -> int | None:
+    """What is to be shown, worked out anew from every act."""
+    hashes = {card.hash for card in review.deck.cards.values()}
+    done = answers(acts_on_cards(read_acts(review._log.path), hashes))
+    open_ = [i for i, s in enumerate(review.order) if (s.direction_id, s.repeat) not in done]
+    ready = [i for i in open_ if review.order[i].repeat == 0 or (review.order[i].direction_id, 0) in done]
+    wanted = [i for i in open_ if i == taken_back] + [i for i in ready if i not in left]
+    return next(iter(wanted + [i for i in left if i in ready]), None)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_state_is_what_the_log_says_after_any_acts_from_any_window(seed: int, run_dir: Path, deck: Deck) -> None:
+    rng = random.Random(seed)
+    left: list[int] = []
+    taken_back = None
+    few = dataclasses.replace(deck, cards=dict(list(deck.cards.items())[:12]))
+    with ActLog(log_path(run_dir, "ada")) as log:
+        review = Review(few, log, "ada")
+        for _ in range(150):
+            stale = rng.randrange(len(review.order))  # another window can show any card
+            showing = stale if rng.random() < 0.3 or review.current is None else review.current
+            deed = rng.choice(["answer", "answer", "answer", "undo", "later", "judge"])
+            if deed == "answer" and review.answer(showing, rng.choice(CHOICES), "", 1.0) == "saved":
+                taken_back = None
+            elif deed == "undo" and (taken := review.undo()) is not None:
+                act = review.acts[-1]
+                taken_back = review.order.index(Showing(taken.direction_id, act.showing))
+                assert (act.act, act.direction_id) == ("withdraw", taken.direction_id)
+            elif deed == "later":
+                review.leave_for_later(showing)
+                left, taken_back = [i for i in left if i != showing] + [showing], None
+            elif deed == "judge" and review.may_see_judge(review.order[showing].direction_id):
+                review.see_judge([review.order[showing].direction_id])
+            fresh = Review(few, log, "ada")
+            assert list(review.standing.items()) == list(fresh.standing.items())
+            assert (review.acts, review.progress, review.last) == (fresh.acts, fresh.progress, fresh.last)
+            for direction_id in few.cards:
+                assert review.may_see_judge(direction_id) == fresh.may_see_judge(direction_id)
+            assert review.current == _current_from_the_log(review, left, taken_back)
+
+
+def _lines_run(what: Callable[[], Any]) -> int:
+    """How many lines of the review page, its templates included, run in a call."""
+    n_lines = 0
+
+    def count(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal n_lines
+        name = frame.f_code.co_filename
+        if "autocaft/review" not in name and name != "<template>":
+            return None
+        n_lines += event == "line"
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        what()
+    finally:
+        sys.settrace(before)
+    return n_lines
+
+
+def test_a_save_among_thousands_of_cards_is_no_more_work_than_among_a_few(run_dir: Path, deck: Deck) -> None:
+    one = deck.cards["L8.latent0"]
+    lines = []
+    for n in (60, 3000):
+        cards = {f"d{i}": dataclasses.replace(one, direction_id=f"d{i}", hash=f"h{i}") for i in range(n)}
+        with ActLog(log_path(run_dir, f"reader{n}")) as log:
+            review = Review(dataclasses.replace(deck, cards=cards), log, "ada")
+            page = Page(review, run_dir=run_dir, token="", cookie="")
+            review.take_in([Said(direction_id, "keep", "") for direction_id in list(cards)[20:]])
+            _answer_all(review, 5)
+            page._render(status="")
+
+            def save_take_back_and_leave(review: Review = review, page: Page = page) -> None:
+                for deed in (lambda showing: review.answer(showing, "keep", "", 1.0), review.leave_for_later):
+                    assert review.current is not None
+                    deed(review.current)
+                    page._render(status="")
+                review.undo()
+                page._render(status="")
+
+            lines.append(_lines_run(save_take_back_and_leave))
+    assert lines[1] < 1.1 * lines[0], lines
 
 
 # what may be seen
