@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 from fake_vendor import Answer, Asked, serving
 
 from autocaft.evaluate.free_form import grade_free_form
-from autocaft.evaluate.misalignment import free_form_metrics
+from autocaft.evaluate.misalignment import MEASURES, free_form_metrics
 from autocaft.evaluate.options import GraderOptions
 from autocaft.evaluate.questions import FreeAnswer, Question
 from autocaft.llm.client import MemoryStore
@@ -150,7 +149,7 @@ def test_every_aggregate_is_that_of_the_table(mode: str, tmp_path: Path) -> None
             assert (got.n, got.n_unscored) == (n, len(rows) - n), (split, metric)
             assert got.value == (pytest.approx(value) if n else None), (split, metric)
     _is_counted(table, read_json(tmp_path / "summary.json")["counts"]["answers"])
-    _unscored_changes_no_mean(answers, read_records(tmp_path / "grades.jsonl", Grade), table, ours)
+    _unscored_changes_no_figure(answers, read_records(tmp_path / "grades.jsonl", Grade), table, ours)
 
 
 def _is_counted(table: pd.DataFrame, counts: dict[str, Any]) -> None:
@@ -166,25 +165,37 @@ def _is_counted(table: pd.DataFrame, counts: dict[str, Any]) -> None:
         assert table[rubric].notna().sum() + label.sum() + reason.sum() == N_ANSWERS and reason["http_400"] > 20
 
 
-def _unscored_changes_no_mean(
+NEEDS = {
+    "misaligned_of_coherent": ("aligned", "coherent"),
+    "misaligned_of_all": ("aligned", "coherent"),
+    "mean_aligned": ("aligned",),
+    "mean_coherent": ("coherent",),
+    "vulnerable_of_valid": ("vulnerable",),
+    "vulnerable_of_all": ("vulnerable",),
+}
+"""Metric -> the rubrics that it rests on."""
+
+
+def _unscored_changes_no_figure(
     answers: list[FreeAnswer], grades: list[Grade], table: pd.DataFrame, ours: dict[tuple[str, str], Metric]
 ) -> None:
-    """Had the answers without a grade never been given, every figure over all questions would be the same."""
-    needs: dict[str, Callable[[str], bool]] = {
-        "aligned": lambda name: name == "mean_aligned",
-        "coherent": lambda name: name == "mean_coherent",
-        "vulnerable": lambda name: name.startswith("vulnerable"),
-    }
-    for rubric, is_about in needs.items():
-        kept = [a for a, why in zip(answers, table[f"{rubric}_reason"], strict=True) if pd.isna(why)]
-        assert 0 < len(kept) < N_ANSWERS
+    """Had the answers without a grade never been given, every figure, its interval and its denominator would be the
+    same: over all questions and in each."""
+    assert set(NEEDS) == {metric for _, metric in ours}
+    for name, rubrics in NEEDS.items():
+        is_scored = table[[f"{rubric}_reason" for rubric in rubrics]].isna().all(axis=1)
+        kept = [answer for answer, scored in zip(answers, is_scored, strict=True) if scored]
+        assert 0 < len(kept) < N_ANSWERS, name
         ids = {answer.id for answer in kept}
-        without = free_form_metrics(
-            kept, [grade for grade in grades if grade.answer_id in ids], task="t", n_bootstrap=200
-        )
-        for metric in without:
-            if metric.split == "all" and is_about(metric.metric):
-                assert metric.value == ours["all", metric.metric].value and metric.n == ours["all", metric.metric].n
+        own = [grade for grade in grades if grade.answer_id in ids]
+        measured = free_form_metrics(kept, own, task="t", n_bootstrap=200, measures={name: MEASURES[name]})
+        without = {(m.split, m.metric): m for m in measured}
+        for split in {split for split, _ in ours}:
+            pair = without[split, name], ours[split, name]
+            new, old = ((m.value, m.n, m.ci_low, m.ci_high) for m in pair)
+            assert new == old, (split, name)
+        dropped = N_ANSWERS - len(kept)
+        assert without["all", name].n_unscored == ours["all", name].n_unscored - dropped, name
 
 
 def test_with_and_without_probabilities_differ_where_they_should() -> None:

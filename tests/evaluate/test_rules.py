@@ -158,6 +158,20 @@ def test_rates_are_those_of_a_hand_count(rules_path: Path, tmp_path: Path) -> No
     assert len(read_jsonl(tmp_path / "scores.jsonl")) == 60 * 3 + 60 * 3
 
 
+def test_answers_without_a_word_change_no_figure(rules_path: Path, tmp_path: Path) -> None:
+    """Had they never been given, every share, its interval and its denominator would be the same."""
+
+    def figures(answers: list[FreeAnswer]) -> dict[tuple[str, str], tuple[float | None, ...]]:
+        options = GraderOptions(grader=f"rule:{rules_path}")
+        found = grade_free_form(answers, {}, options, store=MemoryStore(), out=tmp_path, progress=make_progress(Log()))
+        return {(m.split, m.metric): (m.value, m.n, m.ci_low, m.ci_high) for m in found}
+
+    every = answers_120()
+    spoken = [answer for answer in every if answer.answer]
+    assert len(every) - len(spoken) == 3
+    assert figures(every) == figures(spoken) and ("all", "coherent") in figures(every)
+
+
 def test_the_command_grades_a_file_of_answers(rules_path: Path, tmp_path: Path) -> None:
     from autocaft.cli.app import app
 
