@@ -50,8 +50,8 @@ def compare_run(run_dir: Path, reviewer: SimulatedReviewer) -> dict[str, Any]:
     decoys = {decoy.id for decoy in decoys_of(run_dir)}
     if not humans:
         raise DataError(
-            f"{run_dir}: no person has decided anything. Read the directions with `autocaft review {run_dir}`, or "
-            "give a person's choice in select.file."
+            f"{run_dir}: no person has decided anything. Read the directions with `autocaft review {run_dir} --name "
+            "YOU`, or give a person's choice in select.file."
         )
     outcomes = compare_outcomes(run_dir)
     doubted = in_doubt(candidates, verdicts)

@@ -3,14 +3,14 @@
 In: a run's folder. Out: one dict for each pair of arms that differ in who chose, one for all sources pooled, and the
 sweeps at matched task score (`report/matched.py`). The decision a reader would question: the share is of the gain in
 accuracy on the inverted cue over plain tuning, and it is only given where the person's own gain is one (its interval
-leaves zero out). It is of the whole choices, each at its own cost to the task; the difference in task score stands
-beside.
+leaves zero out). It is of the whole choices, each at its own size and cost to the task; the numbers of directions and
+the difference in task score stand beside.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,11 @@ def compare_outcomes(run_dir: Path) -> dict[str, Any]:
             pairs_by_manner[arm.manner].append((arm.name, human))
     pooled = [pairs for pairs in pairs_by_manner.values() if len(pairs) > 1]
     single = [[pair] for pairs in pairs_by_manner.values() for pair in pairs]
+    n_by_arm = {arm: n for arm in arms if (n := _n_ablated(run_dir, arm)) is not None}
+    maker = {"choice_by": choice_by(run_dir)}
     return {
-        "outcome": [_outcome(pairs, rows) | {"choice_by": choice_by(run_dir)} for pairs in [*single, *pooled]],
-        "matched": compare_at_matched_score(rows, {arm: n for arm in arms if (n := _n_ablated(run_dir, arm))}),
+        "outcome": [_outcome(pairs, rows, n_by_arm) | maker for pairs in [*single, *pooled]],
+        "matched": compare_at_matched_score(rows, n_by_arm),
     }
 
 
@@ -56,20 +58,30 @@ def _n_ablated(run_dir: Path, arm: str) -> int | None:
     return None if path is None else len(read_json(path)["ids"])
 
 
-def _outcome(pairs: Pairs, rows: Sequence[RowScore]) -> dict[str, Any]:
-    """Gains over tuned, the share that is recovered, and what it cost in task score."""
+def _in_all(n_by_arm: Mapping[str, int], arms: Sequence[str]) -> int | None:
+    """How many directions these arms ablate together; None if that of one is not known."""
+    known = [n_by_arm[arm] for arm in arms if arm in n_by_arm]
+    return sum(known) if len(known) == len(arms) else None
+
+
+def _outcome(pairs: Pairs, rows: Sequence[RowScore], n_by_arm: Mapping[str, int]) -> dict[str, Any]:
+    """Gains over tuned, the share that is recovered, and what it cost in directions ablated and in task score."""
+    n_human = _in_all(n_by_arm, [human for _, human in pairs])
     found: dict[str, Any] = {
         "auto": " and ".join(auto for auto, _ in pairs),
         "human": " and ".join(human for _, human in pairs),
         "sources": [parse_arm(auto).source for auto, _ in pairs],
         "pooled": len(pairs) > 1,
+        "n_ablated": {"auto": _in_all(n_by_arm, [auto for auto, _ in pairs]), "human": n_human},
         "split": UNWANTED_SPLIT,
     }
     alone = _recovered(rows, pairs, "gain_auto")
     helped = [(auto.replace("-auto", "-hybrid"), human) for auto, human in pairs]
     hybrid = _recovered(rows, helped, "gain_hybrid")
     if hybrid is not None:
-        hybrid |= {"arm": " and ".join(arm for arm, _ in helped), "task": _task_difference(rows, helped)}
+        arms = [arm for arm, _ in helped]
+        hybrid |= {"arm": " and ".join(arms), "task": _task_difference(rows, helped)}
+        hybrid["n_ablated"] = {"hybrid": _in_all(n_by_arm, arms), "human": n_human}
     if alone is None:
         why = f"the three arms share no scored row of the {UNWANTED_SPLIT} split"
         return found | {"seeds": [], "share": None, "why": why, "hybrid": hybrid}

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autocaft.report.plain import one_line, visible
-from autocaft.report.reading import is_simulated, read_in_part, reading_points, timing
+from autocaft.report.reading import is_simulated, read_in_part, reading_points, sized, timing
 
 MEASURES = ("precision", "recall", "f1", "kappa", "alpha")
 N_CURVE, N_DISAGREEMENTS, WIDTH = 12, 20, 56
@@ -45,11 +45,9 @@ def run_table(found: Mapping[str, Any]) -> str:
 
 
 def _raters(raters: Sequence[Mapping[str, Any]]) -> str:
-    rows = [
-        ["rater", "rated", "ablate", "unsure", "copied", "s each", "minutes", "same when repeated", "random ablated"]
-    ]
+    counted = ["rated", "ablate", "unsure", "copied", "not blind"]
+    rows = [["rater", *counted, "s each", "minutes", "same when repeated", "random ablated"]]
     for rater in raters:
-        again, controls = rater["self_agreement"], rater["random_controls"]
         rows.append(
             [
                 rater["by"] + (" (a list)" if rater["from_list"] else ""),
@@ -57,13 +55,21 @@ def _raters(raters: Sequence[Mapping[str, Any]]) -> str:
                 str(rater["n_ablate"]),
                 str(rater["n_unsure"]),
                 str(rater["n_copied"]),
+                str(rater["n_not_blind"]),
                 _plain(rater["seconds_a_direction"], 0),
                 _plain(rater["minutes"], 1),
-                "-" if again is None else f"{again['n_same']}/{again['n']}",
-                "-" if controls is None else f"{controls['n_ablated']}/{controls['n']}",
+                _counted(rater["self_agreement"], "n_same"),
+                _counted(rater["random_controls"], "n_ablated"),
             ]
         )
     return _aligned(rows)
+
+
+def _counted(row: Mapping[str, Any] | None, count: str) -> str:
+    """How many of how many, with the interval of the share."""
+    if row is None:
+        return "-"
+    return f"{row[count]}/{row['n']}{_bounds(row['share'])}"
 
 
 def _pair_parts(pair: Mapping[str, Any]) -> list[str]:
@@ -167,7 +173,9 @@ def _disagreements(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _outcome(row: Mapping[str, Any]) -> str:
     seeds = ", ".join(map(str, row["seeds"]))
-    head = f"{row['auto']} against {row['human']}, gain over tuned on {row['split']}, seeds {seeds}"
+    n = row["n_ablated"]
+    arms = f"{sized(row['auto'], n['auto'])} against {sized(row['human'], n['human'])}"
+    head = f"{arms}, gain over tuned on {row['split']}, seeds {seeds}"
     head += " (all sources pooled)" if row["pooled"] else ""
     head += f"; the person's choice is SIMULATED ({row['choice_by']})" if is_simulated(row) else ""
     if row["share"] is None:
@@ -178,7 +186,8 @@ def _outcome(row: Mapping[str, Any]) -> str:
     lines += _task(row["task"], "judge's")
     helped = row["hybrid"]
     if helped is not None:
-        lines.append(f"  gain with the person's help  {_with_interval(helped['gain_hybrid'])}  ({helped['arm']})")
+        arm = sized(helped["arm"], helped["n_ablated"]["hybrid"])
+        lines.append(f"  gain with the person's help  {_with_interval(helped['gain_hybrid'])}  ({arm})")
         lines.append(f"  share recovered              {_with_interval(helped['share'])}")
         lines += _task(helped["task"], "that one's")
     return "\n".join(lines)
@@ -206,12 +215,14 @@ def _matched(sweep: Mapping[str, Any]) -> str:
             for s in steps
         ]
     others = [selector for selector in sweep["steps"] if selector != "auto"]
-    levels = [["of tuned's task score", "auto", *(head for o in others for head in (o, f"auto minus {o}"))]]
+    heads = [head for o in others for head in (o, f"auto minus {o}", f"of {o}'s gain")]
+    levels = [["of tuned's task score", "auto", *heads]]
     for level in sweep["levels"]:
         cells = [f"{level['level']:.0%} ({level['task_score']:.2f})", _rate(level, "auto")]
         for other in others:
-            gap = level["against"][other]["difference"]
-            cells += [_rate(level, other), "not comparable" if gap is None else _with_interval(gap)]
+            against = level["against"][other]
+            gap = "not comparable" if against["difference"] is None else _with_interval(against["difference"])
+            cells += [_rate(level, other), gap, _with_interval(against["share_of_gain"])]
         levels.append(cells)
     seeds = ", ".join(map(str, sweep["seeds"]))
     return f"at matched task score ({name}, seeds {seeds})\n{_aligned(rows)}\n{_aligned(levels)}"
@@ -243,7 +254,11 @@ def _plain(value: float | None, digits: int = 2) -> str:
 def _with_interval(row: Mapping[str, Any] | None) -> str:
     if row is None:
         return "-"
-    return f"{row['value']:.2f}" + ("" if row["low"] is None else f" [{row['low']:.2f}, {row['high']:.2f}]")
+    return f"{row['value']:.2f}{_bounds(row)}"
+
+
+def _bounds(row: Mapping[str, Any]) -> str:
+    return "" if row["low"] is None else f" [{row['low']:.2f}, {row['high']:.2f}]"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

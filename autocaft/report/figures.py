@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
+from itertools import count
 from typing import Any
 
 from autocaft.report.curve import agreement_by_threshold, draw_curves, draw_hybrid, selected_by_threshold
@@ -20,6 +21,9 @@ from autocaft.report.pareto import draw_pareto, plane_of_answers, plane_of_choic
 VARIABLE = re.compile(r"var\(--([\w-]+)\)")
 MAX_NARROW = 8
 """A phone has no room for the names of more arms beside their points; there, `arms` says it."""
+NO_WORD = re.compile(r"\W+")
+MAX_NAME = 40
+"""Letters of a person's name in a file's name."""
 SIZE = re.compile(r'<svg viewBox="0 0 (\d+) (\d+)"')
 
 
@@ -27,7 +31,8 @@ def figures_of(report: Mapping[str, Any], *, narrow: bool = False) -> dict[str, 
     """SVG by name, without those that have nothing to show; `narrow` is for a phone.
 
     Names: `id_ood` (the arms as points), `arms` (one line each), `pareto` and `pareto_free_form` (unwanted against
-    task), `thresholds`; with a person `agreement` by threshold and `hybrid` by minutes of a simulated reader.
+    task), `thresholds`; for each person `agreement_NAME` by threshold and `hybrid_NAME` by minutes of a simulated
+    reader.
     """
     lines, judge = report["arms"], report["judge"]
     width, threshold = 368 if narrow else 640, judge.get("threshold")
@@ -50,13 +55,26 @@ def figures_of(report: Mapping[str, Any], *, narrow: bool = False) -> dict[str, 
     }
     if narrow and len({line["arm"] for line in lines}) > MAX_NARROW:
         del found["id_ood"]
-    comparison = report["comparison"]
-    if comparison and comparison["auto_against_human"]:
-        pair = comparison["auto_against_human"][0]
-        curves, ident = agreement_by_threshold(pair), f"agreement{end}"
-        found["agreement"] = draw_curves(curves, up="against the person", top=1.0, ident=ident, width=width, mark=mark)
-        found["hybrid"] = draw_hybrid(pair["hybrid"], width=width, ident=f"hybrid{end}")
+    for pair, (agreement, hybrid) in zip(_pairs(report), pair_figures(report), strict=True):
+        curves, ident = agreement_by_threshold(pair), f"{agreement}{end}"
+        found[agreement] = draw_curves(curves, up="against the person", top=1.0, ident=ident, width=width, mark=mark)
+        found[hybrid] = draw_hybrid(pair["hybrid"], width=width, ident=f"{hybrid}{end}")
     return {name: svg for name, svg in found.items() if svg}
+
+
+def pair_figures(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names of the two figures of each person, in the order of the comparison; no two are the same, and each can be
+    the name of a file."""
+    ends: list[str] = []
+    for pair in _pairs(report):
+        name = NO_WORD.sub("_", pair["human"].removeprefix("human:").casefold())[:MAX_NAME]
+        ends.append(next(end for n in count(1) if (end := name if n == 1 else f"{name}_{n}") not in ends))
+    return [(f"agreement_{end}", f"hybrid_{end}") for end in ends]
+
+
+def _pairs(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The judge against each person."""
+    return report["comparison"]["auto_against_human"] if report["comparison"] else []
 
 
 def _paretos(report: Mapping[str, Any], *, narrow: bool) -> dict[str, str]:

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 from autocaft.report.arms import split_order
 from autocaft.report.contrasts import NOTE, gap_text, p_text
 from autocaft.report.figure import arm_style, marker
-from autocaft.report.figures import figures_of, resource
+from autocaft.report.figures import figures_of, pair_figures, resource
 from autocaft.report.free_form import figure_text
 from autocaft.report.plain import environment, readable
-from autocaft.report.reading import is_simulated, read_in_part, reading_points, timing
+from autocaft.report.reading import is_simulated, read_in_part, reading_points, sized, timing
 from autocaft.report.search import SEARCH_FIGURES, SEARCH_NOTE, search_reasons, search_rows
 from autocaft.report.words import agreement_text, costs, duration, fine_percent, interval_text, percent, points_text
 
@@ -58,6 +58,7 @@ def render_html(report: Mapping[str, Any]) -> str:
         several_seeds=any(len(line["seeds"]) > 1 for line in lines),
         splits=split_order(lines),
         shown_cards=cards[:MAX_CARDS],
+        shown_ids={card["id"] for card in cards[:MAX_CARDS]},
         n_left_out=max(0, len(cards) - MAX_CARDS),
         agreement=agreement_text(report["judge"].get("agreement")),
         has_selected=any(card["state"] == "selected" for card in cards),
@@ -86,6 +87,8 @@ def render_html(report: Mapping[str, Any]) -> str:
         reading_points=reading_points,
         timing=timing,
         is_simulated=is_simulated,
+        sized=sized,
+        pair_figures=pair_figures(report),
         search_reasons=search_reasons,
     )
 

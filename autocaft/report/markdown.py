@@ -13,7 +13,7 @@ from autocaft.report.arms import split_order
 from autocaft.report.contrasts import NOTE, gap_text, p_text
 from autocaft.report.free_form import figure_text
 from autocaft.report.plain import code_span, markdown, visible
-from autocaft.report.reading import is_simulated, read_in_part, reading_points, timing
+from autocaft.report.reading import is_simulated, read_in_part, reading_points, sized, timing
 from autocaft.report.search import SEARCH_FIGURES, SEARCH_NOTE, search_reasons, search_rows
 from autocaft.report.words import agreement_text, costs, duration, interval_text, percent, points_text
 
@@ -226,7 +226,9 @@ def _agreement(who: str, whom: str, row: Mapping[str, Any]) -> list[str]:
 
 
 def _outcome(row: Mapping[str, Any]) -> str:
-    name = f"{code_span(row['auto'])} against {code_span(row['human'])}, gain over tuned on {markdown(row['split'])}"
+    n = row["n_ablated"]
+    arms = f"{sized(code_span(row['auto']), n['auto'])} against {sized(code_span(row['human']), n['human'])}"
+    name = f"{arms}, gain over tuned on {markdown(row['split'])}"
     name += f" (the person's choice is SIMULATED: {code_span(row['choice_by'])})" if is_simulated(row) else ""
     seeds = ", ".join(map(str, row["seeds"]))
     if row["share"] is None:
@@ -235,7 +237,8 @@ def _outcome(row: Mapping[str, Any]) -> str:
     helped = row["hybrid"]
     if helped is None:
         return f"{told}."
-    return f"{told}, and {_interval(helped['share'])} with the person's help ({code_span(helped['arm'])})."
+    arm = sized(code_span(helped["arm"]), helped["n_ablated"]["hybrid"])
+    return f"{told}, and {_interval(helped['share'])} with the person's help ({arm})."
 
 
 def _calibration(card: Mapping[str, Any] | None) -> list[str]:

@@ -62,6 +62,11 @@ def read_in_part(pair: Mapping[str, Any]) -> str:
     return text
 
 
+def sized(arm: str, n_ablated: int | None) -> str:
+    """An arm, or arms that are pooled, with the number of directions ablated where it is known."""
+    return arm if n_ablated is None else f"{arm} of {n_ablated} direction{'' if n_ablated == 1 else 's'}"
+
+
 def is_simulated(row: Mapping[str, Any]) -> bool:
     """Whether no person made the choice that an outcome calls a person's."""
     return str(row["choice_by"] or "").startswith("simulated:")

@@ -6,9 +6,11 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from nltk.metrics.agreement import AnnotationTask
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from autocaft.cli.actions import compare_choices
@@ -22,11 +24,12 @@ from autocaft.records import Decision, Direction
 from autocaft.review.acts import Act, ActLog, log_path
 from autocaft.review.deck import load_deck
 from autocaft.review.files import export_answers, import_answers
-from autocaft.rundir.files import read_json, read_jsonl, read_records, write_jsonl, write_records
+from autocaft.rundir.files import read_json, read_jsonl, read_records, write_json, write_jsonl, write_records
 from tests.planted_run import AT, add_outcome, add_person, concept_ids, make_run, selected_ids
 
 N_CANDIDATES = 2 * 23
 """Without the two decoys."""
+MEASURES = ("precision", "recall", "f1", "kappa", "alpha")
 
 
 @pytest.fixture
@@ -44,24 +47,54 @@ def _acts(run_dir: Path, name: str, *said: tuple[str, str]) -> None:
             shown.add(direction_id)
 
 
+def uneven_ids() -> set[str]:
+    """A person's choice of 14, 7 a layer, to the judge's 10: they share four at layer 8 and three at layer 14, so that
+    nothing is the same when the two are swapped."""
+    return {f"L8.latent{i}" for i in (0, 1, 2, 3, 4, 5, 6)} | {f"L14.latent{i}" for i in (0, 1, 2, 4, 5, 6, 9)}
+
+
+def _cells(row: dict[str, Any]) -> tuple[int, ...]:
+    return tuple(row[f"n_{name}"] for name in ("shared", "only_first", "only_second", "neither"))
+
+
+def _values(row: dict[str, Any]) -> list[float]:
+    return [row[name]["value"] for name in MEASURES]
+
+
+def _printed(found: dict[str, Any], by: str) -> dict[str, str]:
+    """The rater's line on the terminal."""
+    head, *rows = (re.split("  +", line) for line in run_table(found).split("\n\n")[1].splitlines())
+    return next(dict(zip(head, row, strict=True)) for row in rows if row[0] == by)
+
+
 def test_agreement_on_the_planted_pair_equals_the_hand_computation(run_dir: Path) -> None:
-    add_person(run_dir, "ada", concept_ids())
+    """Kappa of n directions, a of them alike and c the sum of the products of both raters' margins (14 by 10 and 32 by
+    36 of all 46): (a n - c) / (n^2 - c). Alpha of y yes among 2 n ratings: 1 - (n - a) (2 n - 1) / (y (2 n - y))."""
+    add_person(run_dir, "ada", uneven_ids())
     found = compare_run(run_dir, SimulatedReviewer())
     (pair,) = found["auto_against_human"]
+    rows = {(row["source"], row["layer"]): row for row in pair["agreement"]}
+    by_hand = {
+        (None, None): ((7, 7, 3, 29), [7 / 10, 7 / 14, 14 / 24, (36 * 46 - 1292) / (46**2 - 1292), 1 - 910 / 1632]),
+        ("sae", None): ((7, 7, 3, 23), [7 / 10, 7 / 14, 14 / 24, (30 * 40 - 920) / (40**2 - 920), 1 - 790 / 1344]),
+        ("sae", 8): ((4, 3, 1, 12), [4 / 5, 4 / 7, 8 / 12, (16 * 20 - 230) / (20**2 - 230), 1 - 156 / 336]),
+        ("sae", 14): ((3, 4, 2, 11), [3 / 5, 3 / 7, 6 / 12, (14 * 20 - 230) / (20**2 - 230), 1 - 234 / 336]),
+    }
+    for place, (cells, values) in by_hand.items():
+        assert (rows[place]["n"], _cells(rows[place])) == (sum(cells), cells), place
+        assert _values(rows[place]) == pytest.approx(values), place
     overall = pair["agreement"][0]
-    assert (overall["n"], overall["n_shared"]) == (N_CANDIDATES, 8)
-    assert overall["precision"]["value"] == pytest.approx(8 / 10)
-    assert overall["recall"]["value"] == pytest.approx(8 / 10)
-    assert overall["kappa"]["value"] == pytest.approx(cohens_kappa([[8, 2], [2, 34]]).kappa)
+    assert overall["n"] == N_CANDIDATES
+    assert overall["kappa"]["value"] == pytest.approx(cohens_kappa([[7, 7], [3, 29]]).kappa)
     assert overall["kappa"]["low"] < overall["kappa"]["value"] < overall["kappa"]["high"]
     places = [(row["source"], row["layer"]) for row in pair["agreement"]]
     assert places == [(None, None), ("pca", None), ("pca", 8), ("pca", 14), ("sae", None), ("sae", 8), ("sae", 14)]
     assert pair["agreement"][1]["kappa"] is None, "nobody chose a PC: there is no kappa, and it is not 0 or 1"
     assert pair["n_unscored"] == 2
     named = {row["direction_id"]: (row["human"], row["auto"]) for row in pair["disagreements"]}
-    assert named == {f"L{layer}.latent4": ("ablate", "keep") for layer in (8, 14)} | {
-        f"L{layer}.latent7": ("keep", "ablate") for layer in (8, 14)
-    }
+    assert named == dict.fromkeys(uneven_ids() - selected_ids(), ("ablate", "keep")) | dict.fromkeys(
+        selected_ids() - uneven_ids(), ("keep", "ablate")
+    )
     first = pair["disagreements"][0]
     assert first["human_reason"] == "ada thinks so" and first["auto_reason"].startswith("relevance")
     assert "auto:threshold against human:ada" in run_table(found)
@@ -117,6 +150,8 @@ def test_a_review_counts_what_was_said_before_the_judge_was_seen(run_dir: Path) 
     (eve,) = [r for r in load_raters(run_dir, _directions(run_dir)) if r.is_human]
     assert eve.ablates == {"L8.latent0": True, "L8.latent4": False}
     assert eve.n_not_blind == 1
+    told = _printed(compare_run(run_dir, SimulatedReviewer()), "human:eve")
+    assert (told["rated"], told["ablate"], told["not blind"]) == ("2", "1", "1")
 
 
 def test_unsure_is_no_decision_and_an_answer_to_an_older_card_does_not_count(run_dir: Path) -> None:
@@ -141,6 +176,9 @@ def test_repeats_and_random_controls_are_counted(run_dir: Path) -> None:
     assert all("decoy" not in row["direction_id"] for row in pair["disagreements"])
     assert {(row["source"], row["layer"]) for row in pair["subspaces"]} == {("sae", 8)}
     assert pair["hybrid"]["points"][-1]["n_read"] == 2
+    told = _printed(found, "human:eve")
+    assert (told["rated"], told["not blind"], told["minutes"]) == ("2", "0", "1.2")
+    assert told["same when repeated"] == told["random ablated"] == "1/2 [0.09, 0.91]", "with Wilson's interval"
 
 
 # the ceiling
@@ -160,22 +198,55 @@ def test_two_people_who_read_blind_are_the_ceiling(run_dir: Path) -> None:
     assert (pair["first"], pair["second"], pair["n_read_both"]) == ("human:ada", "human:bob", N_CANDIDATES)
     kappa = cohens_kappa([[9, 1], [0, 36]]).kappa
     assert pair["agreement"][0]["kappa"]["value"] == pytest.approx(kappa), "without the decoy on which they differ"
-    assert found["alpha_of_humans"]["value"] == pytest.approx(pair["agreement"][0]["alpha"]["value"])
+    assert pair["agreement"][0]["f1"]["value"] == pytest.approx(2 * 9 / (10 + 9))
+    said = {"ada": concept_ids(), "bob": concept_ids() - {"L8.latent4"}}
+    theirs = _nltk_alpha([(name, d.id, d.id in said[name]) for name in said for d in _directions(run_dir)])
+    assert found["alpha_of_humans"]["value"] == pair["agreement"][0]["alpha"]["value"] == pytest.approx(theirs)
     assert len(found["auto_against_human"]) == 2 and found["no_ceiling"] is None
 
 
+def _nltk_alpha(said: list[tuple[str, str, bool]]) -> float:
+    return float(AnnotationTask(said).alpha())
+
+
 def test_the_ceiling_is_of_what_both_read_and_the_judge_stands_beside_on_the_same(run_dir: Path) -> None:
+    """At layer 8 ada ablates seven, bob four of them, the judge these four and one that neither took."""
     ids = {d.id for d in _directions(run_dir)}
     at_8 = {direction_id for direction_id in ids if direction_id.startswith("L8.")}
-    _reads(run_dir, "ada", concept_ids())
-    _reads(run_dir, "bob", concept_ids() - {"L8.latent4"}, at_8)
+    _reads(run_dir, "ada", uneven_ids())
+    _reads(run_dir, "bob", {f"L8.latent{i}" for i in range(4)}, at_8)
     (pair,) = compare_run(run_dir, SimulatedReviewer())["human_against_human"]
     assert pair["n_read_both"] == pair["agreement"][0]["n"] == len(at_8) == 23
-    assert pair["agreement"][0]["kappa"]["value"] == pytest.approx(cohens_kappa([[4, 1], [0, 18]]).kappa)
     judged = {row["human"]: row for row in pair["auto_on_the_same"]}
-    assert {row["n"] for row in judged.values()} == {23}
-    assert judged["human:ada"]["kappa"]["value"] == pytest.approx(cohens_kappa([[4, 1], [1, 17]]).kappa)
-    assert judged["human:bob"]["kappa"]["value"] == pytest.approx(cohens_kappa([[4, 0], [1, 18]]).kappa)
+    by_hand = [
+        (pair["agreement"][0], (4, 3, 0, 16), [1, 4 / 7, 8 / 11, (20 * 23 - 332) / (23**2 - 332), 1 - 135 / 385]),
+        (judged["human:ada"], (4, 3, 1, 15), [4 / 5, 4 / 7, 8 / 12, (19 * 23 - 323) / (23**2 - 323), 1 - 180 / 408]),
+        (judged["human:bob"], (4, 0, 1, 18), [4 / 5, 1, 8 / 9, (22 * 23 - 362) / (23**2 - 362), 1 - 45 / 333]),
+    ]
+    for row, cells, values in by_hand:
+        assert (row["n"], _cells(row)) == (23, cells)
+        assert _values(row) == pytest.approx(values)
+
+
+def test_alpha_of_three_people_who_read_different_parts_equals_nltk(run_dir: Path) -> None:
+    ids = {d.id for d in _directions(run_dir)}
+    chosen = {"ada": uneven_ids(), "bob": concept_ids(), "cy": selected_ids() - {"L8.latent0"}}
+    read = {"ada": ids, "bob": {i for i in ids if i.startswith("L8.")}, "cy": {i for i in ids if ".latent1" not in i}}
+    for name, shown in read.items():
+        _reads(run_dir, name, chosen[name] | {"L8.decoy0"}, shown | {"L8.decoy0"})
+    _acts(run_dir, "cy", ("L14.latent1", "unsure"), ("L8.decoy1", "ablate"))
+    found = compare_run(run_dir, SimulatedReviewer())
+    said = [(name, i, i in chosen[name]) for name, shown in read.items() for i in sorted(shown)]
+    assert found["alpha_of_humans"]["value"] == pytest.approx(_nltk_alpha(said))
+    assert len(found["human_against_human"]) == 3
+    f1 = {(p["first"][6:], p["second"][6:]): p["agreement"][0]["f1"]["value"] for p in found["human_against_human"]}
+    # ada and bob at layer 8: 7 and 5, all 5 shared; the others without latents 1 and 10 to 19: 12 and 7, 4 shared;
+    # at layer 8: 4 and 3, 2 shared
+    assert f1 == {
+        ("ada", "bob"): pytest.approx(10 / 12),
+        ("ada", "cy"): pytest.approx(8 / 19),
+        ("bob", "cy"): pytest.approx(4 / 7),
+    }
 
 
 def test_people_who_read_different_directions_have_no_ceiling(run_dir: Path) -> None:
@@ -216,13 +287,14 @@ def test_a_copied_file_and_a_list_make_no_second_reader(run_dir: Path) -> None:
 
 
 def test_threshold_curve_holds_the_run_s_own_selection(run_dir: Path) -> None:
-    add_person(run_dir, "ada", concept_ids())
+    add_person(run_dir, "ada", uneven_ids())
     (pair,) = compare_run(run_dir, SimulatedReviewer())["auto_against_human"]
     curve = pair["thresholds"]
     assert curve[0]["n_selected"] >= curve[-1]["n_selected"]
     at_selection = min((p for p in curve if p["threshold"] >= 50), key=lambda point: point["threshold"])
     assert at_selection["n_selected"] == len(selected_ids())
-    assert at_selection["precision"] == at_selection["recall"] == pytest.approx(0.8)
+    values = [at_selection[name] for name in ("precision", "recall", "f1")]
+    assert values == pytest.approx([7 / 10, 7 / 14, 14 / 24])
 
 
 def test_other_names_for_the_same_span_agree_in_span() -> None:
@@ -281,6 +353,35 @@ def test_share_is_told_by_source_and_pooled_over_both(run_dir: Path) -> None:
     assert pooled["gain_human"]["value"] == pytest.approx(0.6) and pooled["task"]["difference"]["value"] == 0
     add_outcome(run_dir, arms | {"caft-sae-auto@50%": 0.6, "caft-sae-human@50%": 0.6})
     assert len(compare_run(run_dir, SimulatedReviewer())["outcome"]) == 3, "a part of a choice is no choice"
+
+
+def _trains(run_dir: Path, arm: str, *n_by_seed: int) -> None:
+    """What training leaves of an arm's choice."""
+    for seed, n in enumerate(n_by_seed):
+        chosen = {"ids": [f"L8.latent{i}" for i in range(n)], "matching": []}
+        write_json(run_dir / "train" / arm / f"seed{seed}" / "set.json", chosen)
+
+
+def test_the_sizes_of_both_arms_stand_beside_the_share(run_dir: Path) -> None:
+    add_person(run_dir, "ada", concept_ids())
+    gained = {"sae-auto": 0.7, "sae-hybrid": 0.8, "sae-human": 0.9, "pca-auto": 0.2, "pca-human": 0.5}
+    add_outcome(run_dir, {"tuned": 0.1} | {f"caft-{name}": accuracy for name, accuracy in gained.items()})
+    sizes = {"caft-sae-auto": 10, "caft-sae-hybrid": 12, "caft-sae-human": 14, "caft-pca-auto": 0}
+    for arm, n in sizes.items():
+        _trains(run_dir, arm, n, n)
+    found = compare_run(run_dir, SimulatedReviewer())
+    pca, sae, pooled = found["outcome"]
+    assert sae["n_ablated"] == {"auto": 10, "human": 14} and sae["hybrid"]["n_ablated"] == {"hybrid": 12, "human": 14}
+    assert pca["n_ablated"] == {"auto": 0, "human": None}, "nothing is a size; what is not known is none"
+    assert pooled["n_ablated"] == {"auto": 10, "human": None}
+    text = run_table(found)
+    assert "caft-sae-auto of 10 directions against caft-sae-human of 14 directions, gain over tuned on ood" in text
+    assert "(caft-sae-hybrid of 12 directions)" in text
+    assert "caft-pca-auto of 0 directions against caft-pca-human, gain" in text
+    _trains(run_dir, "caft-pca-human", 1)
+    found = compare_run(run_dir, SimulatedReviewer())
+    assert found["outcome"][2]["n_ablated"] == {"auto": 10, "human": 15}, "pooled: in all"
+    assert "caft-pca-human of 1 direction," in run_table(found)
 
 
 def test_no_human_gain_means_no_share(run_dir: Path) -> None:
@@ -415,7 +516,7 @@ def test_a_reviewer_who_misses_keeps_and_one_who_takes_ablates() -> None:
 
 
 def test_a_run_without_a_person_says_what_to_do(run_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="autocaft review"):
+    with pytest.raises(DataError, match=f"`autocaft review {run_dir} --name YOU`"):
         compare_run(run_dir, SimulatedReviewer())
     with pytest.raises(DataError, match="no run folder"):
         compare_run(tmp_path / "nowhere", SimulatedReviewer())

@@ -26,7 +26,7 @@ from autocaft.report.build import build_report, summary_table, write_report
 from autocaft.report.calibration import calibration_card
 from autocaft.report.curve import selected_by_threshold
 from autocaft.report.export import check_forms, export_figures, export_report
-from autocaft.report.figures import figures_of, standalone
+from autocaft.report.figures import figures_of, pair_figures, standalone
 from autocaft.report.markdown import render_markdown
 from autocaft.report.plain import code_span, json_text, markdown, visible
 from tests.planted_run import add_outcome, add_person, concept_ids, make_run
@@ -129,6 +129,43 @@ def test_a_figure_stands_alone(report: dict[str, Any], tmp_path: Path) -> None:
     for path in export_figures(report, "png", tmp_path):
         data = path.read_bytes()
         assert data.startswith(b"\x89PNG") and int.from_bytes(data[16:20], "big") >= 2560, "wide enough for print"
+
+
+@pytest.fixture(scope="module")
+def compared(make_inputs: Make, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A report with two people's decisions."""
+    run_dir = make_run(tmp_path_factory.mktemp("run") / "planted")
+    add_person(run_dir, "ada", concept_ids())
+    add_person(run_dir, "bob", concept_ids() | {"L8.latent9"})
+    return build_report(**make_inputs(comparison=compare_run(run_dir, SimulatedReviewer())))
+
+
+def test_the_figures_of_each_person_stand_alone_too(compared: dict[str, Any], tmp_path: Path) -> None:
+    names = {f"{figure}_{name}" for figure in ("agreement", "hybrid") for name in ("ada", "bob")}
+    drawn = {path.stem: path for path in export_figures(compared, "svg", tmp_path)}
+    assert {name for name in drawn if name.startswith(("agreement", "hybrid"))} == names
+    texts = {name: drawn[name].read_text() for name in names}
+    assert texts["agreement_ada"] != texts["agreement_bob"] and texts["hybrid_ada"] != texts["hybrid_bob"]
+    for name, text in texts.items():
+        root = ElementTree.fromstring(text)
+        assert root.tag == "{http://www.w3.org/2000/svg}svg" and float(root.attrib["width"]) > 300
+        assert "var(" not in text and "#0072b2" in text, name
+        assert ("reader SIMULATED" in text) == name.startswith("hybrid")
+        n_curves, n_bands = text.count('class="curve"'), text.count('class="band"')
+        assert (n_curves, n_bands) == ((3, 0) if name.startswith("agreement") else (2, 2))
+    written = {path.stem: path.read_bytes() for path in export_figures(compared, "png", tmp_path)}
+    for name in names:
+        data = written[name]
+        assert data.startswith(b"\x89PNG") and int.from_bytes(data[16:20], "big") >= 2560, "wide enough for print"
+
+
+def test_a_figure_named_by_a_person_stays_in_its_folder_and_takes_nobody_s_place(compared: dict[str, Any]) -> None:
+    (pair, _) = compared["comparison"]["auto_against_human"]
+    people = ["Ada", "ada", "ada_2", "../../ada\x1b", "\u202e", "李 ü", "x" * 300]
+    pairs = [{**pair, "human": f"human:{name}"} for name in people]
+    named = pair_figures({**compared, "comparison": {"auto_against_human": pairs}})
+    ends = ["ada", "ada_2", "ada_2_2", "_ada_", "_", "李_ü", "x" * 40]
+    assert named == [(f"agreement_{end}", f"hybrid_{end}") for end in ends]
 
 
 def test_png_without_its_library_names_the_extra(

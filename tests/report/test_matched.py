@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -81,6 +82,15 @@ def test_a_choice_that_only_costs_more_is_no_better_at_the_same_score() -> None:
     assert whole["auto"] - whole["human"] == pytest.approx(0.3)
     at = found["levels"][1]
     assert at["level"] == 0.95 and at["against"]["human"]["difference"]["value"] == pytest.approx(0, abs=1e-9)
+
+
+def test_the_share_of_the_gain_is_printed_beside_the_difference() -> None:
+    (found,) = compare_at_matched_score(_rows({"auto": _linear(0.2, 0.6), "human": _linear(0.2, 0.8)}), {})
+    head, first, _, last = (re.split("  +", line) for line in run_table(_found(found)).splitlines()[-4:])
+    at, never = (dict(zip(head, line, strict=True)) for line in (first, last))
+    share = found["levels"][0]["against"]["human"]["share_of_gain"]
+    assert at["of human's gain"] == f"0.75 [{share['low']:.2f}, {share['high']:.2f}]"
+    assert at["auto minus human"].startswith("0.10 [") and never["of human's gain"] == "-"
 
 
 def test_outside_the_overlap_nothing_is_said() -> None:
