@@ -42,7 +42,7 @@ class Act(Record):
     """`human:<name>`."""
     note: str
     seconds: float | None
-    """How long the card was in view; None for an answer that came from a file."""
+    """How long the card was in view; None if that was not measured, as for an answer that came from a file."""
     at: str
     """UTC, ISO 8601."""
     showing: int

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 WRITE_HEADER = "x-autocaft-review"
 """A page of another origin cannot send it without asking first, and is told no."""
-MAX_BODY = 16_384
+MAX_BODY = 32_768
+"""Of a note of the greatest length, each letter of which is sent as nine."""
 FORM = "application/x-www-form-urlencoded"
 PAGE_DESTINATIONS = {"document", "empty", "script", "style", "image"}
 START = "/start"

@@ -23,7 +23,7 @@ from autocaft.report.words import duration
 from autocaft.review.acts import CHOICES, ActLog, log_path
 from autocaft.review.deck import ShownCard, doubtful_part, load_deck, signed
 from autocaft.review.guard import MAX_BODY, START, Guard, loopback
-from autocaft.review.session import Review
+from autocaft.review.session import Draft, Review
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -97,27 +97,34 @@ class Page:
     async def answer(self, request: Request) -> Response:
         """Save an answer and show the next card."""
         form = await _form(request)
-        showing, choice = _number(form, len(self._review.order)), form.get("choice", "")
+        showing, choice, draft = _number(form, len(self._review.order)), form.get("choice", ""), _draft(form)
         if showing is None or choice not in CHOICES:
             return self._render(status="That was no answer; nothing was saved.", code=400)
-        outcome = self._review.answer(showing, choice, form.get("note", "").strip()[:MAX_NOTE], _seconds(form))
+        outcome = self._review.answer(showing, choice, draft.note, draft.seconds, form.get("ticket", ""))
         if outcome == "answered otherwise":
-            status = "That one had another answer already, from another window. Nothing was changed."
+            status = f"{self._answered(showing, 'in another window ')} Nothing was changed.{_not_saved(draft)}"
             return self._render(status=status, code=409)
-        return self._render(status=f"Saved: {SAID[choice]}.")
+        instead = ", instead of what was sent before" if outcome == "saved anew" else ""
+        return self._render(status=f"Saved: {SAID[choice]}{instead}.")
 
     async def next(self, request: Request) -> Response:
         """Leave the card for later."""
-        showing = _number(await _form(request), len(self._review.order))
-        if showing is not None and self._review.current is not None:
-            self._review.leave_for_later(showing)
+        form = await _form(request)
+        showing = _number(form, len(self._review.order))
+        if showing is None:
+            return self._render(status="There is no such card; nothing was changed.", code=400)
+        unsaved = self._keep_draft(form)
+        if self._review.said_of(showing) is not None:
+            return self._render(status=f"{self._answered(showing)} Undo takes that back.{unsaved}", code=409)
+        self._review.leave_for_later(showing)
         return self._render(status="Left for later.")
 
     async def undo(self, request: Request) -> Response:
         """Take the last answer back."""
-        taken = self._review.undo()
+        form = await _form(request)
+        taken = self._review.undo(form.get("ticket", ""))
         status = "Nothing to take back." if taken is None else f"Taken back: {SAID[taken.choice]}."
-        return self._render(status=status, note="" if taken is None else taken.note)
+        return self._render(status=status + self._keep_draft(form))
 
     async def judge(self, request: Request) -> Response:
         """The judge's words: on the direction answered last, or where it differs when all is answered."""
@@ -141,7 +148,6 @@ class Page:
         code: int = 200,
         judged: str | None = None,
         differing: Sequence[str] | None = None,
-        note: str = "",
     ) -> Response:
         """One part of the page, or all of it (`page`), as the review stands now."""
         from starlette.responses import HTMLResponse
@@ -159,10 +165,27 @@ class Page:
             status=status,
             judged=judged,
             differing=differing,
-            note=note,
+            draft=review.draft,
+            ticket=secrets.token_hex(8),
             said=SAID,
         )
         return HTMLResponse(html, code)
+
+    def _answered(self, showing: int, where: str = "") -> str:
+        answer = self._review.said_of(showing)
+        assert answer is not None
+        return f"That one was answered {where}already: {SAID[answer.choice]}."
+
+    def _keep_draft(self, form: Mapping[str, str]) -> str:
+        """Keep what is on a card that is left without an answer; gives what to say of a note that cannot be kept."""
+        showing, draft = _number(form, len(self._review.order)), _draft(form)
+        if showing is None:
+            return ""
+        answer = self._review.said_of(showing)
+        if answer is not None:
+            return "" if draft.note == answer.note else _not_saved(draft)
+        self._review.keep_draft(showing, draft)
+        return ""
 
     def _differing(self) -> list[str]:
         """Directions on which the rule decided otherwise than the person, who was not unsure."""
@@ -238,13 +261,23 @@ def _number(form: Mapping[str, str], n: int) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 9 and int(text) < n else None
 
 
-def _seconds(form: Mapping[str, str]) -> float:
-    """How long the card was in view, as the page measured it; what is no number counts as 0."""
+def _draft(form: Mapping[str, str]) -> Draft:
+    """What was typed on a card and how long it was in view."""
+    return Draft(form.get("note", "").strip()[:MAX_NOTE], _seconds(form))
+
+
+def _not_saved(draft: Draft) -> str:
+    """A note that is saved nowhere can be read once more, and copied."""
+    return f" Your note was not saved: “{draft.note}”" if draft.note else ""
+
+
+def _seconds(form: Mapping[str, str]) -> float | None:
+    """How long the card was in view, as the page measured it; what is no number was not measured."""
     try:
-        seconds = float(form.get("seconds", "0"))
+        seconds = float(form.get("seconds", ""))
     except ValueError:
-        return 0.0
-    return seconds if 0 <= seconds < 1e6 else 0.0
+        return None
+    return seconds if 0 <= seconds < 1e6 else None
 
 
 @cache

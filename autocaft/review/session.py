@@ -33,7 +33,7 @@ MIN_REPEATS, MIN_GAP = 5, 15
 N_FOR_SPEED = 20
 MAX_SECONDS = 3600.0
 
-Outcome = Literal["saved", "already saved", "answered otherwise"]
+Outcome = Literal["saved", "already saved", "saved anew", "answered otherwise"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,14 @@ class Said(NamedTuple):
     note: str
     copied_from: str = ""
     """As in an `Act`."""
+
+
+class Draft(NamedTuple):
+    """What there is of an answer before it is given."""
+
+    note: str = ""
+    seconds: float | None = 0.0
+    """How long the card was in view; None where that cannot be told from other reading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +108,9 @@ class Review:
         self._fresh = {i for i, showing in enumerate(self.order) if showing.repeat == 0}
         self._left_for_later: dict[int, None] = {}  # in the order in which they were left
         self._taken_back: int | None = None
+        self._drafts: dict[int, Draft] = {}
+        self._ticket_of: dict[int, str] = {}
+        self._undone: dict[str, Answer | None] = {}
         self._seen: set[str] = set()
         self._take_up(log.acts)
 
@@ -123,6 +134,11 @@ class Review:
         return next(reversed(self.standing.values()), None)
 
     @property
+    def draft(self) -> Draft:
+        """What was typed and how long it was read already, of the card to show."""
+        return Draft() if self.current is None else self._drafts.get(self.current, Draft())
+
+    @property
     def first(self) -> dict[str, Answer]:
         """The answer that counts, by direction."""
         return first_answers(self.standing)
@@ -144,15 +160,29 @@ class Review:
         """The card at this place of the order."""
         return self.deck.cards[self.order[showing].direction_id]
 
-    def answer(self, showing: int, choice: Choice, note: str, seconds: float) -> Outcome:
-        """Save an answer. The same answer sent twice (a connection that broke) is saved once."""
-        shown = self.order[showing]
+    def answer(self, showing: int, choice: Choice, note: str, seconds: float | None, ticket: str = "") -> Outcome:
+        """Save an answer. The same answer sent twice (a connection that broke) is saved once.
+
+        Args:
+            ticket: of the page as it was drawn. Who gets no reply sees the same page and may think again, so another
+                answer from there counts; from any other page it would overwrite what is not seen there.
+        """
         there = self.said_of(showing)
         if there is not None:
-            return "already saved" if there.choice == choice else "answered otherwise"
-        self._append(self._act(shown, choice, note, min(max(seconds, 0.0), MAX_SECONDS)))
+            if (there.choice, there.note) == (choice, _one_line(note)):
+                return "already saved"
+            if not ticket or self._ticket_of.get(showing) != ticket:
+                return "answered otherwise"
+        timed = None if seconds is None else min(max(seconds, 0.0), MAX_SECONDS)
+        self._append(self._act(self.order[showing], choice, note, timed))
         self._taken_back = None
-        return "saved"
+        self._ticket_of[showing] = ticket
+        self._drafts.pop(showing, None)
+        return "saved" if there is None else "saved anew"
+
+    def keep_draft(self, showing: int, draft: Draft) -> None:
+        """Keep, for as long as this process lives, what is to be there when the card is shown again."""
+        self._drafts[showing] = draft
 
     def leave_for_later(self, showing: int) -> None:
         """Show this one again after the others; nothing is saved, since nothing was said."""
@@ -161,13 +191,26 @@ class Review:
         self._fresh.discard(showing)
         self._taken_back = None
 
-    def undo(self) -> Answer | None:
-        """Take the last answer back and show its direction again; None if there is none."""
+    def undo(self, ticket: str = "") -> Answer | None:
+        """Take the last answer back and show its direction again; None if there is none.
+
+        Args:
+            ticket: of the page as it was drawn. From one page one answer is taken back, however often it asks.
+        """
+        if ticket not in self._undone:
+            taken = self._take_back()
+            if not ticket:
+                return taken
+            self._undone[ticket] = taken
+        return self._undone[ticket]
+
+    def _take_back(self) -> Answer | None:
         if not self.standing:
             return None
         key, taken = next(reversed(self.standing.items()))
         self._append(self._act(Showing(*key), "withdraw", taken.note, None))
         self._taken_back = self._places[key]
+        self.keep_draft(self._taken_back, Draft(taken.note, taken.seconds))
         return taken
 
     def may_see_judge(self, direction_id: str) -> bool:
@@ -224,5 +267,10 @@ class Review:
     def _act(self, shown: Showing, act: ActKind, note: str, seconds: float | None, copied_from: str = "") -> Act:
         card = self.deck.cards[shown.direction_id].hash
         rounded = None if seconds is None else round(seconds, 1)
-        one_line = " ".join(note.split())  # a tab or a line break would open a cell of its own in a spreadsheet
-        return Act(shown.direction_id, act, self.by, one_line, rounded, now(), shown.repeat, card, copied_from)
+        said = _one_line(note)
+        return Act(shown.direction_id, act, self.by, said, rounded, now(), shown.repeat, card, copied_from)
+
+
+def _one_line(note: str) -> str:
+    """A tab or a line break would open a cell of its own in a spreadsheet."""
+    return " ".join(note.split())

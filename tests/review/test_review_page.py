@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,42 @@ def press(page: Page, key: str) -> None:
     page.wait_for_function("n => document.querySelector('progress').value !== n", arg=before, timeout=SHORT)
 
 
+def leave_with_a_note(page: Page, note: str) -> None:
+    """Type a note, leave the card for later, and wait for another."""
+    page.keyboard.press("w")
+    page.keyboard.type(note)
+    page.keyboard.press("Escape")
+    before = page.inner_text(".eyebrow")
+    page.keyboard.press("n")
+    page.wait_for_function("text => document.querySelector('.eyebrow').innerText !== text", arg=before, timeout=SHORT)
+    assert page.inner_text("#status") == "Left for later." and page.input_value("#note") == ""
+
+
+def wait_for_status(page: Page, opening: str) -> None:
+    page.wait_for_function(
+        "text => document.getElementById('status').textContent.startsWith(text)", arg=opening, timeout=SHORT
+    )
+
+
+def lose_replies(page: Page, path: str, is_lost: Callable[[str, int], bool]) -> list[int]:
+    """The server has the request, the page does not know; gives the codes that were lost, as they come.
+
+    Args:
+        is_lost: is given the form and how many were lost before.
+    """
+    lost: list[int] = []
+
+    def handle(route: Any) -> None:
+        if not is_lost(route.request.post_data or "", len(lost)):
+            route.continue_()
+            return
+        lost.append(route.fetch().status)
+        route.abort()
+
+    page.route(f"**{path}", handle)
+    return lost
+
+
 def said(server: Server) -> list[str]:
     return [answer.choice for answer in answers(read_acts(server.log)).values()]
 
@@ -70,8 +106,11 @@ def test_100_directions_by_keyboard_with_reloads_a_note_and_undo(
             page.keyboard.type("a note, kaz")
             page.keyboard.press("Escape")
         if len(pressed) == 20:
+            page.wait_for_timeout(700)
             press(page, "u")
             press(page, "z")
+        if len(pressed) == 25:
+            leave_with_a_note(page, "for later, kaz")
         if len(pressed) % 30 == 29:
             page.reload()
         pressed.append("aku"[len(pressed) % 3])
@@ -79,7 +118,12 @@ def test_100_directions_by_keyboard_with_reloads_a_note_and_undo(
     assert len(pressed) == 105, "100 and 5 of them again"
     assert said(server) == [KEYS[key] for key in pressed]
     acts = read_acts(server.log)
-    assert [act.note for act in acts if act.note] == ["a note, kaz"], "letters in a note are no answers"
+    notes = [act.note for act in acts if act.note]
+    assert notes == ["a note, kaz", "for later, kaz"], "letters in a note are no answers"
+    assert acts[-1].note == "for later, kaz", "what was left came at the end, with what was typed"
+    taken_back = next(i for i, act in enumerate(acts) if act.act == "withdraw")
+    first, again = acts[taken_back - 1].seconds, acts[taken_back + 1].seconds
+    assert first is not None and again is not None and 0.7 <= first <= again, "the first reading counts"
     assert all(act.seconds is not None and 0 <= act.seconds < 60 for act in acts if act.act in KEYS.values())
     assert {act.by for act in acts} == {"human:ada"}
     assert "All 105 are answered" in page.inner_text("#review")
@@ -90,9 +134,7 @@ def test_the_judge_is_hidden_until_asked_for_after_the_answer(
 ) -> None:
     page = open_page(context, start_server(run_dir, "ada"))
     page.keyboard.press("j")
-    page.wait_for_function(
-        "() => document.getElementById('status').textContent.startsWith('Answer first')", timeout=SHORT
-    )
+    wait_for_status(page, "Answer first")
     assert "latent" not in page.content(), "not even the name is on the page"
     for _ in range(8):
         press(page, "a")
@@ -104,6 +146,11 @@ def test_the_judge_is_hidden_until_asked_for_after_the_answer(
             break
     assert "judge's words on L" in page.inner_text("#judge")
     assert [act.act for act in read_acts(run_dir / "review" / "ada.jsonl")][-1] == "see judge"
+    press(page, "k")
+    press(page, "k")
+    read_with_the_words, read_alone = read_acts(run_dir / "review" / "ada.jsonl")[-2:]
+    assert read_with_the_words.seconds is None, "nobody knows how long it was the words that were read"
+    assert read_alone.seconds is not None
 
 
 def test_what_the_judge_doubts_is_read_alone_and_counts_when_all_is_read(
@@ -147,9 +194,7 @@ def test_an_answer_in_a_network_cut_is_saved_once_when_the_network_is_back(
     press(page, "a")
     context.set_offline(True)
     page.keyboard.press("k")
-    page.wait_for_function(
-        "() => document.getElementById('status').textContent.startsWith('Not saved yet')", timeout=SHORT
-    )
+    wait_for_status(page, "Not saved yet")
     assert n_done(page) == 1 and said(server) == ["ablate"]
     page.wait_for_timeout(1500)
     context.set_offline(False)
@@ -164,20 +209,80 @@ def test_a_reply_that_is_lost_does_not_save_twice(
 ) -> None:
     server = start_server(run_dir, "ada")
     page = open_page(context, server)
-    lost = []
-
-    def lose_first(route: Any) -> None:
-        if lost:
-            route.continue_()
-            return
-        lost.append(route.fetch().status)  # the server has it, the page does not know
-        route.abort()
-
-    page.route("**/answer", lose_first)
+    lost = lose_replies(page, "/answer", lambda _, n_before: n_before == 0)
     press(page, "a")
     assert lost == [200] and said(server) == ["ablate"] and len(read_acts(server.log)) == 1
     press(page, "k")
     assert said(server) == ["ablate", "keep"]
+
+
+def test_an_undo_whose_reply_is_lost_takes_one_answer_back(
+    tmp_path: Path, start_server: StartServer, context: BrowserContext
+) -> None:
+    server = start_server(make_run(tmp_path / "planted"), "ada", 0, "--doubtful")
+    page = open_page(context, server)
+    for key in "aku":
+        press(page, key)
+    lost = lose_replies(page, "/undo", lambda _, n_before: n_before in (0, 1))
+    press(page, "z")
+    assert lost == [200, 200] and page.inner_text("#status") == "Taken back: not sure."
+    assert said(server) == ["ablate", "keep"] and n_done(page) == 2
+    press(page, "z")
+    assert said(server) == ["ablate"], "another press takes back another"
+    page.unroute("**/undo")
+    for _ in range(5):
+        press(page, "k")
+    assert "All 6 of this part are answered" in page.inner_text("#review")
+    lost = lose_replies(page, "/undo", lambda _, n_before: n_before == 0)
+    press(page, "z")
+    assert lost == [200] and len(said(server)) == n_done(page) == 5, "on the last page, too"
+
+
+def test_another_answer_after_a_lost_reply_counts(
+    run_dir: Path, start_server: StartServer, context: BrowserContext
+) -> None:
+    server = start_server(run_dir, "ada")
+    page = open_page(context, server)
+    lost = lose_replies(page, "/answer", lambda form, _: "choice=ablate" in form)
+    page.keyboard.press("a")
+    wait_for_status(page, "Not saved yet")
+    press(page, "k")
+    assert set(lost) == {200} and page.inner_text("#status") == "Saved: keep, instead of what was sent before."
+    assert said(server) == ["keep"] and [act.act for act in read_acts(server.log)] == ["ablate", "keep"]
+
+
+def test_a_note_that_is_written_after_a_lost_reply_is_saved(
+    run_dir: Path, start_server: StartServer, context: BrowserContext
+) -> None:
+    server = start_server(run_dir, "ada")
+    page = open_page(context, server)
+    lose_replies(page, "/answer", lambda form, _: "kaz" not in form)
+    page.keyboard.press("a")
+    wait_for_status(page, "Not saved yet")
+    page.keyboard.press("w")
+    page.keyboard.type("a late note")
+    page.wait_for_timeout(2500)  # it tries again each second, but not under the hands of who writes
+    page.keyboard.type(", kaz")
+    page.keyboard.press("Escape")
+    page.wait_for_function("() => document.querySelector('progress').value === 1", timeout=SHORT)
+    (answer,) = answers(read_acts(server.log)).values()
+    assert (answer.choice, answer.note) == ("ablate", "a late note, kaz")
+
+
+def test_a_card_that_is_left_after_a_lost_reply_is_said_to_be_answered(
+    run_dir: Path, start_server: StartServer, context: BrowserContext
+) -> None:
+    server = start_server(run_dir, "ada")
+    page = open_page(context, server)
+    lose_replies(page, "/answer", lambda _form, _n: True)
+    page.keyboard.press("a")
+    wait_for_status(page, "Not saved yet")
+    page.fill("#note", "not that one")
+    page.keyboard.press("Escape")
+    press(page, "n")
+    status = page.inner_text("#status")
+    assert "answered already: ablate. Undo takes that back." in status and "“not that one”" in status
+    assert said(server) == ["ablate"]
 
 
 def test_a_killed_server_loses_nothing_that_was_confirmed(
@@ -191,9 +296,7 @@ def test_a_killed_server_loses_nothing_that_was_confirmed(
         server.kill()
         assert said(server) == ["ablate", "keep", "unsure"] * (round_ + 1)
         page.keyboard.press("a")
-        page.wait_for_function(
-            "() => document.getElementById('status').textContent.startsWith('Not saved')", timeout=SHORT
-        )
+        wait_for_status(page, "Not saved")
         server = start_server(run_dir, "ada", server.port)
         page.wait_for_function(
             "() => document.getElementById('status').textContent.includes('started anew')", timeout=2 * SHORT
@@ -209,9 +312,12 @@ def test_an_answer_from_a_second_window_is_not_overwritten(
     server = start_server(run_dir, "ada")
     first, second = open_page(context, server), open_page(context, server)
     press(first, "a")
+    second.fill("#note", "typed in vain")
+    second.keyboard.press("Escape")
     press(second, "k")
     assert said(server) == ["ablate"]
-    assert "another window" in second.inner_text("#status")
+    status = second.inner_text("#status")
+    assert "another window already: ablate" in status and "“typed in vain”" in status, "what was typed can be copied"
 
 
 def test_keys_work_only_where_they_are_meant(run_dir: Path, start_server: StartServer, context: BrowserContext) -> None:

@@ -17,7 +17,7 @@ from autocaft.errors import ConfigError, DataError, RunLockedError
 from autocaft.review.acts import CHOICES, ActLog, acts_on_cards, answers, log_path, read_acts, reviewers
 from autocaft.review.deck import Deck, doubtful_part, histogram, load_deck
 from autocaft.review.server import Page
-from autocaft.review.session import MIN_GAP, Review, Said, Showing, plan_order
+from autocaft.review.session import MIN_GAP, Draft, Review, Said, Showing, plan_order
 from autocaft.rundir.files import read_jsonl, write_jsonl
 from tests.planted_run import make_run
 
@@ -119,6 +119,39 @@ def test_undo_shows_the_direction_again_and_keeps_both_in_the_log(review: Review
     review.answer(2, "ablate", "meant this", 1.0)
     assert [act.act for act in review.acts][-3:] == ["keep", "withdraw", "ablate"]
     assert review.standing[last.direction_id, 0].choice == "ablate" and review.current == 3
+
+
+def test_who_got_no_reply_may_think_again_and_no_other_page_overwrites(review: Review) -> None:
+    assert review.answer(0, "ablate", "", 2.0, "first") == "saved"
+    assert review.answer(0, "ablate", "a  word", 2.0, "second") == "answered otherwise"
+    assert review.answer(0, "ablate", "a  word", 2.0, "first") == "saved anew"
+    assert review.answer(0, "ablate", "a word", 2.0, "first") == "already saved"
+    assert review.answer(0, "keep", "a word", 3.0, "first") == "saved anew"
+    assert [(act.act, act.note) for act in review.acts] == [("ablate", ""), ("ablate", "a word"), ("keep", "a word")]
+    assert len(review.standing) == 1
+
+
+def test_one_page_takes_one_answer_back_however_often_it_asks(review: Review) -> None:
+    _answer_all(review, 3)
+    taken = review.undo("first")
+    assert review.undo("second") is not None
+    assert review.undo("first") == taken and len(review.standing) == 1, "also when another window asked in between"
+    assert review.undo("third") is not None and review.undo("fourth") is None and review.undo("fourth") is None
+
+
+def test_a_card_that_comes_again_has_what_was_typed_and_read(review: Review) -> None:
+    review.keep_draft(0, Draft("half a", 3.0))
+    review.leave_for_later(0)
+    assert review.draft == Draft("", 0.0)
+    review.answer(1, "keep", "why", 5.0)
+    review.undo()
+    assert review.draft == Draft("why", 5.0)
+    review.answer(1, "keep", "why", None)
+    review.undo()
+    assert review.draft == Draft("why", None), "a time that is not known in part is not known"
+    while review.current != 0:
+        _answer_all(review, 1)
+    assert review.draft == Draft("half a", 3.0)
 
 
 def test_with_other_candidates_old_repeats_do_not_count_and_undo_still_works(run_dir: Path, deck: Deck) -> None:

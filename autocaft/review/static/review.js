@@ -6,10 +6,20 @@
   const help = document.getElementById("help");
   const singleKeys = document.getElementById("single-keys");
   let seconds = 0;
-  let since = document.hidden ? null : performance.now();
+  let isMeasured = true;
+  let since = null;
   let retry = null;
 
   const inView = () => seconds + (since === null ? 0 : (performance.now() - since) / 1000);
+
+  // A card that was in view before goes on from there. Nothing there: that time could not be told, nor can the whole.
+  const startClock = () => {
+    const before = document.getElementById("review").dataset.seconds;
+    isMeasured = before !== "";
+    seconds = Number(before);
+    since = document.hidden ? null : performance.now();
+  };
+  startClock();
 
   document.addEventListener("visibilitychange", () => {
     seconds = inView();
@@ -61,28 +71,34 @@
 
   document.body.addEventListener("htmx:configRequest", (event) => {
     clearTimeout(retry);
-    event.detail.parameters["seconds"] = inView().toFixed(1);
+    event.detail.parameters["seconds"] = isMeasured ? inView().toFixed(1) : "";
   });
 
   document.body.addEventListener("htmx:afterSwap", (event) => {
     if (event.detail.target.id === "judge") {
-      document.querySelector("#judge h2")?.focus();
+      const words = document.querySelector("#judge h2");
+      if (words !== null) isMeasured = false; // the words and the card are read in one view
+      words?.focus();
       return;
     }
     window.scrollTo(0, 0);
-    seconds = 0;
-    since = document.hidden ? null : performance.now();
+    startClock();
     status.classList.remove("bad");
     document.getElementById("question").focus({ preventScroll: true });
   });
 
-  // Not sent, or nothing came back: the card stays, and the same press is tried again. Sent twice is saved once.
+  // While a note is written the card stays: the letters that follow would be answers to the next one.
+  const pressLater = (button) => {
+    retry = setTimeout(() => (document.activeElement?.id === "note" ? pressLater(button) : button.click()), RETRY_MS);
+  };
+
+  // Not sent, or nothing came back: the card stays, and the same press is tried again. Sent twice is done once.
   const again = (event) => {
     const { elt, requestConfig } = event.detail;
     const button = requestConfig?.triggeringEvent?.submitter ?? elt;
     say("Not saved yet: the server does not answer. Trying again.", true);
     clearTimeout(retry);
-    retry = setTimeout(() => button.click(), RETRY_MS);
+    pressLater(button);
   };
   document.body.addEventListener("htmx:sendError", again);
   document.body.addEventListener("htmx:timeout", again);
