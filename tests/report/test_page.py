@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,23 @@ from playwright.sync_api import Browser, BrowserContext, Page
 
 from autocaft.compare.compare import compare_run
 from autocaft.compare.hybrid import SimulatedReviewer
+from autocaft.records import Evidence, Record
+from autocaft.report.arms import RowScore
 from autocaft.report.build import build_report
+from autocaft.report.calibration import calibration_card
 from autocaft.report.html import render_html
+from autocaft.report.markdown import render_markdown
 from autocaft.report.plain import visible
 from autocaft.review.acts import ActLog, log_path
 from autocaft.review.deck import load_deck
 from autocaft.review.session import Review, Said
 from tests.hostile import payloads
 from tests.planted_run import add_outcome, add_person, concept_ids, make_run, selected_ids
+from tests.report.conftest import WORDS
 from tests.report.test_behind import CAUSES, MOVED, probes
+from tests.report.test_calibration import MINE
+from tests.report.test_export import READER
+from tests.report.test_search_table import search_of
 
 Make = Callable[..., dict[str, Any]]
 
@@ -221,14 +230,9 @@ def test_100_hostile_texts_in_every_field_are_shown_as_they_are_and_do_nothing(
         line["scores"][text] = line["scores"]["neutral"]
     file = tmp_path / "<b>hostile&.html"
     file.write_text(render_html(hostile))
-    page = context.new_page()
-    dialogs, requests, messages = [], [], []
-    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
-    context.on("request", lambda request: requests.append(request.url))
-    page.on("console", lambda message: messages.append(message.text))
-    page.on("pageerror", lambda error: messages.append(str(error)))
+    page, happened, requests = _watched(context)
     page.goto(file.as_uri())
-    assert page.locator("script").count() == 1 and page.locator("body iframe, body img, body form, base").count() == 0
+    assert page.locator("script").count() == 1 and page.locator(FOREIGN).count() == 0
     for text in texts:
         card = page.locator(f"[id={_quoted(visible(text) + str(texts.index(text)))}]")
         said = card.text_content() or ""
@@ -242,8 +246,85 @@ def test_100_hostile_texts_in_every_field_are_shown_as_they_are_and_do_nothing(
     whole = page.text_content("main") or ""
     assert all(whole.count(visible(text)) >= 5 for text in texts)
     page.wait_for_timeout(300)
-    assert dialogs == [] and messages == [], "a content policy that had to step in would have said so here"
+    assert happened == [], "a content policy that had to step in would have said so here"
     assert {url.partition("#")[0] for url in requests} == {file.as_uri()}
+
+
+FOREIGN = "body iframe, body img, body form, base"
+DECISIVE = {"arm", "hooks", "measured_by", "metric", "place", "pole", "pole_relation", "position", "source", "split"}
+"""Fields of what a report is made from that hold one of our own words; all other text may be anybody's."""
+FREE_KEYS = {"n_unscored_by_reason", "splits", "timing", "versions"}
+
+
+class Spoiler:
+    """Puts a hostile text of its own in the place of each text that a report is made from, the same wherever it
+    stands: what belongs together still does."""
+
+    def __init__(self) -> None:
+        self.texts, self.payload_by_text = cycle(), dict[str, str]()
+
+    def text(self, text: str) -> str:
+        if text and text not in self.payload_by_text:
+            self.payload_by_text[text] = f"{next(self.texts)}{len(self.payload_by_text)}"
+        return self.payload_by_text.get(text, "")
+
+    def spoiled(self, value: Any, key: str = "") -> Any:
+        if isinstance(value, str) and key == "by":
+            kind, _, name = value.partition(":")
+            return f"{kind}:{self.text(name)}"
+        if isinstance(value, str):
+            return value if key in DECISIVE else self.text(value)
+        if isinstance(value, RowScore):
+            return value._replace(row_id=self.text(value.row_id), cluster=self.text(value.cluster))
+        if isinstance(value, Record):
+            fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+            return dataclasses.replace(value, **{name: self.spoiled(own, name) for name, own in fields.items()})
+        if isinstance(value, dict):
+            return {self.text(k) if key in FREE_KEYS else k: self.spoiled(v, k) for k, v in value.items()}
+        return type(value)(self.spoiled(item, key) for item in value) if isinstance(value, list | tuple) else value
+
+
+@pytest.mark.slow
+def test_hostile_texts_in_all_that_a_report_is_made_from_stay_texts_in_every_form(
+    make_inputs: Make, report: dict[str, Any], tmp_path: Path, context: BrowserContext
+) -> None:
+    values = make_inputs(
+        seeds=(0, 1, 2),
+        comparison=report["comparison"],
+        behind={"probes": probes(), "moved": [MOVED], "causes": CAUSES},
+        searches=[search_of(None)],
+        calibration=calibration_card(MINE, threshold=60.0, commands=["autocaft calibrate"]),
+        evidence=[Evidence("L8.latent8", {"top": {}}, (" she",), (" he",), 0.25, 0.1, 0.5)],
+    )
+    spoiler = Spoiler()
+    hostile = build_report(**{key: spoiler.spoiled(values[key], key) for key in values} | {"config": values["config"]})
+    file = tmp_path / "report.html"
+    file.write_text(render_html(hostile))
+    page, happened, requests = _watched(context)
+    page.goto(file.as_uri())
+    assert page.locator("script").count() == 1 and page.locator(FOREIGN).count() == 0
+    page.eval_on_selector_all("details", "all => { for (const one of all) one.open = true; }")
+    whole = page.text_content("main") or ""
+    cards = [spoiler.payload_by_text[direction.id] for direction in values["directions"]]
+    assert shown(page) and set(shown(page)) == set(map(visible, cards)), "windows and verdicts found their directions"
+    assert all(visible(text) in whole for text in payloads())
+    assert all(visible(spoiler.payload_by_text[description]) in whole for description in WORDS)
+    page.wait_for_timeout(300)
+    assert happened == [] and requests == [file.as_uri()]
+    tokens = [t for token in READER.parse(render_markdown(hostile)) for t in (token, *(token.children or ()))]
+    tags = {t.content for t in tokens if t.type in ("html_block", "html_inline")}
+    assert {tag.strip() for tag in tags} <= {"<details><summary>config.toml</summary>", "</details>"}
+    assert not {t.type for t in tokens} & {"link_open", "image"}
+
+
+def _watched(context: BrowserContext) -> tuple[Page, list[str], list[str]]:
+    """A page, what it says, asks or breaks, and what it requests."""
+    page, happened, requests = context.new_page(), list[str](), list[str]()
+    page.on("dialog", lambda dialog: (happened.append(dialog.message), dialog.dismiss()))
+    page.on("console", lambda message: happened.append(message.text))
+    page.on("pageerror", lambda error: happened.append(str(error)))
+    context.on("request", lambda request: requests.append(request.url))
+    return page, happened, requests
 
 
 def _quoted(text: str) -> str:
