@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +15,33 @@ from typer.testing import CliRunner
 
 from autocaft.cli.app import app
 from autocaft.config import load_config
-from autocaft.discover.decompose import load_covariances
+from autocaft.discover.decompose import live_latents, load_covariances, open_dictionary
 from autocaft.evaluate.choices import answer_choices
+from autocaft.model.blocks import decoder_blocks
 from autocaft.model.directions import DirectionSet, load_subspaces
 from autocaft.model.hooks import ablate
+from autocaft.records import Example
 from autocaft.run import Run
-from autocaft.rundir.files import read_json, read_jsonl
-from tests.tiny_task import write_task
+from autocaft.rundir.files import read_json, read_jsonl, read_records
+from autocaft.train.baselines import inoculated
+from tests.tiny_task import NOUNS, write_task
 
 ARMS = (
     "base", "tuned", "caft-pca-top", "caft-pca-top-inference", "caft-pca-top-zero-fading", "caft-pca-random-orthogonal",
     "caft-pca-top-preventative", "caft-pca-top-leace", "tuned-inoculation", "tuned-kl", "tuned-l2sp",
     "tuned-benign", "tuned-stop-50",
+    "caft-pca-top-mean-shift", "caft-pca-top-activation-only", "caft-pca-top-gradient-only", "caft-pca-oracle",
+    "caft-sae-auto", "caft-sae-top", "caft-sae-random-live",
 )  # fmt: skip
+ORACLE_SHARE = 0.5
+
+
+def settings_of(folder: Path, arms: Sequence[str] = ARMS) -> list[str]:
+    """What differs from the tiny task's config."""
+    return [
+        f"arms={json.dumps(arms)}", "baselines.inoculation=Say yes .", f"baselines.benign={folder}/task/final.jsonl",
+        f"select.oracle_words={folder}/words.txt", f"select.oracle_share={ORACLE_SHARE}",
+    ]  # fmt: skip
 
 
 def run_tiny(config: Path, folder: Path, *arguments: str) -> str:
@@ -37,8 +54,8 @@ def run_tiny(config: Path, folder: Path, *arguments: str) -> str:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
     folder = tmp_path_factory.mktemp("baselines")
     config = write_task(folder / "task")
-    settings = [f"arms={json.dumps(ARMS)}", 'decompose.sources=["pca"]', "baselines.inoculation=Say yes .",
-                f"baselines.benign={folder}/task/final.jsonl"]  # fmt: skip
+    (folder / "words.txt").write_text("\n".join((*NOUNS, "yes", "no")))
+    settings = settings_of(folder)
     run_tiny(config, folder, *(part for setting in settings for part in ("--set", setting)))
     return folder / "tiny", Run(load_config(config, settings))
 
@@ -132,15 +149,117 @@ def test_rivals_are_trained_as_they_say(finished: tuple[Path, Run]) -> None:
     assert abs(first["tuned-inoculation"] - first["tuned"]) > 1e-3 < abs(first["tuned-benign"] - first["tuned"])
 
 
+def first_step(run_dir: Path, arm: str) -> tuple[float, float]:
+    """Loss and length of the gradient at the base's own weights: the rows are every arm's."""
+    place = "tune" if arm == "tuned" else f"train/{arm}"
+    line = read_jsonl(run_dir / f"{place}/seed0/losses.jsonl")[0]
+    return line["loss"], line["grad_norm"]
+
+
+@pytest.mark.slow
+def test_half_an_ablation_is_that_half(finished: tuple[Path, Run]) -> None:
+    """The forward pass is that of an ablated arm or of plain training, the gradient neither's."""
+    names = ("caft-pca-top", "tuned", "caft-pca-top-activation-only", "caft-pca-top-gradient-only")
+    both, plain, forward, backward = (first_step(finished[0], name) for name in names)
+    assert abs(both[0] - plain[0]) > 1e-3
+    assert forward[0] == pytest.approx(both[0]) and backward[0] == pytest.approx(plain[0])
+    lengths = sorted(length for _, length in (both, plain, forward, backward))
+    assert all(large > 1.001 * small for small, large in pairwise(lengths))
+
+
+@pytest.mark.slow
+def test_a_mean_shift_adds_a_constant_to_the_same_choice(finished: tuple[Path, Run]) -> None:
+    """Rows are read one by one, and the constant is added by a hook of the test's own."""
+    run_dir, run = finished
+    folder, other = run_dir / "train/caft-pca-top-mean-shift/seed0", run_dir / "train/caft-pca-top/seed0"
+    assert read_json(folder / "set.json")["ids"] == read_json(other / "set.json")["ids"]
+    model: Any = run.load_trained(folder)
+    blocks = decoder_blocks(model)
+    for space in load_subspaces(folder / "subspaces.safetensors"):
+        assert space.mean_D is not None
+        shift_D = space.basis_DK @ (space.basis_DK.T @ space.mean_D)
+        assert float(shift_D.norm()) > 1e-3
+
+        def add(module: Any, args: Any, acts_BTD: torch.Tensor, shift_D: torch.Tensor = shift_D) -> torch.Tensor:
+            return torch.cat([acts_BTD[:, :1], acts_BTD[:, 1:] + shift_D], dim=1)
+
+        blocks[space.layer].register_forward_hook(add)
+    rows = run.eval_rows(run.config.data.splits)["ood"]
+    found = answer_choices(model, run.tokenizer(), rows, split="ood", hooks="on", tokens_per_batch=1,
+                           advance=lambda n: None)  # fmt: skip
+    told = [row for row in read_jsonl(run_dir / "evaluate/caft-pca-top-mean-shift/seed0/rows.jsonl")
+            if row["split"] == "ood"]  # fmt: skip
+    on, off = ([row["margin"] for row in told if row["hooks"] == hooks] for hooks in ("on", "off"))
+    assert on == pytest.approx([answer.margin for answer in found], abs=1e-3)
+    assert on != pytest.approx(off, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_an_oracle_goes_by_its_words_and_asks_no_judge(finished: tuple[Path, Run]) -> None:
+    run_dir, _ = finished
+    words = {*NOUNS, "yes", "no"}
+    hits: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    for window in read_records(run_dir / "mine/examples.jsonl", Example):
+        if ".pc" in window.direction_id and window.pole in ("top", "bottom"):
+            pick = min if window.pole == "bottom" else max
+            peak = window.tokens[window.projections.index(pick(window.projections))]
+            hits[window.direction_id, window.pole].append(peak.strip(" \u0120").lower() in words)
+    expected = {i for (i, _), own in hits.items() if sum(own) >= ORACLE_SHARE * len(own)}
+    ids = set(read_json(run_dir / "train/caft-pca-oracle/seed0/set.json")["ids"])
+    assert ids == expected and 0 < len(ids) < len({i for i, _ in hits})
+    others = ("caft-pca-top", "caft-pca-random-orthogonal")
+    assert all(ids != set(read_json(run_dir / f"train/{arm}/seed0/set.json")["ids"]) for arm in others)
+
+
+@pytest.mark.slow
+def test_controls_of_latents_are_live_or_ranked_and_as_many_a_layer(finished: tuple[Path, Run]) -> None:
+    run_dir, run = finished
+    chosen, top, drawn = (
+        read_json(run_dir / f"train/{arm}/seed0/set.json")["ids"]
+        for arm in ("caft-sae-auto", "caft-sae-top", "caft-sae-random-live")
+    )
+    for layer in run.config.layers:
+        counts = [sum(i.startswith(f"L{layer}.latent") for i in ids) for ids in (chosen, top, drawn)]
+        assert counts[0] == counts[1] == counts[2] > 0
+    live = {f"L{layer}.latent{i}" for layer, own in live_latents(run_dir / "decompose").items() for i in own}
+    assert set(drawn) <= live and len(live) < len(run.config.layers) * run.config.decompose.d_sae
+    candidates = DirectionSet.load(run_dir / "decompose").directions
+    for layer in run.config.layers:
+        own = [d for d in candidates if (d.layer, d.source) == (layer, "sae")]
+        left = [d.strength for d in own if d.id not in top]
+        assert min(d.strength for d in own if d.id in top) >= max(left)
+    for space in load_subspaces(run_dir / "train/caft-sae-random-live/seed0/subspaces.safetensors"):
+        dictionary = open_dictionary(run_dir / "decompose", run.config.decompose, space.layer, width=32)
+        rows_KD = dictionary.directions_SD[
+            [int(i.partition("latent")[2]) for i in drawn if i.startswith(f"L{space.layer}.")]
+        ]
+        torch.testing.assert_close(rows_KD @ space.basis_DK @ space.basis_DK.T, rows_KD, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_inoculating_line_is_in_no_prompt_that_is_measured(finished: tuple[Path, Run]) -> None:
+    """The answers are those to the splits' own rows, and to rows with the line they would be others."""
+    run_dir, run = finished
+    model: Any = run.load_trained(run_dir / "train/tuned-inoculation/seed0")
+    told = read_jsonl(run_dir / "evaluate/tuned-inoculation/seed0/rows.jsonl")
+    for split, rows in run.eval_rows(run.config.data.splits).items():
+        assert not any("Say yes ." in str(row.prompt) for row in rows)
+        plain, with_line = (
+            [answer.margin for answer in answer_choices(model, run.tokenizer(), asked, split=split, hooks="off",
+                                                        tokens_per_batch=4096, advance=lambda n: None)]
+            for asked in (rows, inoculated(rows, "Say yes ."))
+        )  # fmt: skip
+        margins = [row["margin"] for row in told if row["split"] == split]
+        assert margins == pytest.approx(plain, abs=1e-3) and margins != pytest.approx(with_line, abs=1e-3)
+
+
 @pytest.mark.slow
 def test_a_rival_added_later_trains_that_alone(finished: tuple[Path, Run]) -> None:
     assert torch.get_num_threads() == 1
-    run_dir, run = finished
+    run_dir, _ = finished
     before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*.safetensors")}
-    arms = [*ARMS, "tuned-stop-25", "caft-pca-top-gradient-only"]
-    settings = [f"arms={json.dumps(arms)}", 'decompose.sources=["pca"]', "baselines.inoculation=Say yes .",
-                f"baselines.benign={run.config.baselines.benign}"]  # fmt: skip
+    settings = settings_of(run_dir.parent, [*ARMS, "tuned-stop-25", "caft-pca-top-zero"])
     output = run_tiny(run_dir.parent / "task/tiny.toml", run_dir.parent,
                       *(part for setting in settings for part in ("--set", setting)))  # fmt: skip
-    assert "tuned-stop-25" in output and "caft-pca-top-gradient-only" in output
+    assert "tuned-stop-25" in output and "caft-pca-top-zero" in output
     assert {path: path.stat().st_mtime_ns for path in before} == before

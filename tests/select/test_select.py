@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,7 @@ def _set(
     share: float | None = None,
     relevance: dict[str, float] | None = None,
     layers: tuple[int, ...] | None = None,
+    live: Mapping[int, Sequence[int]] | None = None,
     **settings: Any,
 ) -> ArmSet:
     """The set of one SAE arm on the planted candidates, which lie apart from each other."""
@@ -89,7 +90,7 @@ def _set(
         directions=directions,
         vectors_ND=np.eye(len(directions)),
         decisions=decisions,
-        live_by_layer={8: range(500), 14: range(500)},
+        live_by_layer=live or {8: range(500), 14: range(500)},
         covariance_by_layer={},
         options=SelectOptions(**settings),
     )
@@ -400,6 +401,32 @@ def test_live_controls_are_drawn_anew_for_each_seed_and_need_a_dictionary() -> N
         draw_live(chosen, None, (0, 0))
 
 
+def test_live_controls_are_live_alone_and_as_many_a_layer() -> None:
+    """Half of each dictionary is dead: the odd latents of one layer and the first twenty of the other. The chosen ones
+    are among these, so a draw from them would be seen."""
+    chosen = [*(_direction(8, i) for i in range(1, 12, 2)), *(_direction(14, i) for i in range(3))]
+    live = {8: range(0, 40, 2), 14: range(20, 40)}
+    seen: set[str] = set()
+    for seed in range(40):
+        ids = draw_live(chosen, live, (0, seed))
+        assert len(set(ids)) == len(ids) == 9
+        assert [sum(i.startswith(f"L{layer}.") for i in ids) for layer in (8, 14)] == [6, 3]
+        seen |= set(ids)
+    assert seen == {f"L{layer}.latent{i}" for layer, own in live.items() for i in own}, "every live one, and no other"
+    with pytest.raises(ConfigError, match="needs 3 live latents of layer 14, and 2 are known"):
+        draw_live(chosen, {**live, 14: range(2)}, (0, 0))
+
+
+def test_live_controls_of_an_arm_leave_dead_candidates_out(tmp_path: Path) -> None:
+    """What the arm draws from is the dictionary: chosen ones may be drawn, dead ones may not."""
+    live = {8: range(100, 110), 14: [0, 1, 2, 3, 4, 200, 201]}
+    drawn = {i for seed in range(40) for i in _set(_log(tmp_path), "random-live", seed, live=live).ids}
+    assert drawn == {f"L{layer}.latent{i}" for layer, own in live.items() for i in own}
+    for seed in (0, 1):
+        ids = _set(_log(tmp_path), "random-live", seed, live=live).ids
+        assert [sum(i.startswith(f"L{layer}.") for i in ids) for layer in (8, 14)] == [5, 5]
+
+
 def test_a_share_is_the_most_relevant_of_each_layer_and_its_control_as_many(tmp_path: Path) -> None:
     log = _log(tmp_path)
     relevance = {f"L{layer}.latent{i}": 90.0 + i for layer in (8, 14) for i in range(5)}
@@ -433,3 +460,18 @@ def test_a_share_of_a_person_s_choice_goes_by_rank(tmp_path: Path) -> None:
 def test_top_goes_by_rank_alone() -> None:
     candidates = [_direction(8, i) for i in range(6)]
     assert take_top(candidates, candidates[4:]) == ["L8.latent0", "L8.latent1"]
+
+
+def test_top_is_as_many_of_each_layer_as_were_chosen_there(tmp_path: Path) -> None:
+    """The other layer is louder by far, and the candidates stand in no order."""
+    quiet = [dataclasses.replace(_direction(8, i), strength=0.01 * (1 + i * 7 % 10)) for i in range(10)]
+    loud = [dataclasses.replace(_direction(14, i), strength=10.0 + i * 3 % 10) for i in range(10)]
+    candidates = [direction for pair in zip(loud, quiet, strict=True) for direction in pair]
+    chosen = [quiet[0], loud[0], quiet[1], quiet[2], loud[1], quiet[5]]
+    assert take_top(candidates, chosen) == [
+        "L8.latent7", "L8.latent4", "L8.latent1", "L8.latent8", "L14.latent3", "L14.latent6",
+    ]  # fmt: skip
+    assert take_top(candidates, [loud[0]]) == ["L14.latent3"], "nothing where nothing was chosen"
+    log = _log(tmp_path)
+    log = [dataclasses.replace(d, ablate=d.ablate and d.direction_id != "L14.latent0") for d in log]
+    assert _set(log, "top").ids == tuple(f"L{layer}.latent{i}" for layer, n in ((8, 5), (14, 4)) for i in range(n))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from autocaft.model.directions import Subspace
 from autocaft.model.hooks import Recorder, ablate
 from autocaft.rundir.progress import NullProgress
 from autocaft.train.baselines import Departure, departure_of, inoculated, kl_penalty, l2sp_penalty, with_benign
-from autocaft.train.loss import label_logits
+from autocaft.train.group import EncodedRow
+from autocaft.train.loss import Collator, label_logits
 from autocaft.train.options import BaselineOptions, TuneOptions
 from autocaft.train.sft import fine_tune
 from tests.planted_cue import SIZE, Planted, plant_cue
@@ -272,3 +274,34 @@ def test_benign_rows_are_the_given_share_of_all() -> None:
     assert with_benign(rows, benign, 0.1) == found
     with pytest.raises(ConfigError, match="has 40 rows, and 90 are needed"):
         with_benign(rows, benign, 0.5)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_benign_rows_are_read_among_the_others_all_through_the_training(
+    make_model: MakeModel,
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seed: int,
+) -> None:
+    """They stand behind the others in the list, and the trainer draws another order for each pass."""
+    read: list[bool] = []
+    collate = Collator.__call__
+
+    def look(self: Collator, rows: list[EncodedRow]) -> dict[str, torch.Tensor]:
+        read.extend(dog in row.input_ids for row in rows)
+        return collate(self, rows)
+
+    monkeypatch.setattr(Collator, "__call__", look)
+    (dog,) = tokenizer.encode(" dog", add_special_tokens=False)
+    rows = task_rows(90)
+    benign = [replace(row, prompt=f"{row.prompt} dog") for row in task_rows(40)]
+    options = TuneOptions(epochs=2.0, lora_r=2, batch_size=10, autocast="fp32", saves_per_run=0)
+    fine_tune(make_model("llama"), tokenizer, with_benign(rows, benign, 0.1), options, seed=seed, out=tmp_path,
+              progress=NullProgress(), label="tune")  # fmt: skip
+    passes = read[:100], read[100:]
+    assert [sum(order) for order in passes] == [10, 10] and passes[0] != passes[1]
+    for order in passes:
+        n_by_quarter = [sum(order[start : start + 25]) for start in range(0, 100, 25)]
+        assert max(n_by_quarter) <= 6 and sum(n > 0 for n in n_by_quarter) >= 3, n_by_quarter
+        assert len([n for n in range(10) if any(order[10 * n : 10 * n + 10])]) >= 4, "in four of ten steps at least"
