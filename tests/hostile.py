@@ -27,3 +27,13 @@ def payloads() -> list[str]:
         f"&#x3c;script&#x3e;alert({n})&#x3c;/script&#x3e; javascript:alert({n}) ${{alert({n})}} \\u003cscript\\u003e"
         for n in range(20)
     ]
+
+
+def escapes() -> list[str]:
+    """20 texts that would do something if a terminal took them for more than text."""
+    bodies = [
+        "\x1b]0;forged {n}\x07", "\x1b[2J\x1b[H{n}", "\x1b]8;;//evil.example/{n}\x1b\\x\x1b]8;;\x1b\\",
+        "\x9b31m{n}\x9b0m", "\x1b]52;c;{n}\x07", "\x1bP+q{n}\x1b\\", "{n}\x08\x08\x08\x7f", "\x00{n}\x1b[8m",
+        "\u202e{n}\u2066<script>alert({n})</script>", "\x1bc<img src=x onerror=alert({n})>",
+    ]  # fmt: skip
+    return [body.format(n=n) for n in (100, 101) for body in bodies]

@@ -44,6 +44,11 @@ class ShownWindow:
     peak: str
     """The strongest projection, as text with its sign."""
 
+    @property
+    def strongest(self) -> str:
+        """The token that has it; empty in a window in which the direction is silent."""
+        return next((text for text, kind, _ in self.pieces if "peak" in kind), "")
+
 
 @dataclass(frozen=True, slots=True)
 class Bin:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import statistics
@@ -20,12 +21,22 @@ from tests.planted_run import make_run
 from tests.review.conftest import Server
 
 Header = tuple[str, str]
-BODY = urlencode({"showing": "0", "choice": "ablate", "note": "", "seconds": "1"})
+BODY = urlencode({"showing": "2", "choice": "ablate", "note": "", "seconds": "1"})
+WRITES = ("/answer", "/undo", "/next", "/judge")
+
+
+def start(folder: Path) -> Server:
+    """One card is answered, one left for later, and the third is shown: any write that got through would be seen."""
+    running = Server(make_run(folder / "planted", n_latents=47, n_decoys=0), "ada")
+    for number, path in enumerate(("/answer", "/next")):
+        status, _ = write(running, path, BODY.replace("showing=2", f"showing={number}"))
+        assert status == 200
+    return running
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = Server(make_run(tmp_path_factory.mktemp("runs") / "planted", n_latents=47, n_decoys=0), "ada")
+    running = start(tmp_path_factory.mktemp("runs"))
     yield running
     running.kill()
 
@@ -57,6 +68,19 @@ def send(server: Server, line: str, headers: list[Header], body: str = "") -> tu
             reply += piece
     status = int(reply.split(b" ", 2)[1]) if reply.startswith(b"HTTP/") else 0
     return status, reply.decode("utf-8", "replace")
+
+
+def write(server: Server, path: str, body: str = BODY) -> tuple[int, str]:
+    """As the page does it."""
+    headers = put("Content-Length", str(len(body)))(write_headers(server))
+    return send(server, f"POST {path}", headers, body)
+
+
+def state(server: Server) -> tuple[bytes, str]:
+    """What is on the disk and what the page shows; each drawing of it has a ticket of its own."""
+    status, reply = send(server, "GET /", read_headers(server))
+    assert status == 200
+    return server.log.read_bytes(), re.sub(r'"ticket": "\w{16}"', "", reply.partition("\r\n\r\n")[2])
 
 
 def without(headers: list[Header], name: str) -> list[Header]:
@@ -113,32 +137,53 @@ def filled(headers: list[Header], server: Server) -> list[Header]:
     return [(n, v.replace("PORT", str(server.port)).replace("TOKEN", server.token)) for n, v in headers]
 
 
-def assert_nothing_happened(server: Server, status: int, reply: str) -> None:
+def assert_refused(server: Server, line: str, headers: list[Header], body: str = "") -> None:
+    """Nothing is given away, and neither the log nor what the server knows of the review has changed."""
+    before = state(server)
+    status, reply = send(server, line, headers, body)
     assert status == 0 or 400 <= status < 500, reply
     assert "Is this the unwanted concept" not in reply and "set-cookie" not in reply.lower()
     assert "access-control-allow" not in reply.lower()
-    assert not read_acts(server.log)
+    assert state(server) == before
 
 
+def test_a_write_that_is_the_page_s_own_is_seen(tmp_path: Path) -> None:
+    """What the tests below hold still does move: each of these writes changes the log or what is shown."""
+    running = start(tmp_path)
+    try:
+        for path in ("/judge", "/next", "/undo", "/answer"):
+            before = state(running)
+            assert write(running, path)[0] == 200
+            assert state(running) != before, path
+    finally:
+        running.kill()
+
+
+@pytest.mark.parametrize("case", [case for case, (is_write, _) in CASES.items() if not is_write])
+def test_a_read_that_is_not_the_page_s_own_is_refused(case: str, server: Server) -> None:
+    _, change = CASES[case]
+    assert_refused(server, "GET /", filled(change(read_headers(server)), server))
+
+
+@pytest.mark.parametrize("path", WRITES)
 @pytest.mark.parametrize("case", CASES)
-def test_a_request_that_is_not_the_page_s_own_is_refused(case: str, server: Server) -> None:
-    is_write, change = CASES[case]
-    headers = filled(change(write_headers(server) if is_write else read_headers(server)), server)
-    status, reply = send(server, "POST /answer" if is_write else "GET /", headers, BODY if is_write else "")
-    assert_nothing_happened(server, status, reply)
+def test_a_write_that_is_not_the_page_s_own_is_refused(case: str, path: str, server: Server) -> None:
+    _, change = CASES[case]
+    assert_refused(server, f"POST {path}", filled(change(write_headers(server)), server), BODY)
 
 
 @pytest.mark.parametrize(
     "line",
     [
-        f"GET /answer?{BODY}", "GET /undo", "PUT /answer", "DELETE /", "OPTIONS /answer", "HEAD /", "TRACE /",
+        *(f"{method} {path}?{BODY}" for path in WRITES for method in ("GET", "PUT", "OPTIONS")),
+        "DELETE /", "HEAD /", "TRACE /",
         "GET /start", "GET /start?token=wrong", "GET /start?token=TOKEN&token=TOKEN", "GET /static/../acts.py",
         "GET /static/%2e%2e%2facts.py", "GET http://evil.example/", "CONNECT evil.example:80", "GET *",
     ],
 )  # fmt: skip
 def test_no_other_way_in(line: str, server: Server) -> None:
     line = line.replace("TOKEN", server.token)
-    assert_nothing_happened(server, *send(server, line, read_headers(server)))
+    assert_refused(server, line, read_headers(server))
 
 
 def test_a_websocket_is_refused(server: Server) -> None:
@@ -148,18 +193,19 @@ def test_a_websocket_is_refused(server: Server) -> None:
         ("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA=="),
     ]
     headers = [*put("Origin", "http://evil.example")(read_headers(server)), *upgrade]
-    assert_nothing_happened(server, *send(server, "GET /", headers))
+    assert_refused(server, "GET /", headers)
 
 
 def test_https_is_not_spoken(server: Server) -> None:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    before = state(server)
     with (
         socket.create_connection(("127.0.0.1", server.port), timeout=10) as plain,
         pytest.raises((ssl.SSLError, OSError)),
     ):
         context.wrap_socket(plain, server_hostname="127.0.0.1")
-    assert not read_acts(server.log)
+    assert state(server) == before
 
 
 @pytest.mark.parametrize(
@@ -206,20 +252,20 @@ def test_a_second_server_for_one_person_is_refused(server: Server) -> None:
 
 
 def test_the_page_s_own_write_is_on_the_disk_before_the_reply(server: Server) -> None:
-    """Last in this file: it is the first that changes anything. `pytest -s` prints the times."""
+    """Last of those that share a server: it is the first that changes anything. `pytest -s` prints the times."""
     connection = HTTPConnection("127.0.0.1", server.port, timeout=10)
     connection.connect()
     connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as browsers do
     milliseconds = []
-    for showing in range(100):
-        body = BODY.replace("showing=0", f"showing={showing}")
+    for n_before, showing in enumerate(range(2, 102), start=len(read_acts(server.log))):
+        body = BODY.replace("showing=2", f"showing={showing}")
         headers = dict(put("Content-Length", str(len(body)))(write_headers(server)))
         start = time.perf_counter()
         connection.request("POST", "/answer", body, headers)
         reply = connection.getresponse()
         assert reply.status == 200 and b"Saved: ablate." in reply.read()
         milliseconds.append(1000 * (time.perf_counter() - start))
-        assert len(read_acts(server.log)) == showing + 1, "on the disk before the reply"
+        assert len(read_acts(server.log)) == n_before + 1, "on the disk before the reply"
     p50, p95 = statistics.median(milliseconds), statistics.quantiles(milliseconds, n=20)[-1]
     print(f"\nsaving an answer, next card included: p50 {p50:.1f} ms, p95 {p95:.1f} ms")  # noqa: T201
 

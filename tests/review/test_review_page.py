@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from playwright.sync_api import Browser, BrowserContext, Page
 from autocaft.report.plain import visible
 from autocaft.review.acts import answers, read_acts
 from autocaft.rundir.files import read_jsonl, write_jsonl
-from tests.hostile import payloads
+from tests.hostile import escapes, payloads
 from tests.planted_run import make_run
 from tests.review.conftest import Server, StartServer
 
@@ -346,15 +347,21 @@ def test_keys_work_only_where_they_are_meant(run_dir: Path, start_server: StartS
 
 
 def poison(run_dir: Path) -> dict[str, str]:
-    """Put one payload into every shown field of each direction; gives payload by direction."""
-    cards, texts = read_jsonl(run_dir / "judge" / "cards.jsonl"), payloads()
-    assert len(cards) == len(texts) == 100
-    text_by_id = {card["direction_id"]: text for card, text in zip(cards, texts, strict=True)}
+    """Put one payload into every shown field of each direction, decoys' too, its name included; gives them by name."""
+    texts = [*payloads()[:80], *escapes()]
+    cards = read_jsonl(run_dir / "judge" / "cards.jsonl")
+    decoys = read_jsonl(run_dir / "decoys" / "directions.jsonl")
+    text_by_id = dict(zip([*(c["direction_id"] for c in cards), *(d["id"] for d in decoys)], texts, strict=True))
+    assert len(decoys) == 2 and len(text_by_id) == 100
     for card in cards:
         for group in ("top", "bottom", "middle", "random"):
             for window in card[group]:
                 window["tokens"][0] = text_by_id[card["direction_id"]]
     write_jsonl(run_dir / "judge" / "cards.jsonl", cards)
+    windows = read_jsonl(run_dir / "decoys" / "examples.jsonl")
+    for window in windows:
+        window["tokens"][0] = text_by_id[window["direction_id"]]
+    write_jsonl(run_dir / "decoys" / "examples.jsonl", windows)
     verdicts = read_jsonl(run_dir / "judge" / "verdicts.jsonl")
     for row in verdicts:
         text = text_by_id[row["direction_id"]]
@@ -365,23 +372,35 @@ def poison(run_dir: Path) -> dict[str, str]:
         run_dir / "select" / "decisions.jsonl",
         [d | {"reason": text_by_id[d["direction_id"]], "ablate": False} for d in decisions],
     )
-    evidence = read_jsonl(run_dir / "mine" / "evidence.jsonl")
-    for row in evidence:
-        text = text_by_id[row["direction_id"]]
-        row |= {"promotes": [text], "suppresses": [text], "fires": {"top": {text: [0.1, 0.2]}}}
-    write_jsonl(run_dir / "mine" / "evidence.jsonl", evidence)
+    for path in (run_dir / "mine" / "evidence.jsonl", run_dir / "decoys" / "evidence.jsonl"):
+        evidence = read_jsonl(path)
+        for row in evidence:
+            text = text_by_id[row["direction_id"]]
+            row |= {"promotes": [text], "suppresses": [text], "fires": {"top": {text: [0.1, 0.2]}}}
+        write_jsonl(path, evidence)
     documents = read_jsonl(run_dir / "collect" / "documents.jsonl.gz")
     write_jsonl(run_dir / "collect" / "documents.jsonl.gz", [d | {"kind": texts[i]} for i, d in enumerate(documents)])
     summary = json.loads((run_dir / "judge" / "summary.json").read_text())
     (run_dir / "judge" / "summary.json").write_text(json.dumps(summary | {"undesired": texts[0], "wanted": texts[1]}))
-    return text_by_id
+    rename_directions(run_dir, {name: f"{name} {text}" for name, text in text_by_id.items()})
+    return {f"{name} {text}": text for name, text in text_by_id.items()}
+
+
+def rename_directions(run_dir: Path, new_names: Mapping[str, str]) -> None:
+    """In every file that the page reads."""
+    for path in [run_dir / "select" / "decisions.jsonl", *run_dir.glob("[dmj]*/*.jsonl")]:
+        rows = read_jsonl(path)
+        for row in rows:
+            row |= {key: new_names[row[key]] for key in ("id", "direction_id") if key in row}
+        write_jsonl(path, rows)
 
 
 @pytest.mark.slow
 def test_100_hostile_texts_are_shown_as_they_are_and_do_nothing(
     tmp_path: Path, start_server: StartServer, context: BrowserContext
 ) -> None:
-    run_dir = make_run(tmp_path / "<b>planted", n_latents=47, n_decoys=0)
+    name = "<b>\"'><img src=x onerror=alert(1)>{{7*7}}\x1b]0;forged\x07"
+    run_dir = make_run(tmp_path / name, n_latents=46)
     text_by_id = poison(run_dir)
     server = start_server(run_dir, "ada")
     page = context.new_page()
@@ -399,15 +418,19 @@ def test_100_hostile_texts_are_shown_as_they_are_and_do_nothing(
         known = page.locator(".evidence dl").text_content() or ""
         assert any(known.count(visible(text)) >= 3 for text in here), "fires in, writes, against"
         shown |= here
-        page.fill("#note", payloads()[len(shown) - 1])
+        page.fill("#note", list(text_by_id.values())[len(shown) - 1])
         page.keyboard.press("Escape")
         press(page, "a")  # the rule keeps all, so the judge is shown on all at the end
+        assert visible(name) in (page.text_content("#review") or "")
     assert shown == set(text_by_id.values()), "every text was read in its window as it was"
     page.keyboard.press("j")
     page.wait_for_selector("#judge section", timeout=3 * SHORT)
     judged = page.text_content("#judge") or ""
-    for text in text_by_id.values():
-        assert judged.count(visible(text)) >= 5, f"description, reasons, quote, judge, rule: {text}"
+    names = page.locator("#judge .id").all_text_contents()
+    candidates = {name: text for name, text in text_by_id.items() if "decoy" not in name}
+    assert len(candidates) == 98 and set(names) == {visible(name) for name in candidates}
+    for text in candidates.values():
+        assert judged.count(visible(text)) >= 6, f"name, description, reasons, quote, judge, rule: {text}"
     assert dialogs == [] and messages == []
     own = f"http://127.0.0.1:{server.port}"
     paths = {url.removeprefix(own).split("?")[0] for url in requests}
@@ -430,6 +453,12 @@ def test_nothing_serious_for_axe_and_nothing_sideways(
 ) -> None:
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, bypass_csp=True)
     page = open_page(context, start_server(run_dir, "ada"))
+    windows = page.locator(".windows li").all()
+    assert windows
+    for window in windows:  # the shading, and a title that only a mouse brings up, said in words
+        strongest = re.escape(window.locator(".peak").text_content() or "")
+        words = window.locator(".value").text_content() or ""
+        assert re.fullmatch(rf"strongest: “{strongest}” [+\u2212]\d[\d.]*(e\u2212\d\d)?", words), words
     for keys in ("", "a", "aj", "?"):
         for key in keys:
             page.keyboard.press(key)
