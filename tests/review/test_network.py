@@ -17,6 +17,7 @@ import pytest
 from autocaft.cli.actions import review_run
 from autocaft.errors import ConfigError, RunLockedError
 from autocaft.review.acts import read_acts
+from autocaft.review.server import MAX_NOTE
 from tests.planted_run import make_run
 from tests.review.conftest import Server
 
@@ -252,7 +253,7 @@ def test_a_second_server_for_one_person_is_refused(server: Server) -> None:
 
 
 def test_the_page_s_own_write_is_on_the_disk_before_the_reply(server: Server) -> None:
-    """Last of those that share a server: it is the first that changes anything. `pytest -s` prints the times."""
+    """After those that hold the state still: it is the first that changes anything. `pytest -s` prints the times."""
     connection = HTTPConnection("127.0.0.1", server.port, timeout=10)
     connection.connect()
     connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as browsers do
@@ -268,6 +269,12 @@ def test_the_page_s_own_write_is_on_the_disk_before_the_reply(server: Server) ->
         assert len(read_acts(server.log)) == n_before + 1, "on the disk before the reply"
     p50, p95 = statistics.median(milliseconds), statistics.quantiles(milliseconds, n=20)[-1]
     print(f"\nsaving an answer, next card included: p50 {p50:.1f} ms, p95 {p95:.1f} ms")  # noqa: T201
+
+
+def test_a_note_of_the_greatest_length_is_saved_in_any_script(server: Server) -> None:
+    note = "\u6f22" * MAX_NOTE
+    status, _ = write(server, "/answer", urlencode({"showing": "102", "choice": "keep", "note": note, "seconds": "1"}))
+    assert status == 200 and read_acts(server.log)[-1].note == note
 
 
 def test_a_part_says_what_it_is_and_not_what_the_judge_said(tmp_path: Path) -> None:
