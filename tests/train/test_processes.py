@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM
 from autocaft.data.rows import TaskRow
 from autocaft.errors import ConfigError, DataError, TrainingError, WorkerError
 from autocaft.model.directions import Subspace, orthonormal_basis
+from autocaft.model.hooks import Mode
 from autocaft.rundir.progress import NullProgress, Progress
 from autocaft.train.baselines import Departure
 from autocaft.train.group import check_group
@@ -52,7 +53,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "kl": {"lora_r": 4},
     "l2sp": {"lora_r": 4},
     "l2sp-full": {"method": "full"},
+    "caft-full": {"method": "full"},
+    "caft-accumulated": {"lora_r": 4, "batch_size": 2, "grad_accumulation": 4, "gradient_checkpointing": True},
 }
+ABLATED: dict[str, Mode] = {"caft-full": "mean", "caft-accumulated": "zero"}
+"""How these are ablated; the others are plain. What is drawn (`resample`) differs from one process to another."""
 DEPARTURES = {
     "kl": Departure(kl_weight=2.0),
     "l2sp": Departure(l2sp_weight=2.0),
@@ -72,8 +77,15 @@ def train_one(out: Path, name: str, processes: int, sharding: str, progress: Pro
     options = TuneOptions(**{**plain, **SETTINGS[name], **changes})
     return fine_tune(
         build_model("llama"), build_tokenizer(), rows(), options, seed=1, out=out, progress=progress, label="tune",
+        subspaces=[subspace(layer) for layer in (0, 1)] if name in ABLATED else [], mode=ABLATED.get(name, "mean"),
         departure=DEPARTURES.get(name, Departure()),
     )  # fmt: skip
+
+
+def subspace(layer: int) -> Subspace:
+    """Three directions, and a mean that lies off zero along them."""
+    generator = torch.Generator().manual_seed(layer)
+    return Subspace(layer, orthonormal_basis(torch.randn(3, 32, generator=generator)), torch.ones(32))
 
 
 def losses(out: Path, key: str = "loss") -> list[float]:
@@ -176,6 +188,9 @@ def test_two_processes_give_the_losses_gradients_and_weights_of_one(alone: Path,
         assert one.keys() == other.keys(), name
         if not loose:
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+    for name in ABLATED:
+        plain = losses(alone / name.removeprefix("caft-"))
+        assert all(abs(loss - other) > 1e-3 for loss, other in zip(losses(out / name), plain, strict=True)), name
     full = AutoModelForCausalLM.from_pretrained(out / "full" / "model")
     assert full.config.architectures == ["LlamaForCausalLM"]
     assert not (out / "full" / "checkpoints").exists()
