@@ -99,7 +99,8 @@ def run_pair(config: RunConfig, run_dir: Path, only: set[str] | None) -> list[Ce
 
 
 def read_cells(run_dir: Path) -> list[Cell]:
-    """Arm, seed, accuracy by split (ablation removed) and seconds of every evaluation that is done in a run folder."""
+    """Arm, seed, accuracy by split (ablation removed), seconds and what was ablated, of every evaluation that is done in
+    a run folder."""
     with RunStore(run_dir / STORE_NAME) as store:
         seconds = {step.name: step.seconds for step in store.steps() if step.status == "done"}
     cells = []
@@ -107,9 +108,10 @@ def read_cells(run_dir: Path) -> list[Cell]:
         _, arm, seed = name.split("/")
         made = f"tune/{seed}" if arm == "tuned" else f"train/{arm}/{seed}"
         spent = round(seconds[name] + seconds.get(made, 0.0), 1)
-        cells.append(
-            {"arm": arm, "seed": int(seed.removeprefix("seed")), "scores": _scores(run_dir / name), "seconds": spent}
-        )
+        cell: Cell = {"arm": arm, "seed": int(seed.removeprefix("seed"))}
+        cell |= {"scores": _scores(run_dir / name), "seconds": spent}
+        chosen = run_dir / made / "set.json"
+        cells.append(cell | ({"ids": read_json(chosen)["ids"]} if chosen.is_file() else {}))
     return cells
 
 
