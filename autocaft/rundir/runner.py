@@ -182,7 +182,8 @@ def _run_here(run: _Run, step: Step) -> None:
         _failed(run, step.name, start, error, traceback.format_exc(), process_peak_rss_mb())
         raise
     _done(run, step.name, start, process_peak_rss_mb())
-    give_memory_back()
+    if step.uses_model:  # others leave little, and looking through all objects takes longer than most of them
+        give_memory_back()
 
 
 def _run_elsewhere(run: _Run, workers: Workers) -> None:
