@@ -99,8 +99,8 @@ def run_pair(config: RunConfig, run_dir: Path, only: set[str] | None) -> list[Ce
 
 
 def read_cells(run_dir: Path) -> list[Cell]:
-    """Arm, seed, accuracy by split (ablation removed), seconds and what was ablated, of every evaluation that is done in
-    a run folder."""
+    """Arm, seed, accuracy by split (ablation removed), seconds and ids of what was ablated, of every evaluation that is
+    done in a run folder."""
     with RunStore(run_dir / STORE_NAME) as store:
         seconds = {step.name: step.seconds for step in store.steps() if step.status == "done"}
     cells = []
