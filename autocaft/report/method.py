@@ -46,7 +46,7 @@ def _tuning(config: Mapping[str, Any], n_rows: int | None) -> str:
     batch = tune["batch_size"] * tune["grad_accumulation"]
     seeds = config["seeds"]
     return (
-        f"Every arm starts from {config['model']} and sees {rows} for {tune['epochs']:g} epochs: {how}, learning rate "
+        f"Every arm starts from {config['model']} and sees {rows} for {_epochs(tune['epochs'])}: {how}, learning rate "
         f"{tune['lr']:g}, {batch} rows a step{_processes(tune)}, {_seeds(seeds)}." + _untrained(config)
     )
 
@@ -176,3 +176,7 @@ def _measuring(config: Mapping[str, Any]) -> str:
 def _listed(words: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _epochs(n: float) -> str:
+    return f"{n:g} epoch" if n == 1 else f"{n:g} epochs"
