@@ -202,8 +202,11 @@ def test_eight_sets_give_the_same_audit_as_here_though_a_node_is_lost(
     left: list[bool] = []
     killer = threading.Thread(target=_kill_a_node, args=(cluster, tmp_path / "there/tiny", "own", left), daemon=True)
     killer.start()
-    audit_sets(tmp_path / "tiny.toml", runs=Path("there"), executor=on(cluster), **how)
-    killer.join()
+    try:
+        audit_sets(tmp_path / "tiny.toml", runs=Path("there"), executor=on(cluster), **how)
+        killer.join()
+    finally:
+        cluster.add_node(num_cpus=1, **SMALL)  # two again for the next test
     assert left == [True], "in the middle of the audit"
     here, there = contents(tmp_path / "here/tiny"), contents(tmp_path / "there/tiny")
     assert len([name for name in here if name.startswith("judge/")]) > 0 and there == here
