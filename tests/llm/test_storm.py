@@ -14,6 +14,8 @@ from bars import missed
 from judge_storm import BARS, kill_often, main, measure
 
 ITEMS = 300
+COUNTED = {name: bar for name, bar in BARS.items() if name != "own_ms_per_item"}
+"""Processor time is another one on each machine: that bar is the benchmark's alone."""
 
 
 @pytest.mark.slow
@@ -22,15 +24,15 @@ def test_every_question_is_answered_in_a_storm_and_none_bought_twice(vendor: str
     figures = measure(vendor, ITEMS, 32, tmp_path)
     assert figures["outcomes"] == {"ok": ITEMS} and figures["usd"] > 0
     # faults are drawn by the number of the request, so requests an item are the same whatever the threads do
-    assert missed(figures, BARS) == []
-    assert len(set(BARS) & set(figures)) == 6
+    assert missed(figures, COUNTED) == []
+    assert len(set(COUNTED) & set(figures)) == 5
 
 
 @pytest.mark.slow
 def test_a_process_killed_in_the_storm_loses_nothing_that_was_confirmed(tmp_path: Path) -> None:
     figures = kill_often("openai", ITEMS, 16, 4, tmp_path)
-    assert missed(figures, BARS) == []
-    assert len(set(BARS) & set(figures)) == 3
+    assert missed(figures, COUNTED) == []
+    assert len(set(COUNTED) & set(figures)) == 3
     assert all(0 < n < ITEMS for n in figures["answers_after_each"][:-1]), "a kill fell outside the work"
 
 
