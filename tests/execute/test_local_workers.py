@@ -19,7 +19,7 @@ from autocaft.rundir.runner import Step, StepContext, run_alone, run_steps
 from autocaft.rundir.store import RunStore
 
 NEEDS = {"tune": (), "train/a": ("tune",), "train/b": ("tune",), "report": ("train/a", "train/b")}
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 
 
 def wait_for(path: Path) -> None:
