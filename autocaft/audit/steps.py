@@ -55,8 +55,6 @@ def build_steps(audit: Audit, name: str) -> list[Step]:
     config, sets = audit.config, audit.sets
     reading = {key: getattr(config.screen, key) for key in ("n_rows", "min_rows", "max_prompt_tokens", "chat")}
     weights = {"model": digest(audit.weights.identity)}
-    pooled = {f"corpus ({config.corpus})": corpus_identity(config.corpus, downloads=audit.downloads)}
-    pooled |= dictionary_inputs(config.dictionary.sae, config.layers, DICTIONARY_KEY)
     steps = [
         _step(f"rows/{s.name}", partial(_rows, audit, s), {"screen": reading}, weights | _files(s), uses_model=False)
         for s in sets
@@ -71,6 +69,8 @@ def build_steps(audit: Audit, name: str) -> list[Step]:
     alike = {"duplicates": config.duplicates}
     steps.append(_step("duplicates", call, alike, {}, *needs, derived=True, uses_model=False))
     if audit.asks_model:
+        pooled = {f"corpus ({config.corpus})": corpus_identity(config.corpus, downloads=audit.downloads)}
+        pooled |= dictionary_inputs(config.dictionary.sae, config.layers, DICTIONARY_KEY)
         steps += _beside_own(audit, pooled)
         steps += full_steps(audit, _readers(audit), pooled, weights)
     read = [step.name for step in steps if step.stage in ("judge", "effect")]
