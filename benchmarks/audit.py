@@ -50,7 +50,7 @@ import torch
 from autocaft.audit.options import load_audit
 from autocaft.audit.own import Answers
 from autocaft.audit.peer_fit import PeerRow
-from autocaft.audit.peers import PeerSet, breadth_of, compare_peers, top_tenth, units
+from autocaft.audit.peers import PeerSet, breadth_of, compare_peers, departure, top_tenth, units
 from autocaft.audit.purposes import by_purpose, write_peers
 from autocaft.audit.rows import AuditRow, load_rows, read_set
 from autocaft.audit.run import Audit
@@ -281,7 +281,7 @@ def _departs(part_R2: Any, unit: float, limit: float) -> bool:
     cuts = part_R2, part_R2[::2], part_R2[1::2]
     by_tenth = [top_tenth(cut[:, 0]) / unit for cut in cuts]
     by_breadth = [breadth_of(cut[:, 1]) for cut in cuts]
-    whole, *halves = max(by_tenth, by_breadth)
+    whole, *halves = departure(by_tenth, by_breadth)
     return bool(whole >= limit and min(halves) > 1)
 
 

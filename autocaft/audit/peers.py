@@ -213,6 +213,11 @@ def top_tenth(values_R: NDArray[Any]) -> float:
     return float(np.sort(values_R)[-n_top:].mean()) if len(values_R) else 0.0
 
 
+def departure(tenth: Sequence[float], breadth: Sequence[float]) -> Sequence[float]:
+    """The figures by which a set departs: its strangest tenth's, or those of all its rows if the first is more."""
+    return max(tenth, breadth, key=lambda figures: figures[0])
+
+
 def breadth_of(beyond: Sequence[float]) -> float:
     """Geometric mean of how many times as far rows are as others with like prompts; 1 where there are none."""
     return float(np.exp(np.mean(beyond))) if len(beyond) else 1.0

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from autocaft.audit.options import AuditSet
 from autocaft.audit.peer_fit import PeerRow
-from autocaft.audit.peers import MIN_PEERS, PeerSet, SetFound, compare_peers, units
+from autocaft.audit.peers import MIN_PEERS, PeerSet, SetFound, compare_peers, departure, units
 from autocaft.audit.rows import load_rows
 from autocaft.rundir.files import write_json, write_jsonl
 from autocaft.rundir.progress import Progress
@@ -69,14 +69,14 @@ def _lines(found: Sequence[SetFound], n_peers: int) -> dict[str, dict[str, objec
     lines: dict[str, dict[str, object]] = {}
     for one in found:
         unit = unit_by_name[one.name]
-        tenth, tenth_halves = one.top / unit, [half / unit for half in one.halves]
-        is_broad = one.breadth > tenth
+        tenth = [figure / unit for figure in (one.top, *one.halves, one.without)]
+        strength, *halves, without = departure(tenth, (one.breadth, *one.breadth_halves, one.breadth_without))
         lines[one.name] = {
             "n_peers": n_peers,
-            "strength": one.breadth if is_broad else tenth,
-            "halves": list(one.breadth_halves) if is_broad else tenth_halves,
-            "tenth": tenth,
+            "strength": strength,
+            "halves": halves,
+            "tenth": tenth[0],
             "breadth": one.breadth,
-            "without": one.breadth_without if is_broad else one.without / unit,
+            "without": without,
         }
     return lines
