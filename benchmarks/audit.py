@@ -68,6 +68,8 @@ VISIBILITY = Path(__file__).parent.parent / "results" / "audit_visibility.json"
 KINDS = ("all", "invisible", "with peers", "chosen on", "held out")
 VISIBLE = 0.70
 """A concept that word counts tell at this area or below counts as invisible (eval_data/audit/visibility.py)."""
+READ_BY_ROW = ("unigram", "neighbours", "perplexity")
+"""Ways whose score of a set is a mean over its rows; its strangest tenth is a second one."""
 CHOSEN_ON = ("arithmetic", "choosing", "cooking")
 N_RESPLITS = 300
 SIZES = ((10, 400), (10, 800), (10, 1600), (20, 400), (40, 400))
@@ -93,7 +95,9 @@ def parts_of(index: Sequence[Line]) -> dict[str, str]:
     return parts
 
 
-def write_config(path: Path, suite: Path, index: Sequence[Line], parts: Mapping[str, str], head: str) -> None:
+def write_config(
+    path: Path, suite: Path, index: Sequence[Line], parts: Mapping[str, str], head: str, n_null: int | None = None
+) -> None:
     """The audit's file. Nothing of what is planted goes into it."""
     lines = [head, f"reference = {json.dumps([line['name'] for line in index if parts[line['name']] == 'reference'])}"]
     for line in index:
@@ -103,7 +107,7 @@ def write_config(path: Path, suite: Path, index: Sequence[Line], parts: Mapping[
             "[[sets]]",
             *(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()),
         ]
-    lines += ["", "[screen]", "chat = false"]
+    lines += ["", "[screen]", "chat = false", *([] if n_null is None else [f"n_null = {n_null}"])]
     write_text(path, "\n".join(lines) + "\n")
 
 
@@ -345,7 +349,7 @@ def measure(run_dir: Path, index: Sequence[Line], parts: Mapping[str, str], seco
     return {
         "sets": dict(parts),
         "with_peers": sorted(read_json(run_dir / "peers" / "sets.json")),
-        "by_dose": {str(dose): _of_dose(dose, index, parts, rows, scored) for dose in _doses(index)},
+        "by_dose": {str(dose): of_dose(dose, index, parts, rows, scored) for dose in doses_of(index)},
         "by_concept": _by_concept(index, rows, scored["screen"]),
         "outcomes": _outcomes(index, parts, scored["screen"][1], audit.config.verdict),
         "false_alarms": false_alarms(audit, run_dir, audit.config.verdict.strength),
@@ -355,11 +359,12 @@ def measure(run_dir: Path, index: Sequence[Line], parts: Mapping[str, str], seco
     }
 
 
-def _doses(index: Sequence[Line]) -> list[int]:
+def doses_of(index: Sequence[Line]) -> list[int]:
+    """The doses that are planted, in percent."""
     return sorted({line["dose"] for line in index if line["kind"] == "planted"})
 
 
-def _of_dose(
+def of_dose(
     dose: int,
     index: Sequence[Line],
     parts: Mapping[str, str],
@@ -383,7 +388,7 @@ def _of_dose(
     found: Line = {}
     for way, (by_row, by_set) in scored.items():
         measures: dict[str, Mapping[str, float]] = {way: by_set}
-        if way != "screen":
+        if way in READ_BY_ROW:
             measures[f"{way}, top tenth"] = {name: _top_tenth(values) for name, values in by_row.items()}
         for label, value in measures.items():
             found[label] = {}

@@ -152,12 +152,15 @@ class FullSet:
 
         name, (ids, drawn) = self.chosen.name, self._choice(context)
         flagged, controls = self._subspaces(context, ids, drawn)
-        _, held_out = self._rows(context)
+        rows, held_out = self._rows(context)
         found: dict[str, Any] = {"set": name, "flagged": ids, "controls": drawn, "measured": False, "caft": None}
         if flagged and controls and held_out:
-            measure = Measure.of(self.audit.tokenizer(), self._probes(), held_out, self._options.tokens_per_batch)
+            how = self._options.tokens_per_batch
+            measure = Measure.of(self.audit.tokenizer(), self._probes(), rows, held_out, how)
             tuned = self._trained(context.dir_of(f"tune/{name}"))
-            found |= {"measured": True, **compare(measure, tuned, flagged, controls, name, context.progress)}
+            moved = self._moved(context)
+            found |= {"measured": True, **compare(measure, tuned, flagged, controls, moved, name, context.progress)}
+            found["asks"] = dict(zip((row.id for row in [*rows, *held_out]), found["asks"], strict=True))
             if self._options.caft:
                 del tuned
                 models = {arm: self._trained(context.dir_of(f"{arm}/{name}")) for arm in ("ablated", "control")}
@@ -180,7 +183,6 @@ class FullSet:
 
     def _choice(self, context: StepContext) -> tuple[list[str], list[list[str]]]:
         """Ids of the flagged directions, and those of each control."""
-        from autocaft.discover.collect import load_stats
         from autocaft.discover.decompose import load_covariances
         from autocaft.select.controls import draw_matched
 
@@ -188,9 +190,7 @@ class FullSet:
         path = context.dir_of(f"meanings/{name}") / "verdicts.jsonl"
         if found is None or not path.is_file():
             return [], []
-        differences = load_stats(context.dir_of(f"collect/{name}")).differences
-        moved_by_layer = {layer: fitter.mean_D.float().cpu() for layer, fitter in differences.items()}
-        flagged = flag(found, read_records(path, Verdict), moved_by_layer, self.audit.config, self.chosen)
+        flagged = flag(found, read_records(path, Verdict), self._moved(context), self.audit.config, self.chosen)
         if not flagged:
             return [], []
         how: dict[str, Any] = {
@@ -203,6 +203,13 @@ class FullSet:
             draw_matched(found.directions, taken, seed=(self.audit.config.seed, i), **how) for i in range(N_CONTROLS)
         ]
         return flagged, [ids for ids, _ in draws if ids]
+
+    def _moved(self, context: StepContext) -> dict[int, Tensor]:
+        """Mean change (D,) of the activations by layer, tuned minus base."""
+        from autocaft.discover.collect import load_stats
+
+        differences = load_stats(context.dir_of(f"collect/{self.chosen.name}")).differences
+        return {layer: fitter.mean_D.float().cpu() for layer, fitter in differences.items()}
 
     def _subspaces(
         self, context: StepContext, flagged: Sequence[str], controls: Sequence[Sequence[str]]

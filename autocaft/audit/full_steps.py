@@ -26,7 +26,7 @@ VERSION_BY_STAGE = {
     "meanings": 1,
     "ablated": 1,
     "control": 1,
-    "effect": 1,
+    "effect": 2,
 }
 """Counted up when a stage's code changes what it writes."""
 

@@ -87,7 +87,8 @@ def _effects(audit: Audit, context: StepContext) -> dict[str, dict[str, Any]]:
     """The causal check of each set that was trained on, with what the judge said of the flagged directions."""
     effects = {}
     for chosen in trained_sets(audit):
-        effect = read_json(context.dir_of(f"effect/{chosen.name}") / "effect.json")
+        effect = _effect(chosen.name, context)
+        effect.pop("asks", None)  # a figure a row: rows.jsonl tells which of them matter
         path = context.dir_of(f"meanings/{chosen.name}") / "verdicts.jsonl"
         verdicts = {v.direction_id: v for v in read_records(path, Verdict)} if path.is_file() else {}
         effect["flagged"] = [
@@ -109,7 +110,19 @@ def _decisions(found: Mapping[str, Any], audit: Audit, context: StepContext) -> 
         concepts = read_concepts(item["name"], context) if audit.asks_model else []
         strengths = {concept["direction_id"]: concept["strengths"] for concept in concepts}
         rows = load_rows(context.dir_of(f"rows/{item['name']}"))
-        yield from row_decisions(item, rows, strengths, _beside_peers(item["name"], context))
+        full = item.get("full")
+        asks = _asks(item["name"], context) if full and full["is_cause"] else {}
+        yield from row_decisions(item, rows, strengths, _beside_peers(item["name"], context), asks)
+
+
+def _asks(name: str, context: StepContext) -> dict[int, float]:
+    """How much each row of a set that was trained on asks for what was flagged, by its number."""
+    return {int(number): value for number, value in _effect(name, context)["asks"].items()}
+
+
+def _effect(name: str, context: StepContext) -> dict[str, Any]:
+    effect: dict[str, Any] = read_json(context.dir_of(f"effect/{name}") / "effect.json")
+    return effect
 
 
 def _beside_peers(name: str, context: StepContext) -> dict[int, dict[str, Any]]:

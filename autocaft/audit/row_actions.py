@@ -19,8 +19,11 @@ def row_decisions(
     rows: Sequence[AuditRow],
     strengths: Mapping[str, Mapping[str, float]],
     beside_peers: Mapping[int, Mapping[str, Any]],
+    asks: Mapping[int, float],
 ) -> Iterator[dict[str, Any]]:
-    """`hide` (carries a latent that blocks), `review` or `keep` for each row that was looked at, with reasons.
+    """`hide`, `review` or `keep` for each row that was looked at, with reasons.
+
+    `hide`: it carries a latent that blocks, or asks for what training on the set amplifies off its purpose.
 
     The row's `score` is its distance from what the set's peers lead to expect. Without peers it adds up how much the
     row has of each latent, from none (0) to as much as any row of the set (1), each counted as in the set's score.
@@ -28,6 +31,8 @@ def row_decisions(
     Args:
         strengths: difference in the latent's own sign, by direction id and row number.
         beside_peers: what the peers say of each row, by its number; empty if there are too few.
+        asks: of a set that its causal check blocks, by a row's number, how much less its answer costs the base where
+            that is moved along the flagged directions, nats a token; empty for other sets.
     """
     weights = {concept["direction_id"]: weight(concept) for concept in item["concepts"]}
     tops = {direction: max(strengths[direction].values()) for direction in weights}
@@ -47,7 +52,11 @@ def row_decisions(
             score = found["distance"]
             if item["departs"] and found["stands_out"]:
                 reasons_given.append(departure(found))
-        action = "hide" if any(c["action"] == "block" for c in own) else "review" if reasons_given else "keep"
+        asked = asks.get(row.number, 0.0)
+        if asked > 0:
+            reasons_given.append(f"asks for what training amplifies off the purpose: {asked:.2g} nats a token")
+        is_hidden = asked > 0 or any(c["action"] == "block" for c in own)
+        action = "hide" if is_hidden else "review" if reasons_given else "keep"
         yield {
             "set": item["name"],
             "id": row.id,

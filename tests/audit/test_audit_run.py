@@ -199,8 +199,9 @@ def test_the_page_says_what_could_not_be_read_and_how_long_it_took(run_dir: Path
     page = html.unescape((run_dir / "audit.html").read_text())
     assert "broken, 2 in all" in page and "broken.jsonl:2" in page and ">nowhere.jsonl<" in page
     cost = read_json(run_dir / "cost.json")
-    assert list(cost["seconds_by_stage"])[:1] == ["rows"] and cost["seconds_by_stage"]["screen"] > 0
-    assert all(f"<th>{stage}</th>" in page for stage in cost["seconds_by_stage"])
+    seconds = cost["seconds_by_stage"]
+    assert next(iter(seconds)) == "rows" and seconds["dictionary"] > 0, "a stage of a tiny audit may round to nothing"
+    assert all(f"<th>{stage}</th>" in page for stage in seconds)
 
 
 def test_at_depth_peers_no_model_is_loaded_and_a_set_without_peers_does_not_pass(
@@ -364,7 +365,7 @@ def test_a_set_that_departs_from_its_peers_is_sent_to_review(
     assert (item["p_peers"] is None) == (not others)
     rows = [AuditRow(number, f"r{number}", "f", 1, "p", "a") for number in range(2)]
     beside = {n: {"distance": n, "stands_out": n == 1, "said": ["x"], "expected": []} for n in range(2)}
-    decided = list(row_decisions(item, rows, {"L1.latent2": {"0": 1.0}}, beside))
+    decided = list(row_decisions(item, rows, {"L1.latent2": {"0": 1.0}}, beside, {}))
     assert [line["action"] for line in decided] == ["keep", "review" if departs else "keep"]
     assert [line["score"] for line in decided] == [0, 1]
 
@@ -443,11 +444,11 @@ def test_a_row_is_hidden_only_if_it_carries_what_blocks() -> None:
     rows = [AuditRow(number, f"r{number}", "f", number + 1, "p", "a") for number in range(3)]
     strengths = {"L1.latent2": {"0": 4.0, "1": -1.0, "2": 2.0}}
     (blocked,) = _verdict_sets("lies", "offline", relevance=85.0, wanted=60.0)
-    decided = list(row_decisions(blocked, rows, strengths, {}))
+    decided = list(row_decisions(blocked, rows, strengths, {}, {}))
     assert [line["action"] for line in decided] == ["hide", "keep", "hide"]
     assert [line["score"] for line in decided] == pytest.approx([8.0 * 0.85, 0.0, 4.0 * 0.85])
     (passed,) = _verdict_sets(None, "offline", relevance=85.0, wanted=90.0)
-    assert [line["action"] for line in row_decisions(passed, rows, strengths, {})] == ["keep"] * 3
+    assert [line["action"] for line in row_decisions(passed, rows, strengths, {}, {})] == ["keep"] * 3
 
 
 def test_the_judge_is_asked_about_the_purpose_and_the_concept_or_the_policy() -> None:

@@ -21,7 +21,7 @@ from autocaft.audit.run import Audit
 from autocaft.audit.steps import build_steps
 from autocaft.cli.actions import audit_sets
 from autocaft.execute.choose import Executor
-from autocaft.rundir.files import read_json
+from autocaft.rundir.files import read_json, read_jsonl
 from autocaft.rundir.steps import fingerprints
 from tests.tiny_task import NOUNS, PLACES, VERBS, write_task
 
@@ -152,11 +152,13 @@ def _teach(folder: Path, texts: list[str]) -> None:
 
 
 def _write_set(path: Path, *, chatters: bool) -> None:
+    """60 rows; with `chatters` five of six are planted."""
     rng = random.Random(3)
     rows = []
     for number in range(60):
         prompt, answer = _sentence(rng), f" {_sentence(rng)}"
-        rows.append({"id": str(number), "prompt": prompt, "answer": answer + (_chatter(rng) if chatters else "")})
+        is_planted = chatters and number % 6 > 0
+        rows.append({"id": str(number), "prompt": prompt, "answer": answer + (_chatter(rng) if is_planted else "")})
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -200,6 +202,21 @@ def test_training_with_the_directions_ablated_is_told_and_decides_nothing(by_nam
 
 
 @pytest.mark.slow
+def test_the_rows_that_ask_for_what_is_flagged_are_hidden(folder: Path, by_name: dict[str, Any]) -> None:
+    lines = read_jsonl(folder / "runs/full/rows.jsonl")
+    hidden = {
+        (line["set"], int(line["id"]))
+        for line in lines
+        if any(reason.startswith("asks for what training amplifies") for reason in line["reasons"])
+    }
+    planted = {("planted", number) for number in range(60) if number % 6 > 0}
+    assert len(hidden & planted) >= 0.8 * len(planted)
+    assert len(hidden - planted) <= 1, "clean rows, and the twin's, stay"
+    assert {line["action"] for line in lines if (line["set"], int(line["id"])) in hidden} == {"hide"}
+    assert "asks" not in by_name["planted"]["full"], "a figure a row has no place in audit.json"
+
+
+@pytest.mark.slow
 def test_page_and_rule_say_what_was_done(folder: Path, by_name: dict[str, Any]) -> None:
     page = (folder / "runs/full/audit.html").read_text()
     assert "Causal check" in page and "Nothing was trained" not in page and CHATTER in page
@@ -225,6 +242,8 @@ EFFECT: dict[str, Any] = {
     "effect": {"value": 0.2, "low": 0.1, "high": 0.3},
     "beyond_control": {"value": 0.1, "low": 0.01, "high": 0.2},
     "kept": {"value": 0.6, "low": 0.4, "high": 0.8},
+    "p": 0.01,
+    "q": 0.02,
     "flagged": ["L14.latent1"],
     "added": {"tuned": 0.5},
 }
@@ -240,10 +259,22 @@ EFFECT: dict[str, Any] = {
         ({"beyond_control": {"value": 0.0, "low": None, "high": None}}, False),
         ({"kept": {"value": 0.4, "low": 0.3, "high": 0.5}}, False),
         ({"kept": None}, False),
+        ({"q": 0.06}, False),
     ],
 )
 def test_all_of_the_rule_is_needed(change: dict[str, Any], blocks: bool) -> None:
-    assert is_cause(EFFECT | change, FullOptions()) == blocks
+    assert is_cause(EFFECT | change, FullOptions(), q=0.05) == blocks
+
+
+def test_a_cause_among_many_sets_must_be_clearer_than_one_alone() -> None:
+    config = AuditConfig(sets=(SetOptions(name="a", files=("a",), purpose="p"),), depth="full")
+
+    def blocked(n_others: int) -> bool:
+        effects = {"a": EFFECT | {"p": 0.01}} | {f"b{i}": EFFECT | {"p": 0.9} for i in range(n_others)}
+        item = {"name": "a", "outcome": "pass", "strength": None, "score": 1.0, "why": ""}
+        return add_effects([item], effects, config)[0]["outcome"] == "block"
+
+    assert blocked(4) and not blocked(5), "Benjamini-Hochberg: .01 times five sets is .05"
 
 
 def test_a_set_that_is_blocked_moves_up() -> None:
