@@ -1,20 +1,27 @@
-"""Memory and time of each stage of a large recipe, from the model's shape and stated assumptions.
+"""Memory, time and dollars of each stage of a large recipe, from the model's shape and stated assumptions; and the
+rates that were measured on a CPU, from results/.
 
     python benchmarks/scale.py --write     the tables into docs/scale.md
     python benchmarks/scale.py --check     exit 1 if those there differ
 
-In: recipes with a [shape]. Out: Markdown tables. The decision a reader would question: nothing here was measured. The
-operations and bytes follow from shapes, but how much of a card's peak is reached is assumed, and said so in the table's
-caption; put your own card's figures in `CARD`.
+In: recipes with a [shape], results/collect.json and results/generate.json. Out: Markdown tables. The decision a reader
+would question: nothing about a card was measured. The operations and bytes follow from shapes, but how much of a card's
+peak is reached is assumed, and said so in the table's caption; put your own card's figures in `CARD`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from collect import BARS as COLLECT_BARS
+from generate import BARS as GENERATE_BARS
 
 from autocaft.config import RunConfig, find_config, load_config, recipe_names
 from autocaft.evaluate.questions import load_questions
@@ -24,6 +31,7 @@ from autocaft.resources import data_path
 
 ROOT = Path(__file__).resolve().parent.parent
 DOC = ROOT / "docs" / "scale.md"
+RESULTS = ROOT / "results"
 RECIPE = "em_qwen32b"
 N_LATENTS = 16384
 """Of a dictionary that somebody published, assumed."""
@@ -101,6 +109,7 @@ def main() -> int:
 def with_tables(text: str) -> str:
     """The document with the tables that the recipes give."""
     text = _with_table(text, "scale", scale_table(load_config(find_config(RECIPE))))
+    text = _with_table(text, "rates", rates_table(RESULTS))
     return _with_table(text, "recipes", recipe_table())
 
 
@@ -196,21 +205,35 @@ def _cache(shape: ModelShape, rows: int, n_tokens: int) -> float:
 def scale_table(config: RunConfig, card: Card = CARD) -> str:
     """The table, and a line on the whole run on one card and on several."""
     stages = stages_of(config, card)
-    rows = ["| stage | times | GB on the card | hours, once | hours, all |", "| --- | ---: | ---: | ---: | ---: |"]
-    rows += [
-        f"| {s.name} | {s.times:g} | {s.memory / 1e9:.0f} | {s.seconds / 3600:.2f} | {s.times * s.seconds / 3600:.1f} |"
-        for s in stages
-    ]
-    serial = sum(s.times * s.seconds for s in stages if s.is_serial) / 3600
-    spread = sum(s.times * s.seconds for s in stages if not s.is_serial) / 3600
-    lines = [*rows, ""]
-    for n in (1, N_CARDS):
-        wall = serial + spread / n
-        dollars = (serial + spread) * card.dollars_an_hour if n == 1 else wall * n * card.dollars_an_hour
-        lines.append(
-            f"On {n} {card.name}: {wall:.1f} hours, ${dollars:,.0f} at ${card.dollars_an_hour:g} an hour and card. "
-        )
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+    counts = (1, N_CARDS)
+    head = ["stage", "times", "GB on the card", "hours, once"]
+    head += [f"hours, all, on {n}" for n in counts] + [f"dollars on {n}" for n in counts]
+    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
+    total = dict.fromkeys(counts, 0.0)
+    for s in stages:
+        # what the others wait for runs on one card, and all are paid for
+        hours = {n: s.times * s.seconds / 3600 / (1 if s.is_serial else n) for n in counts}
+        total = {n: total[n] + hours[n] for n in counts}
+        lines.append([s.name, f"{s.times:g}", f"{s.memory / 1e9:.0f}", f"{s.seconds / 3600:.2f}", *_bill(hours, card)])
+    lines.append(["all", "", "", "", *_bill(total, card)])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _bill(hours: Mapping[int, float], card: Card) -> list[str]:
+    """Hours by number of cards, and what they cost."""
+    dollars = [n * value * card.dollars_an_hour for n, value in hours.items()]
+    return [f"{value:.1f}" for value in hours.values()] + [f"{value:,.0f}" for value in dollars]
+
+
+def rates_table(results: Path) -> str:
+    """What benchmarks/collect.py and benchmarks/generate.py measured on a CPU, beside their bars."""
+    lines = [["what", "figure", "bar"], ["---", "---:", "---:"]]
+    for name, bars in (("collect", COLLECT_BARS), ("generate", GENERATE_BARS)):
+        figures = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))["figures"]
+        for what, (relation, bound) in bars.items():
+            if what in figures:
+                lines.append([f"{name}: {what}", f"{figures[what]:.2f}", f"{relation} {bound:g}"])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def recipe_table() -> str:
