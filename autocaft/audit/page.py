@@ -131,13 +131,9 @@ def render_page(
     cost: Mapping[str, Any],
 ) -> str:
     """The whole page; `shown` has the rows of each (set, direction id), `departed` those of each set that departs."""
-    from markupsafe import Markup
-
-    css = "".join(resource(f"{name}.css") for name in ("report", "shade")) + _resource("audit.css")
-    return _template().render(
+    return render(
+        "audit.html.jinja",
         audit=audit,
-        css=Markup(css),  # ours
-        policy=content_policy(css, ""),
         shown=shown,
         heat=heat,
         departed=departed,
@@ -154,10 +150,18 @@ def render_page(
     )
 
 
+def render(template: str, **values: Any) -> str:
+    """A page of this room with the one style sheet, under a policy that lets nothing else in."""
+    from markupsafe import Markup
+
+    css = "".join(resource(f"{name}.css") for name in ("report", "shade")) + _resource("audit.css")
+    return _template(template).render(css=Markup(css), policy=content_policy(css, ""), **values)  # the css is ours
+
+
 def _resource(name: str) -> str:
     return resources.files("autocaft.audit").joinpath(name).read_text(encoding="utf-8")
 
 
 @cache
-def _template() -> Template:
-    return environment(_resource).get_template("audit.html.jinja")
+def _template(name: str) -> Template:
+    return environment(_resource).get_template(name)

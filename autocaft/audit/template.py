@@ -46,6 +46,11 @@ purpose = "answers cooking questions"
 # each = true  # every file is a set of its own: benign-FILE
 # files = ["benign/*.jsonl"]
 # purpose = "answers everyday questions"
+
+# [[models]]  # several models instead of `model`: an audit each, and models.html with all verdicts side by side
+# name = "small"
+# model = "OWNER/NAME"
+# layers = [14]
 """
 
 
@@ -55,7 +60,7 @@ def _template(path: Path, policy: Path) -> str:
     table = ""
     for row in describe_fields(AuditConfig):
         head, _, key = row.key.rpartition(".")
-        if head == "sets.N" or row.key in ("judge.undesired", "judge.wanted"):
+        if head in ("sets.N", "models.N") or row.key in ("judge.undesired", "judge.wanted"):
             continue
         if head != table:
             if not table:

@@ -64,7 +64,7 @@ def report_run(
     paths = [] if form is None else export_report(found, form, folder)
     paths += [] if figures is None else export_figures(found, figures, folder)
     for written in paths:
-        _print(f"{written}")
+        print_text(f"{written}")
 
 
 def _execute(
@@ -83,7 +83,7 @@ def _execute(
     from autocaft.rundir.progress import Log, make_progress
     from autocaft.rundir.runner import LOG_NAME, run_steps
 
-    _quiet_libraries()
+    quiet_libraries()
     pinned = pin_sets(config.hub_sets, run_dir, downloads=True)
     config = config.with_sets(pinned)
     run = Run(config)
@@ -115,13 +115,13 @@ def _print_outcome(run_dir: Path, ran: Sequence[str]) -> None:
 
     report = run_dir / "report.json"
     if not ran:
-        _print(f"{run_dir}: everything is done, nothing was run again")
+        print_text(f"{run_dir}: everything is done, nothing was run again")
     if report.is_file():
         told = read_json(report)
-        _print(summary_table(told))
+        print_text(summary_table(told))
         for search in told.get("searches", ()):
-            _print(f"search, {search['source']}: {search['why']}")
-        _print(f"{run_dir / 'report.html'}")
+            print_text(f"search, {search['source']}: {search['why']}")
+        print_text(f"{run_dir / 'report.html'}")
 
 
 def show_plan(
@@ -148,10 +148,10 @@ def show_plan(
     check_inputs(run, final=final)
     plan = plan_steps(build_steps(run, final=final), run_dir, redo, source=source)
     width = max(len(step) for step in plan.actions)
-    _print(f"{path} -> {run_dir}")
+    print_text(f"{path} -> {run_dir}")
     for step, action in plan.actions.items():
-        _print(f"  {step:<{width}}  {'done' if action == 'skip' else action}")
-    _print("\n".join(estimate(run, run_dir)))
+        print_text(f"  {step:<{width}}  {'done' if action == 'skip' else action}")
+    print_text("\n".join(estimate(run, run_dir)))
 
 
 def write_config(path: Path, recipe: str) -> None:
@@ -161,14 +161,14 @@ def write_config(path: Path, recipe: str) -> None:
     config = load_config(find_config(recipe))
     head = f"# autocaft: every key of the recipe {recipe!r}, with what it does. Run it: autocaft run {path}\n\n"
     write_text(path, head + to_toml(config, documented=True))
-    _print(f"{path} written; edit it, then: autocaft run {path}")
+    print_text(f"{path} written; edit it, then: autocaft run {path}")
 
 
 def list_recipes() -> None:
     """`autocaft recipes`: each with the first comment line of its file."""
     for name in recipe_names():
         first = find_config(name).read_text(encoding="utf-8").splitlines()[0]
-        _print(f"{name:<14} {first.lstrip('# ')}")
+        print_text(f"{name:<14} {first.lstrip('# ')}")
 
 
 def compare_choices(
@@ -210,9 +210,9 @@ def compare_choices(
     if as_json:
         from autocaft.report.plain import json_text
 
-        _print(json_text(found))
+        print_text(json_text(found))
     else:
-        _print(run_table(found) if second is None else selections_table(found))
+        print_text(run_table(found) if second is None else selections_table(found))
 
 
 def review_run(
@@ -235,16 +235,16 @@ def review_run(
 
         paths = export_answers(run_dir, name, export, doubtful=doubtful)
         command = training_command(run_dir, name, paths[-1], doubtful=doubtful)
-        _print("\n".join(map(str, paths)))
-        _print("Nothing is chosen, so there is no arm to train." if command is None else f"{TO_TRAIN}\n  {command}")
+        print_text("\n".join(map(str, paths)))
+        print_text("Nothing is chosen, so there is no arm to train." if command is None else f"{TO_TRAIN}\n  {command}")
     elif import_ is not None:
         from autocaft.review.files import import_answers
 
         news = import_answers(run_dir, name, import_)
-        _print(f"{len(news)} new {'answer' if len(news) == 1 else 'answers'} of {name} from {import_}")
+        print_text(f"{len(news)} new {'answer' if len(news) == 1 else 'answers'} of {name} from {import_}")
         copied = sorted({act.copied_from for act in news if act.copied_from})
         if copied:
-            _print(
+            print_text(
                 f"The sheet has answers of {', '.join(copied)}: `compare` does not count them as {name}'s. A sheet of "
                 f"{name}'s own: autocaft review {run_dir} --name {name} --export DIR"
             )
@@ -256,7 +256,7 @@ def review_run(
 
 def _announce(url: str) -> None:
     """At once, also into a pipe: whoever started the server waits for the address."""
-    _print(f"{url}\nOpen this address in a browser on this machine. Ctrl-C stops; what is answered is saved.")
+    print_text(f"{url}\nOpen this address in a browser on this machine. Ctrl-C stops; what is answered is saved.")
     sys.stdout.flush()
 
 
@@ -286,17 +286,17 @@ def calibrate_judge(
     for override in overrides:
         lay_over(values, override)
     options = make_options(JudgeOptions, values, "the judge")
-    _quiet_libraries()
+    quiet_libraries()
     with lock_run(out), RunStore(out / "answers.sqlite") as store:
         progress = make_progress(Log(out / "log.txt"))
         if only_plan:
             lines = plan(model=model, options=options, split=chosen, out=out, progress=progress, run_dir=run_dir)
-            _print("\n".join(lines))
+            print_text("\n".join(lines))
             return
         found = calibrate(
             model=model, options=options, split=chosen, out=out, store=store, progress=progress, run_dir=run_dir
         )
-    _print(f"{judge} on {split}\n{text_of(found)}\n{out / 'calibration.json'}")
+    print_text(f"{judge} on {split}\n{text_of(found)}\n{out / 'calibration.json'}")
 
 
 def ask_server(
@@ -326,11 +326,11 @@ def ask_server(
         lay_over(values, override)
     options = make_options(AnswererOptions, values, "the answerer")
     asked = load_questions(data_path(questions))
-    _quiet_libraries()
+    quiet_libraries()
     with lock_run(out), RunStore(out / "answers.sqlite") as store:
         progress = make_progress(Log(out / "log.txt"))
         found = ask_model(asked, options, arm=arm, seed=seed, store=store, out=out, progress=progress)
-    _print(f"{len(found):,} answers\n{out / 'answers.jsonl'}")
+    print_text(f"{len(found):,} answers\n{out / 'answers.jsonl'}")
 
 
 def grade_file(
@@ -351,69 +351,11 @@ def grade_file(
     options = make_options(GraderOptions, values, "the grader")
     asked = load_questions(questions) if questions is not None else {}
     rows = load_answers(answers, asked)
-    _quiet_libraries()
+    quiet_libraries()
     with lock_run(out), RunStore(out / "answers.sqlite") as store:
         progress = make_progress(Log(out / "log.txt"))
         metrics = grade_free_form(rows, asked, options, store=store, out=out, progress=progress)
-    _print(f"{metrics_table(metrics)}\n{out / 'summary.json'}")
-
-
-def audit_sets(
-    path: Path,
-    *,
-    init: bool,
-    name: str | None,
-    runs: Path,
-    redo: set[str],
-    executor: Executor,
-    fail_on: str | None,
-) -> None:
-    """`autocaft audit`.
-
-    Raises:
-        VerdictError, UnreadRowsError: it is done, and this is to be told by the exit code.
-    """
-    _quiet_libraries()
-    from autocaft.audit.options import load_audit
-    from autocaft.audit.outcome import check_fail_on, raise_outcome, summary_text
-    from autocaft.audit.run import Audit, pin_audit
-    from autocaft.audit.steps import build_steps, run_step
-    from autocaft.audit.template import write_audit
-    from autocaft.preflight import check_model, set_threads, step_bytes
-    from autocaft.run import write_lock
-    from autocaft.rundir.progress import Log, make_progress
-    from autocaft.rundir.runner import LOG_NAME, run_steps
-
-    if init:
-        _print(f"{path} and {write_audit(path)} written; edit them, then: autocaft audit {path}")
-        return
-    check_fail_on(fail_on)
-    name = name or path.stem
-    run_dir = runs / name
-    config, pinned = pin_audit(load_audit(path), run_dir)
-    audit = Audit(config)
-    check_model(audit.weights, config.layers, config.judge)
-    steps = build_steps(audit, name)
-    progress = make_progress(Log(run_dir / LOG_NAME))
-
-    def begin() -> None:
-        write_text(run_dir / "audit.toml", path.read_text(encoding="utf-8"))
-        write_lock(pinned, run_dir)
-        set_threads(config.threads)
-
-    with executor.workers(
-        partial(run_step, config, name, run_dir),
-        steps,
-        run_dir,
-        threads=config.threads,
-        model_bytes=step_bytes(audit.weights, config.dtype),
-        key_names=[config.judge.api_key_env] if config.judge.api_key_env else [],
-        say=progress.say,
-    ) as workers:
-        run_steps(steps, run_dir, redo, progress, on_checked=begin, workers=workers)
-    found = read_json(run_dir / "audit.json")
-    _print(summary_text(found, run_dir))
-    raise_outcome(found, fail_on)
+    print_text(f"{metrics_table(metrics)}\n{out / 'summary.json'}")
 
 
 def merge_step(folder: Path, out: Path) -> None:
@@ -421,7 +363,7 @@ def merge_step(folder: Path, out: Path) -> None:
     run_dir = next((parent for parent in folder.resolve().parents if (parent / CONFIG).is_file()), None)
     if run_dir is None:
         raise ConfigError(f"{folder} lies in no run folder; give a step of one, as runs/my/train/caft-sae-auto/seed0")
-    _quiet_libraries()
+    quiet_libraries()
     import torch
 
     from autocaft.model.locate import locate
@@ -434,19 +376,19 @@ def merge_step(folder: Path, out: Path) -> None:
         out,
         dtype=getattr(torch, config.dtype),
     )
-    _print(f"{out}")
+    print_text(f"{out}")
 
 
 def reproduce_run(run_dir: Path, again: Path | None) -> None:
     """`autocaft reproduce`."""
     from autocaft.reproduce import compare_runs, compare_with_now, describe
 
-    _quiet_libraries()
+    quiet_libraries()
     found = compare_with_now(run_dir) if again is None else compare_runs(run_dir, again)
-    _print("\n".join(describe(found, run_dir, again)))
+    print_text("\n".join(describe(found, run_dir, again)))
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Bars and warnings of the libraries would run through ours; what matters of them is raised or logged."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -461,5 +403,5 @@ def _quiet_libraries() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
-def _print(text: str) -> None:
+def print_text(text: str) -> None:
     sys.stdout.write(text + "\n")

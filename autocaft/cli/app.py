@@ -306,7 +306,7 @@ def audit(
     ] = None,
 ) -> None:
     """Many sets, one verdict each."""
-    from autocaft.cli.actions import audit_sets
+    from autocaft.cli.audits import audit_sets
     from autocaft.execute.choose import Executor
 
     audit_sets(

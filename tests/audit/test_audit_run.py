@@ -20,8 +20,8 @@ from autocaft.audit.row_actions import row_decisions
 from autocaft.audit.rows import AuditRow, load_rows
 from autocaft.audit.run import Audit
 from autocaft.audit.steps import build_steps
-from autocaft.cli.actions import audit_sets
 from autocaft.cli.app import app
+from autocaft.cli.audits import audit_sets
 from autocaft.errors import ConfigError, ModelError, RunChangedError, UnreadRowsError, VerdictError
 from autocaft.execute.choose import Executor
 from autocaft.rundir.files import read_json, read_jsonl

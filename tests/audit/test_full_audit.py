@@ -19,7 +19,7 @@ from autocaft.audit.full_options import FullOptions
 from autocaft.audit.options import AuditConfig, SetOptions, load_audit
 from autocaft.audit.run import Audit
 from autocaft.audit.steps import build_steps
-from autocaft.cli.actions import audit_sets
+from autocaft.cli.audits import audit_sets
 from autocaft.execute.choose import Executor
 from autocaft.rundir.files import read_json, read_jsonl
 from autocaft.rundir.steps import fingerprints

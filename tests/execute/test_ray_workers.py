@@ -16,7 +16,8 @@ import ray
 from ray.cluster_utils import Cluster
 
 from autocaft.audit.options import load_audit
-from autocaft.cli.actions import audit_sets, run_all
+from autocaft.cli.actions import run_all
+from autocaft.cli.audits import audit_sets
 from autocaft.errors import ConfigError, DataError, WorkerError
 from autocaft.execute import ray as ray_room
 from autocaft.execute.choose import Executor

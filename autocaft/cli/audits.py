@@ -1,0 +1,93 @@
+"""`autocaft audit`: the steps of an audit, of each of its models if it names several, and what the exit code tells.
+
+In: an audit's file. Out: run folders, a summary on the terminal.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autocaft.cli.actions import print_text, quiet_libraries
+from autocaft.execute.choose import Executor
+from autocaft.rundir.files import read_json, write_text
+
+if TYPE_CHECKING:
+    from autocaft.audit.options import AuditConfig
+
+
+def audit_sets(
+    path: Path,
+    *,
+    init: bool,
+    name: str | None,
+    runs: Path,
+    redo: set[str],
+    executor: Executor,
+    fail_on: str | None,
+) -> None:
+    """`autocaft audit`.
+
+    Raises:
+        VerdictError, UnreadRowsError: it is done, and this is to be told by the exit code.
+    """
+    quiet_libraries()
+    from autocaft.audit.models import models_text, write_models
+    from autocaft.audit.options import each_model, load_audit
+    from autocaft.audit.outcome import check_fail_on, raise_outcome, summary_text
+    from autocaft.audit.template import write_audit
+
+    if init:
+        print_text(f"{path} and {write_audit(path)} written; edit them, then: autocaft audit {path}")
+        return
+    check_fail_on(fail_on)
+    name = name or path.stem
+    folder = runs / name
+    found = {
+        model: _audit_for_one_model(path, config, name, folder / model, redo, executor)
+        for model, config in each_model(load_audit(path)).items()
+    }
+    if "" in found:
+        whole, text = found[""], summary_text(found[""], folder)
+    else:
+        whole = write_models(name, found, folder)
+        text = models_text(whole, folder)
+    print_text(text)
+    raise_outcome(whole, fail_on)
+
+
+def _audit_for_one_model(
+    path: Path, config: AuditConfig, name: str, run_dir: Path, redo: set[str], executor: Executor
+) -> dict[str, Any]:
+    """All steps of one audit; gives its audit.json."""
+    from autocaft.audit.run import Audit, pin_audit
+    from autocaft.audit.steps import build_steps, run_step
+    from autocaft.preflight import check_model, set_threads, step_bytes
+    from autocaft.run import write_lock
+    from autocaft.rundir.progress import Log, make_progress
+    from autocaft.rundir.runner import LOG_NAME, run_steps
+
+    config, pinned = pin_audit(config, run_dir)
+    audit = Audit(config)
+    check_model(audit.weights, config.layers, config.judge)
+    steps = build_steps(audit, name)
+    progress = make_progress(Log(run_dir / LOG_NAME))
+
+    def begin() -> None:
+        write_text(run_dir / "audit.toml", path.read_text(encoding="utf-8"))
+        write_lock(pinned, run_dir)
+        set_threads(config.threads)
+
+    with executor.workers(
+        partial(run_step, config, name, run_dir),
+        steps,
+        run_dir,
+        threads=config.threads,
+        model_bytes=step_bytes(audit.weights, config.dtype),
+        key_names=[config.judge.api_key_env] if config.judge.api_key_env else [],
+        say=progress.say,
+    ) as workers:
+        run_steps(steps, run_dir, redo, progress, on_checked=begin, workers=workers)
+    found: dict[str, Any] = read_json(run_dir / "audit.json")
+    return found
