@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autocaft.config import RunConfig
-from autocaft.data.corpus import Document, load_corpus
+from autocaft.data.corpus import Document, is_streamed, load_corpus
 from autocaft.data.cues import CuedRow, load_cued_rows
 from autocaft.data.rows import TaskRow, chosen_rows, load_rows
 from autocaft.data.sets import DataSet, find_set
@@ -98,8 +98,11 @@ class Run:
     @property
     def absent_sets(self) -> list[str]:
         """Hub data sets of the config that are not on this disk yet, where nothing is downloaded."""
-        specs = self.config.hub_sets
-        return [] if self.downloads else [spec for spec in specs if not self.found(spec).is_here]
+        if self.downloads:
+            return []
+        absent = [spec for spec in self.config.hub_sets if not self.found(spec).is_here]
+        corpus = self.config.data.corpus
+        return [*absent, corpus] if is_streamed(corpus) else absent
 
     @cached_property
     def read_rows(self) -> list[TaskRow]:
@@ -130,6 +133,8 @@ class Run:
     @cached_property
     def _generic(self) -> list[Document]:
         data, collect = self.config.data, self.config.collect
+        if data.corpus in self.absent_sets:
+            return []
         n_documents = data.n_held_out + max(collect.n_generic, collect.n_completions)
         return load_corpus(data.corpus, n_documents=n_documents, seed=data.corpus_seed, downloads=self.downloads)
 

@@ -190,8 +190,11 @@ def _sampling(shape: ModelShape, config: RunConfig, card: Card, n_texts: int, n_
 
 
 def _attribution(shape: ModelShape, config: RunConfig) -> float:
-    """The dictionaries, and what a batch keeps for its gradients: the blocks above the lowest hookpoint, the logits."""
-    n_tokens, above = config.decompose.tokens_per_batch, shape.num_hidden_layers - min(config.layers) - 1
+    """The dictionaries, and what a batch keeps for its gradients: the blocks above the lowest hookpoint, the logits. A
+    batch has one row at least, and that may be as long as training allows."""
+    longest = config.decompose.attribution_max_tokens or config.tune.max_tokens
+    n_tokens = max(config.decompose.tokens_per_batch, longest)
+    above = shape.num_hidden_layers - min(config.layers) - 1
     kept = shape.activation_bytes(n_tokens, checkpointing=False) * above / shape.num_hidden_layers
     n_latents = config.decompose.d_sae if config.decompose.sae == "train" else N_LATENTS
     dictionaries = 12 * shape.hidden_size * n_latents * len(config.layers)

@@ -1,4 +1,4 @@
-"""Write or check the tables of README.md, NEGATIVE.md and two READMEs of eval_data/ from the measurements in results/.
+"""Write or check the tables of README.md, NEGATIVE.md, docs/audit.md and two READMEs of eval_data/, from results/.
 
 In: results/*.json. Out: the text between `<!-- table:NAME -->` and `<!-- /table:NAME -->` in these files. Every table
 of the README comes from here, so a figure in it cannot drift from its measurement.
@@ -29,7 +29,7 @@ from autocaft.report.free_form import figure_text
 from autocaft.report.words import interval_text, percent, points_text
 from autocaft.select.options import SelectOptions
 
-DOCUMENTS = ("README.md", "NEGATIVE.md", "eval_data/audit/README.md", "eval_data/double_choice/README.md")
+DOCUMENTS = ("README.md", "NEGATIVE.md", "docs/audit.md", "eval_data/audit/README.md", "eval_data/double_choice/README.md")
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- /table:(?P=name) -->)", re.DOTALL)
 OPENING = re.compile(r"<!-- table:([\w-]+) -->")
@@ -117,9 +117,36 @@ def audit_table(result: Mapping[str, Any]) -> str:
     for dose, ways in result["by_dose"].items():
         for way, line in ways.items():
             figures = [line[kind] for kind in kinds] + [line.get("precision")]
-            cells = [f"{f['value']:.2f} [{f['low']:.2f}, {f['high']:.2f}]" if f else "-" for f in figures]
-            rows.append([f"{dose} %", way, *cells])
+            rows.append([f"{dose} %", way, *(_figure(found) for found in figures)])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def audit_short_table(result: Mapping[str, Any]) -> str:
+    """The same on all sets alone, with the best of the other ways."""
+    head = ["rows planted", "beside peers", "invisible concepts", "best other way", "planted rows among the top k"]
+    rows = [head, ["---:", *["---:"] * (len(head) - 1)]]
+    for dose, ways in result["by_dose"].items():
+        screen = ways["screen"]
+        best = max((line["all"] for way, line in ways.items() if way != "screen"), key=lambda found: found["value"])
+        figures = [screen["all"], screen["invisible"], best, screen.get("precision")]
+        rows.append([f"{dose} %", *(_figure(found) for found in figures)])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def audit_latents_table(result: Mapping[str, Any]) -> str:
+    """The look beside the model's own answers on the planted suite, by dose."""
+    head = ["rows planted", "", "all", "invisible", "with peers", "planted rows among the top k"]
+    rows = [head, ["---:", "---", *["---:"] * (len(head) - 2)]]
+    for dose, ways in result["by_dose"].items():
+        for way, line in ways.items():
+            figures = [line["all"], line["invisible"], line["with peers"], line.get("precision")]
+            label = {"screen": "beside peers", "latents": "by latents", "unjudged": "by latents, unjudged"}[way]
+            rows.append([f"{dose} %", label, *(_figure(found) for found in figures)])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _figure(found: Mapping[str, Any] | None) -> str:
+    return f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]" if found else "-"
 
 
 def _wording(options: Sequence[str]) -> str:
@@ -182,6 +209,8 @@ TABLES: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "settings": ("variants.json", settings_table),
     "visibility": ("audit_visibility.json", visibility_table),
     "audit": ("audit.json", audit_table),
+    "audit-short": ("audit.json", audit_short_table),
+    "audit-latents": ("audit_latents.json", audit_latents_table),
 }
 """Table name -> (file in results/, how it becomes Markdown)."""
 

@@ -19,8 +19,16 @@ from autocaft.model.shape import ModelShape, shape_of
 from tests.scripts import load_benchmark
 
 SCALE = load_benchmark("scale")
-RECIPES = {"em_qwen32b": 32.76, "em_mistral24b": 23.57, "em_small": 7.62, "gender_gemma2b": 2.61}
-FOR_A_CARD = {"em_qwen32b": 80, "em_mistral24b": 80, "em_small": 24, "gender_gemma2b": 80}
+RECIPES = {
+    "em_qwen32b": 32.76,
+    "em_mistral24b": 23.57,
+    "em_small": 7.62,
+    "gender_gemma2b": 2.61,
+    "double_choice_gemma2b": 2.61,
+}
+TOY_TASKS = {"gender_gemma2b": "2,000", "double_choice_gemma2b": "360"}
+"""Recipes with rows of their own, and how many."""
+FOR_A_CARD = {"em_qwen32b": 80, "em_mistral24b": 80, "em_small": 24, "gender_gemma2b": 80, "double_choice_gemma2b": 80}
 
 
 @pytest.fixture
@@ -37,13 +45,13 @@ def test_a_plan_needs_no_weights(recipe: str, billions: float, rows: Path, monke
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(rows.parent / "cache"))
-    is_toy_task = recipe == "gender_gemma2b"
+    is_toy_task = recipe in TOY_TASKS
     command = ["plan", recipe, "--runs", str(rows.parent)]
     command += [] if is_toy_task else ["--set", f"data.train={rows}"]
     result = CliRunner().invoke(app, command, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert f"{billions:.2f} B parameters" in result.output and "not on this disk yet" in result.output
-    assert ("2,000" if is_toy_task else "30") + " training rows" in result.output and "$" in result.output
+    assert TOY_TASKS.get(recipe, "30") + " training rows" in result.output and "$" in result.output
     assert ("free-form answers" in result.output) != is_toy_task
     assert not list(rows.parent.glob("*/run.sqlite"))
 
@@ -65,8 +73,9 @@ def test_the_papers_hyperparameters_are_the_recipes() -> None:
         assert (free_form.n_samples, free_form.max_new_tokens, free_form.temperature) == (100, 600, 1.0)
 
 
-def test_the_toy_tasks_hyperparameters_are_the_papers() -> None:
-    config = load_config(find_config("gender_gemma2b"))
+@pytest.mark.parametrize("recipe", TOY_TASKS)
+def test_the_toy_tasks_hyperparameters_are_the_papers(recipe: str) -> None:
+    config = load_config(find_config(recipe))
     tune = config.tune
     assert config.model == "google/gemma-2-2b" and config.train.mode == "zero"
     assert (tune.method, tune.epochs, tune.lr, tune.warmup_share) == ("full", 4, 5e-6, 0.5)
@@ -76,12 +85,13 @@ def test_the_toy_tasks_hyperparameters_are_the_papers() -> None:
     assert config.decompose.n_pcs == 20 and config.decompose.rankings == ("attribution",)
 
 
-def test_each_layer_of_the_toy_recipe_has_a_published_dictionary() -> None:
+@pytest.mark.parametrize("recipe", TOY_TASKS)
+def test_each_layer_of_the_toy_recipes_has_a_published_dictionary(recipe: str) -> None:
     """In SAELens's list, which is read as text: importing the package takes ten seconds."""
     package = find_spec("sae_lens")
     assert package is not None and package.origin is not None
     listed = (Path(package.origin).parent / "pretrained_saes.yaml").read_text(encoding="utf-8")
-    config = load_config(find_config("gender_gemma2b"))
+    config = load_config(find_config(recipe))
     release, _, sae_id = config.decompose.sae.partition("/")
     own = re.split(r"^(?=\S)", listed.partition(f"\n{release}:\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
     assert "model: gemma-2-2b\n" in own
@@ -92,9 +102,10 @@ def test_each_layer_of_the_toy_recipe_has_a_published_dictionary() -> None:
 def test_the_toy_recipes_shape_is_that_of_the_family() -> None:
     """The configuration's defaults in transformers are those of this model."""
     config = Gemma2Config()
-    shape = load_config(find_config("gender_gemma2b")).shape
-    assert shape is not None
-    assert shape.model_dump() == {name: getattr(config, name) for name in ModelShape.model_fields}
+    for recipe in TOY_TASKS:
+        shape = load_config(find_config(recipe)).shape
+        assert shape is not None
+        assert shape.model_dump() == {name: getattr(config, name) for name in ModelShape.model_fields}
 
 
 def test_a_shape_counts_what_a_model_has() -> None:

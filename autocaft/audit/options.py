@@ -251,7 +251,7 @@ def each_model(config: AuditConfig) -> dict[str, AuditConfig]:
         own: dict[str, Any] = {"model": options.model, "models": ()}
         own |= {} if options.layers is None else {"layers": options.layers}
         own |= {} if options.sae is None else {"dictionary": config.dictionary.model_copy(update={"sae": options.sae})}
-        values = config.model_copy(update=own).model_dump()
+        values = config.model_copy(update=own).model_dump(exclude_unset=True)
         found[options.name] = make_options(AuditConfig, values, f"models.{options.name}")
     return found
 

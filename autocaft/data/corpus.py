@@ -45,7 +45,7 @@ def load_corpus(spec: str, *, n_documents: int, seed: int = 0, downloads: bool =
     Raises:
         DataError: nothing there, or a row without text.
     """
-    if _is_found(spec):
+    if not is_streamed(spec):
         found = find_set(spec, downloads=downloads)
         if not found.is_here:
             return []
@@ -60,12 +60,13 @@ def load_corpus(spec: str, *, n_documents: int, seed: int = 0, downloads: bool =
 
 def corpus_identity(spec: str, *, downloads: bool = True) -> str:
     """Hash of a corpus's content, or of the bare id of a Hub data set."""
-    return find_set(spec, downloads=downloads).identity if _is_found(spec) else digest(spec)
+    return digest(spec) if is_streamed(spec) else find_set(spec, downloads=downloads).identity
 
 
-def _is_found(spec: str) -> bool:
-    """Whether the text lies in files, and is not a Hub data set's bare id."""
-    return spec.startswith((BUILTIN, HUB)) or spec.endswith((*ENDINGS, ".gz")) or Path(spec).expanduser().is_dir()
+def is_streamed(spec: str) -> bool:
+    """Whether it is a Hub data set's bare id, and no text in files."""
+    in_files = spec.startswith((BUILTIN, HUB)) or spec.endswith((*ENDINGS, ".gz"))
+    return not in_files and not Path(spec).expanduser().is_dir()
 
 
 def _read(files: Sequence[Path]) -> list[Document]:

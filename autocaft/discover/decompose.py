@@ -35,7 +35,7 @@ from autocaft.discover.pca import CovarianceFitter
 from autocaft.discover.rank import Candidate, DifferenceRanker, attribution, shortlist
 from autocaft.discover.sae import ROWS, Dictionary, LatentStats, check_spec, load_dictionary, measure, train_dictionary
 from autocaft.discover.shards import ShardReader
-from autocaft.errors import NothingSelectedError
+from autocaft.errors import DataError, NothingSelectedError
 from autocaft.model.directions import DirectionSet
 from autocaft.records import Direction
 from autocaft.rundir.files import replacing, write_json
@@ -72,7 +72,8 @@ def decompose(
         dictionaries = {i: _dictionary(reader, stats, i, options, out, progress) for i in reader.layers}
         latent_stats = {i: measure(d, reader, i, stats.mining_mean[i]) for i, d in dictionaries.items()}
         compared = read_compared(tokenizer, rows, collect_options, collected)
-        context = (models, tokenizer, encode_rows(tokenizer, rows), compared, collect_options, options, stats, progress)
+        read = _attributed(tokenizer, rows, options), compared
+        context = (models, tokenizer, *read, collect_options, options, stats, progress)
         scores = _rank(dictionaries, *context, scratch=collected / "compared")
         for layer, dictionary in dictionaries.items():
             note = summary[str(layer)]
@@ -165,6 +166,19 @@ def _dictionary(
         mean_D = stats.mining_mean[layer]
         train_dictionary(reader, layer, mean_D, options=options, folder=Path(place), progress=progress)
     return load_dictionary(place, layer, width=reader.d_model)
+
+
+def _attributed(tokenizer: Any, rows: Sequence[TaskRow], options: DecomposeOptions) -> list[Encoded]:
+    """The training rows as attribution reads them.
+
+    Raises:
+        DataError: cut as asked, no row has a token of its answer left.
+    """
+    encoded = encode_rows(tokenizer, rows, options.attribution_max_tokens)
+    kept = [row for row in encoded if row.n_prompt < len(row.input_ids)]
+    if not kept:
+        raise DataError("decompose.attribution_max_tokens cuts every training row inside its prompt; raise it")
+    return kept
 
 
 def _rank(

@@ -93,6 +93,9 @@ class DecomposeOptions(Options):
     attribution_model: Literal["base", "tuned"] = "base"
     """Whose gradient ranks by attribution. The tuned model's loss on its training rows is near zero, and so is its
     gradient."""
+    attribution_max_tokens: int | None = added(None, ge=8)
+    """Training rows are cut there, from the end, where attribution reads them; by default they are read whole. A batch
+    holds at least one row, so the longest one decides the memory. Rows that are all prompt then are left out."""
     always_on_share: float = Field(default=0.3, gt=0, le=1)
     """A latent active on a larger share of the tokens says nothing about a text; it is excluded and counted."""
     tokens_per_batch: int = transport(4096, ge=1)

@@ -17,7 +17,7 @@ from autocaft.discover.mine import mine
 from autocaft.discover.options import CollectOptions, DecomposeOptions, MineOptions
 from autocaft.discover.pair import ModelPair
 from autocaft.discover.shards import ShardReader
-from autocaft.errors import NothingSelectedError
+from autocaft.errors import DataError, NothingSelectedError
 from autocaft.model.directions import DirectionSet
 from autocaft.records import Example
 from autocaft.rundir.files import read_records
@@ -114,6 +114,19 @@ def test_latents_are_mined_on_their_activation(tokenizer: Any, done: tuple[dict[
             assert max(example.projections) == 0.0
         if example.pole == "top":
             assert 0 < max(example.projections) <= float(high_N[found.row_by_id[example.direction_id]]) * 1.001
+
+
+def test_attribution_reads_rows_cut_as_asked_and_none_that_is_all_prompt(tokenizer: Any) -> None:
+    rows, whole = make_rows(), OPTIONS.model_copy(update={"attribution_max_tokens": 8})
+    read = module._attributed(tokenizer, rows, whole)
+    uncut = [len(row.input_ids) for row in module._attributed(tokenizer, rows, OPTIONS)]
+    n_prompts = [row.n_prompt for row in module._attributed(tokenizer, rows, OPTIONS)]
+    assert max(uncut) > 8, "the rows are long enough for this test"
+    assert all(row.n_prompt < len(row.input_ids) <= 8 for row in read)
+    assert len(read) == sum(n < 8 for n in n_prompts)
+    long = [TaskRow("r", "one two three four five six seven eight nine", " ten", None, "r", "", 1)]
+    with pytest.raises(DataError, match="raise it"):
+        module._attributed(tokenizer, long, whole)
 
 
 def test_pca_alone_needs_no_model(tokenizer: Any, tmp_path: Path, done: tuple[dict[str, Any], Path]) -> None:

@@ -27,6 +27,8 @@ def root(tmp_path: Path, make_inputs: Callable[..., dict[str, Any]]) -> Path:
     (tmp_path / "results/quickstart.json").write_text(json.dumps({"arms": report["arms"]}))
     (tmp_path / "README.md").write_text("before\n<!-- table:quickstart -->\n<!-- /table:quickstart -->\nafter\n")
     (tmp_path / "NEGATIVE.md").write_text("no table yet\n")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/audit.md").write_text("nor there\n")
     for name in ("audit", "double_choice"):
         (tmp_path / "eval_data" / name).mkdir(parents=True)
         (tmp_path / "eval_data" / name / "README.md").write_text("nor here\n")
