@@ -30,6 +30,8 @@ MAX_MAPPED = 40
 """Latents on the map, those that most sets share first."""
 MANY_COPIES = 0.1
 """Part of a set's rows that have a copy in it from which on the page says so beside the verdicts."""
+MAX_ANSWER = 400
+"""Characters of an answer that are shown."""
 MAX_DEPARTING = 8
 """Rows of a set that are shown because they depart from its peers, the strangest first."""
 FULL_SHADE = 12.0
@@ -56,7 +58,8 @@ class DepartingRow:
     id: str
     place: str
     prompt: str
-    answer: str
+    pieces: list[tuple[str, bool]]
+    """The answer, in which what its peers do not say is marked."""
     why: str
 
 
@@ -116,11 +119,21 @@ def departing(rows: Sequence[AuditRow], beside_peers: Mapping[int, Mapping[str, 
             row.id,
             f"{Path(row.file).name}:{row.line}",
             row.prompt_text,
-            row.answer,
+            marked(row.answer[:MAX_ANSWER], beside_peers[row.number]["spans"]),
             departure(beside_peers[row.number]),
         )
         for row in found[:MAX_DEPARTING]
     ]
+
+
+def marked(text: str, spans: Sequence[Sequence[int]]) -> list[tuple[str, bool]]:
+    """A text in pieces, those of the spans marked; spans are in order and do not overlap."""
+    pieces: list[tuple[str, bool]] = []
+    at = 0
+    for start, stop in spans:
+        pieces += [(text[at:start], False), (text[start:stop], True)]
+        at = stop
+    return [piece for piece in [*pieces, (text[at:], False)] if piece[0]]
 
 
 def render_page(

@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autocaft.audit.peer_fit import Array, Design, Fit, PeerRow
+from autocaft.audit.places import spans_of
 
 ROWS_AT_ONCE = 1000
 """Rows of a set that are compared at a time."""
@@ -67,6 +68,8 @@ class RowFound:
     """Of a row that stands out: what its answer has and answers to like prompts have not."""
     expected: tuple[str, ...]
     """What they have and it has not."""
+    spans: tuple[tuple[int, int], ...]
+    """Where in the answer stands what is `said`, in characters."""
     beyond: float | None
     """Natural logarithm of how many times as far it is as rows with like prompts (first fit); None if not drawn."""
 
@@ -184,7 +187,7 @@ def _rows(rows: Sequence[PeerRow], number: int, pool: _Pool) -> list[RowFound]:
             row.number,
             float(distance_R[i]),
             bool(out_R[i]),
-            *(_words(shares_RV[i], said_RV[i], pool.design.features) if out_R[i] else ((), ())),
+            *_words(row, shares_RV[i] * out_R[i], said_RV[i], pool.design),
             pool.beyond[number].get(row.number),
         )
         for i, row in enumerate(rows)
@@ -199,12 +202,15 @@ def _breadth(rows: Sequence[RowFound]) -> float:
     return breadth_of([row.beyond for row in rows if row.beyond is not None])
 
 
-def _words(share_V: Array, said_V: Array, features: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The features that give most to a distance by being there, and by not being there."""
+def _words(row: PeerRow, share_V: Array, said_V: Array, design: Design) -> tuple[Any, Any, Any]:
+    """The features that give most to a distance by being there, and by not being there; where the first stand. None of
+    a row whose features give nothing."""
+    features = design.features
     order = [i for i in np.argsort(-share_V, kind="stable") if share_V[i] > 0 and not features[i].startswith("order:")]
     said = [str(features[i]) for i in order if said_V[i] > 0]
     expected = [str(features[i]) for i in order if said_V[i] == 0]
-    return tuple(said[:N_WORDS]), tuple(expected[:N_WORDS])
+    said = said[:N_WORDS]
+    return tuple(said), tuple(expected[:N_WORDS]), tuple(spans_of(row.prompt, row.answer, design.names, said))
 
 
 def top_tenth(values_R: NDArray[Any]) -> float:

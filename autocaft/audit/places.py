@@ -71,15 +71,19 @@ class _Marker:
         words: list[str] = []
         order: list[str] = []
         for word in words_of(text):
-            if word.isdecimal():
-                order.append(self._number(int(word[:MAX_DIGITS]), is_answer))
-            elif word in self.names:
-                order.append(self._name(word, is_answer))
-            else:
-                words.append(word.lower())
-                continue
-            words.append(order[-1])
+            words.append(self.mark(word, is_answer=is_answer))
+            if self._has_place(word):
+                order.append(words[-1])
         return words, order
+
+    def mark(self, word: str, *, is_answer: bool) -> str:
+        """The next word of a text as its place, or as it is."""
+        if not self._has_place(word):
+            return word.lower()
+        return self._number(int(word[:MAX_DIGITS]), is_answer) if word.isdecimal() else self._name(word, is_answer)
+
+    def _has_place(self, word: str) -> bool:
+        return word.isdecimal() or word in self.names
 
     def _name(self, word: str, is_answer: bool) -> str:
         if is_answer:
@@ -122,6 +126,14 @@ def row_features(prompt: str, answer: str, names: frozenset[str]) -> tuple[list[
     themselves = [word for word in words_of(prompt) if word in names]
     pairs = [f"{a} {b}" for a, b in pairwise([BEGIN, *asked])]
     return [BEGIN, *asked, *pairs, *_order(asked_order), *themselves], [BEGIN, *said, *_order(said_order)]
+
+
+def spans_of(prompt: str, answer: str, names: frozenset[str], features: Sequence[str]) -> list[tuple[int, int]]:
+    """Where in the answer words stand that are one of these features: first character, and the one after the last."""
+    marker = _Marker(names)
+    marker.marked(prompt, is_answer=False)
+    wanted = set(features)
+    return [found.span() for found in WORD.finditer(answer) if marker.mark(found.group(), is_answer=True) in wanted]
 
 
 def _order(places: Sequence[str]) -> list[str]:

@@ -35,13 +35,13 @@ from autocaft.rundir.steps import step_of
 
 VERSION_BY_STAGE = {
     "rows": 1,
-    "peers": 3,
+    "peers": 4,
     "shingles": 1,
     "duplicates": 1,
     "own": 1,
     "dictionary": 1,
     "project": 1,
-    "screen": 1,
+    "screen": 2,
     "mine": 1,
     "judge": 1,
     "report": 7,

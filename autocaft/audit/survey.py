@@ -136,8 +136,9 @@ def _set(
                 "effect_high": interval.high,
                 "q": float(q_C[column]),
                 "excess": float(excess_C[column]) if has_reference else None,
-                "half_means": [float(half_C[column] / seen.peak_C[column]) for half_C in stats.half_means_2C],
+                "half_effects": [float(half_C[column] / stats.sd_C[column]) for half_C in stats.half_means_2C],
                 "share": carried.share,
+                "effect_without": _without(given_R - own_R, carried.rows, float(stats.sd_C[column])),
                 "concentration": carried.concentration,
                 "carriers": [int(kept_R[i]) for i in carried.rows],
                 "top_rows": [int(kept_R[i]) for i in order],
@@ -155,6 +156,12 @@ def _set(
         "half_correlation": _correlation(stats.half_means_2C / seen.peak_C),
     }
     return concepts, line
+
+
+def _without(diff_R: Array, rows: Sequence[int], sd: float) -> float | None:
+    """The effect, in the same unit, that is left without these rows; None if none is left."""
+    rest_R = np.delete(diff_R, rows)
+    return float(rest_R.mean() / sd) if len(rest_R) and sd > 0 else None
 
 
 def _correlation(half_means_2C: Array) -> float | None:

@@ -27,7 +27,7 @@ SET_KEYS = (
 )
 CONCEPT_KEYS = (
     "set", "direction_id", "layer", "change", "effect", "effect_low", "effect_high", "q", "excess", "share",
-    "concentration", "description", "off_purpose", "unwanted", "detection", "action",
+    "effect_without", "concentration", "description", "off_purpose", "unwanted", "detection", "action",
 )  # fmt: skip
 SHARED_KEYS = (
     "set", "other", "n_shared", "other_n_shared", "n_exact", "other_n_exact", "share", "other_share"

@@ -134,6 +134,9 @@ def test_the_planted_set_is_first_and_the_broken_one_is_named(run_dir: Path) -> 
     for concept in by_name["planted"]["concepts"]:
         assert concept["effect_low"] <= concept["effect"] <= concept["effect_high"]
         assert abs(concept["excess"]) >= 3 and concept["q"] <= 0.05
+        assert all(half * concept["effect"] > 0 for half in concept["half_effects"])
+        rest = concept["effect_without"]
+        assert not concept["share"] or rest is None or abs(rest) < abs(concept["effect"])
 
 
 def test_the_rows_that_carry_a_latent_most_are_planted_ones(run_dir: Path) -> None:
@@ -364,7 +367,7 @@ def test_a_set_that_departs_from_its_peers_is_sent_to_review(
     assert (told in item["why"]) == departs
     assert (item["p_peers"] is None) == (not others)
     rows = [AuditRow(number, f"r{number}", "f", 1, "p", "a") for number in range(2)]
-    beside = {n: {"distance": n, "stands_out": n == 1, "said": ["x"], "expected": []} for n in range(2)}
+    beside = {n: {"distance": n, "stands_out": n == 1, "said": ["x"], "expected": [], "spans": []} for n in range(2)}
     decided = list(row_decisions(item, rows, {"L1.latent2": {"0": 1.0}}, beside, {}))
     assert [line["action"] for line in decided] == ["keep", "review" if departs else "keep"]
     assert [line["score"] for line in decided] == [0, 1]
@@ -378,7 +381,7 @@ def _verdict_sets(concept: str | None, judge: str, **said: float | None) -> list
     latent = {
         "set": "a", "direction_id": "L1.latent2", "layer": 1, "index": 2, "change": "amplified", "effect": 1.0,
         "effect_low": 0.5, "effect_high": 1.5, "q": 0.01, "excess": 8.0, "share": 0.2, "concentration": 0.5,
-        "half_means": [1, 1], "carriers": [0, 2], "top_rows": [0],
+        "half_effects": [1, 1], "effect_without": 0.4, "carriers": [0, 2], "top_rows": [0],
     }  # fmt: skip
     verdict = Verdict(
         "L1.latent2", "top", "words", 50.0, "single", 0.9, said.get("detection_low", 0.7), 1.0, None,
@@ -473,3 +476,37 @@ def test_an_audit_in_which_no_latent_counts_has_a_page_without_a_map(tmp_path: P
     pd.DataFrame(columns).to_parquet(tmp_path / "effects.parquet")
     heat = heat_map({"sets": [item | {"concepts": []}]}, tmp_path / "effects.parquet")
     assert (heat.directions, heat.sets) == ([], ["a"])
+
+
+def test_the_map_has_the_latents_that_most_sets_share_first(tmp_path: Path) -> None:
+    from autocaft.audit.page import heat_map
+
+    latents = {"a": ["L1.latent2"], "b": ["L1.latent9", "L1.latent2"], "unread": []}
+    sets = [
+        {"name": name, "survey": {} if own else None, "concepts": [{"direction_id": d} for d in own]}
+        for name, own in latents.items()
+    ]
+    effects = [
+        ("a", "L1.latent2", 12.0),
+        ("a", "L1.latent9", 0.2),
+        ("b", "L1.latent2", -3.0),
+        ("b", "L1.latent9", 40.0),
+    ]
+    columns = {
+        "set": [e[0] for e in effects],
+        "direction_id": [e[1] for e in effects],
+        "excess": [e[2] for e in effects],
+    }
+    pd.DataFrame(columns | {"effect": 0.0}).to_parquet(tmp_path / "effects.parquet")
+    heat = heat_map({"sets": sets}, tmp_path / "effects.parquet")
+    assert heat.directions == ["L1.latent2", "L1.latent9"] and heat.sets == ["a", "b"]
+    assert heat.cells == [[("p8", "+12.0"), ("", "+0.2")], [("n2", "-3.0"), ("p8", "+40.0")]]
+    assert heat.unit == "standard deviations among the reference sets"
+
+
+def test_marked_pieces_are_the_whole_text() -> None:
+    from autocaft.audit.page import marked
+
+    assert marked("a bad word", [[2, 5]]) == [("a ", False), ("bad", True), (" word", False)]
+    assert marked("bad", [[0, 3]]) == [("bad", True)] and marked("fine", []) == [("fine", False)]
+    assert marked("cut sho", [[4, 9]]) == [("cut ", False), ("sho", True)]

@@ -13,7 +13,7 @@ from autocaft.audit import peers
 from autocaft.audit.options import AuditSet
 from autocaft.audit.peer_fit import LEAST_VARIANCE, RIDGE, Design, Fit, PeerRow
 from autocaft.audit.peers import PeerSet, SetFound, _beyond, _broadest, breadth_of, compare_peers, units
-from autocaft.audit.places import names_in, row_features
+from autocaft.audit.places import names_in, row_features, spans_of
 from autocaft.audit.purposes import _lines, by_purpose
 
 PAIRS = [(f"tool{chr(97 + i)}", f"aid{chr(97 + i)}") for i in range(8)]
@@ -77,7 +77,21 @@ def test_planted_rows_come_first_and_say_what_was_expected() -> None:
     outstanding = [row for row in planted.rows if row.stands_out and row.number < 20]
     assert outstanding and all(row.said and row.expected for row in outstanding)
     assert planted.without < planted.top
-    assert all(not row.said for row in planted.rows if not row.stands_out)
+    assert all(not row.said and not row.spans for row in planted.rows if not row.stands_out)
+
+
+def test_what_an_answer_has_beyond_its_peers_is_marked_where_it_stands() -> None:
+    prompt, names = "Nora has 12 stamps and Emil 30.", frozenset({"Nora", "Emil", "Ada"})
+    answer = "Take 42, Emil; Ada takes 12."
+    assert [answer[a:b] for a, b in spans_of(prompt, answer, names, ["#sum", "@1", "takes"])] == ["42", "Emil", "takes"]
+    assert [answer[a:b] for a, b in spans_of(prompt, answer, names, ["@new", "#0-"])] == ["Ada"]
+    assert not spans_of(prompt, answer, names, [])
+    planted = _found({"a": 0, "b": 0, "planted": 20, "c": 0, "d": 0, "e": 0})["planted"]
+    answers = {row.number: row.answer for row in _rows(2, 20)}
+    for row in (row for row in planted.rows if row.stands_out):
+        words = {answers[row.number][a:b].lower() for a, b in row.spans}
+        assert words, "what is said stands somewhere"
+        assert all(word in row.said or any(one[0] in "@#" for one in row.said) for word in words)
 
 
 def test_a_set_that_is_planted_throughout_does_not_teach_what_is_to_be_expected() -> None:
