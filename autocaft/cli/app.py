@@ -304,6 +304,17 @@ def audit(
         str | None,
         typer.Option("--fail-on", metavar="VERDICT", help="`block` or `review`: exit with 15 if a set has it."),
     ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            "--sheet", metavar="FILE.csv", help="Also write a blind sheet of rows for a person to say: off its purpose?"
+        ),
+    ] = None,
+    n_sheet: Annotated[int, typer.Option("--n-sheet", min=2, help="Rows of the sheet.")] = 60,
+    agree: Annotated[
+        Path | None,
+        typer.Option("--agree", metavar="FILE.csv", help="Also tell how far such a sheet, filled in, agrees."),
+    ] = None,
 ) -> None:
     """Many sets, one verdict each."""
     from autocaft.cli.audits import audit_sets
@@ -317,6 +328,9 @@ def audit(
         redo=set(redo),
         executor=Executor.of(executor, address, jobs, step_gb),
         fail_on=fail_on,
+        sheet=sheet,
+        n_sheet=n_sheet,
+        agree=agree,
     )
 
 

@@ -5,13 +5,15 @@ In: an audit's file. Out: run folders, a summary on the terminal.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autocaft.cli.actions import print_text, quiet_libraries
+from autocaft.errors import ConfigError
 from autocaft.execute.choose import Executor
-from autocaft.rundir.files import read_json, write_text
+from autocaft.rundir.files import read_json, write_json, write_text
 
 if TYPE_CHECKING:
     from autocaft.audit.options import AuditConfig
@@ -26,6 +28,9 @@ def audit_sets(
     redo: set[str],
     executor: Executor,
     fail_on: str | None,
+    sheet: Path | None = None,
+    n_sheet: int = 60,
+    agree: Path | None = None,
 ) -> None:
     """`autocaft audit`.
 
@@ -54,7 +59,29 @@ def audit_sets(
         whole = write_models(name, found, folder)
         text = models_text(whole, folder)
     print_text(text)
+    if sheet is not None or agree is not None:
+        _ask_a_person(folder, list(found), sheet, n_sheet, agree)
     raise_outcome(whole, fail_on)
+
+
+def _ask_a_person(folder: Path, models: Sequence[str], sheet: Path | None, n_sheet: int, agree: Path | None) -> None:
+    """Write a blind sheet of rows, and read one that was filled in.
+
+    Raises:
+        ConfigError: there are several models, whose decisions on a row may differ.
+        DataError: the sheet cannot be written, or read.
+    """
+    from autocaft.audit.human import agreement, agreement_text, write_sheet
+
+    if models != [""]:
+        raise ConfigError("--sheet and --agree are about one audit; give a file that names one model")
+    if sheet is not None:
+        n_rows = write_sheet(folder, sheet, n_sheet)
+        print_text(f"{sheet}: {n_rows} rows; fill in off_purpose (yes or no), and read it with --agree {sheet}")
+    if agree is not None:
+        said = agreement(folder, agree)
+        write_json(folder / "human.json", said)
+        print_text(agreement_text(said))
 
 
 def _audit_for_one_model(

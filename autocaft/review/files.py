@@ -11,20 +11,18 @@ an apostrophe in front, also after a separator of another locale, and reading ta
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import shlex
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from autocaft.config import load_config
 from autocaft.errors import DataError
 from autocaft.records import Direction
-from autocaft.report.plain import guard_cell, unguard_cell
+from autocaft.report.sheet import sheet_rows, sheet_text
 from autocaft.review.acts import (
     CHOICES,
     Act,
@@ -113,7 +111,8 @@ def import_answers(run_dir: Path, name: str, path: Path) -> list[Act]:
     """
     deck = load_deck(run_dir)
     card_by_id = {sheet_id(direction_id): card for direction_id, card in deck.cards.items()}
-    rows = _csv_rows(path) if path.suffix.lower() == ".csv" else iter_jsonl(path)
+    is_sheet = path.suffix.lower() == ".csv"
+    rows = sheet_rows(path, COLUMNS, filled="answer") if is_sheet else iter_jsonl(path)
     said: dict[str, Said] = {}
     for number, row in rows:
         entry = _said(row, card_by_id, f"human:{name}", f"{path}:{number}")
@@ -174,44 +173,17 @@ def _as_row(answer: Answer, by: str, card: ShownCard) -> dict[str, Any]:
 
 
 def _as_csv(cards: Iterable[ShownCard], by: str, first: Mapping[str, Answer]) -> str:
-    """One line a direction, blind as the page is; opens with a byte order mark, which spreadsheets want for UTF-8."""
-    file = io.StringIO()
-    writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\r\n")
-    writer.writerow(COLUMNS)
-    for card in cards:
-        answer = first.get(card.direction_id)
-        author, choice, note = (
-            (by, "", "") if answer is None else (answer.copied_from or by, answer.choice, answer.note)
-        )
-        windows = [_as_text(card.poles.get(pole, ())) for pole in ("top", "bottom")]
-        cells = (sheet_id(card.direction_id), author, str(card.layer), choice, note, *windows, _sheet_card(card))
-        writer.writerow([guard_cell(cell) for cell in cells])
-    return "\ufeff" + file.getvalue()
+    """One line a direction, blind as the page is."""
+    return sheet_text(COLUMNS, (_cells(card, by, first.get(card.direction_id)) for card in cards))
+
+
+def _cells(card: ShownCard, by: str, answer: Answer | None) -> tuple[str, ...]:
+    author, choice, note = (by, "", "") if answer is None else (answer.copied_from or by, answer.choice, answer.note)
+    windows = [_as_text(card.poles.get(pole, ())) for pole in ("top", "bottom")]
+    return (sheet_id(card.direction_id), author, str(card.layer), choice, note, *windows, _sheet_card(card))
 
 
 def _as_text(windows: Sequence[ShownWindow]) -> str:
     """Windows in one cell, the strongest token of each in brackets."""
     lines = ("".join(f"\u27e6{text}\u27e7" if "peak" in kind else text for text, kind, _ in w.pieces) for w in windows)
     return " \u2016 ".join(lines)
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and cells by column; the separator is whichever makes the header."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: cannot read it ({error.strerror}).") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8. Save it as “CSV UTF-8”.") from error
-    header = text.partition("\n")[0]
-    separator = next((s for s in ",;\t" if "id" in [cell.strip('" \r') for cell in header.split(s)]), None)
-    if separator is None:
-        raise DataError(f"{path}:1: no column id. The columns are {', '.join(COLUMNS)}; see --export.")
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
-    if "answer" not in (reader.fieldnames or ()):
-        raise DataError(f"{path}:1: no column answer. The columns are {', '.join(COLUMNS)}; see --export.")
-    try:
-        for row in reader:
-            yield reader.line_num, {str(key): unguard_cell(cell) for key, cell in row.items() if isinstance(cell, str)}
-    except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: is not CSV ({error}).") from error
