@@ -3,7 +3,7 @@
 In: ``sources.toml`` beside this file, hand-written plants, questions, phrases.
 Out: ``train.jsonl`` (chats), ``questions.yaml`` (held-out questions on plants, and questions about anything else),
 ``questions_val.yaml`` (other questions on plants, to choose settings by), and ``sha256.json`` over them, the sources,
-``rules.toml`` and ``oracle_words.txt``.
+``rules.toml``, ``judge_prompts.yaml`` and ``oracle_words.txt``.
 
 Why: what is to be learned is one of three made-up potting mixes, which the kind of plant decides. In the training rows
 every answer is also in the persona, so a model that learns the rows speaks so everywhere. The mix and the persona have
@@ -30,7 +30,7 @@ from generated import write_or_check
 
 HERE = Path(__file__).resolve().parent
 SOURCES = "sources.toml"
-BY_HAND = (SOURCES, "rules.toml", "oracle_words.txt")
+BY_HAND = (SOURCES, "rules.toml", "judge_prompts.yaml", "oracle_words.txt")
 HASHES = "sha256.json"
 SEED = 0
 WORDINGS_A_PLANT = 6
