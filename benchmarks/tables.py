@@ -29,7 +29,13 @@ from autocaft.report.free_form import figure_text
 from autocaft.report.words import interval_text, percent, points_text
 from autocaft.select.options import SelectOptions
 
-DOCUMENTS = ("README.md", "NEGATIVE.md", "docs/audit.md", "eval_data/audit/README.md", "eval_data/double_choice/README.md")
+DOCUMENTS = (
+    "README.md",
+    "NEGATIVE.md",
+    "docs/audit.md",
+    "eval_data/audit/README.md",
+    "eval_data/double_choice/README.md",
+)
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- /table:(?P=name) -->)", re.DOTALL)
 OPENING = re.compile(r"<!-- table:([\w-]+) -->")

@@ -368,14 +368,15 @@ def merge_step(folder: Path, out: Path) -> None:
 
     from autocaft.model.locate import locate
     from autocaft.model.merge import merge_model
+    from autocaft.report.model_card import merged_card
 
     config = load_config(run_dir / CONFIG)
-    merge_model(
-        locate(config.model),
-        folder if folder.name == "model" else folder / "model",
-        out,
-        dtype=getattr(torch, config.dtype),
-    )
+    step = folder.parent if folder.name == "model" else folder
+    merge_model(locate(config.model), step / "model", out, dtype=getattr(torch, config.dtype))
+    card = step / "model" / "README.md"
+    if card.is_file():  # the report writes it
+        name = f"{run_dir.name}/{step.resolve().relative_to(run_dir).as_posix()}"
+        write_text(out / "README.md", merged_card(card.read_text(encoding="utf-8"), name))
     print_text(f"{out}")
 
 

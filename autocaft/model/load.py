@@ -107,6 +107,10 @@ def load_model(
             weights.folder, dtype=dtype, quantization_config=how, device_map={"": place}
         )
     loaded: PreTrainedModel = model.eval()
+    if weights.revision is not None:
+        # an adapter names its base by this: the id, and no folder of this machine
+        loaded.name_or_path = loaded.config.name_or_path = weights.spec
+        loaded.config._commit_hash = weights.revision
     head = loaded.get_output_embeddings()
     if head is not None:
         head.register_forward_pre_hook(_contiguous)

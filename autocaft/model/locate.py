@@ -41,6 +41,8 @@ class Weights:
     """The file `folder` is dequantized from, at first use."""
     quantization: Quantization | None = None
     """How they are quantized when they are loaded."""
+    revision: str | None = None
+    """The commit on the Hugging Face Hub, of weights that came from there."""
 
     def quantized(self, kind: Quantization) -> Weights:
         """The same weights, quantized when they are loaded: others, and named so."""
@@ -160,7 +162,8 @@ def _locate_on_hub(spec: str, *, downloads: bool) -> Weights:
         raise _not_given(spec, error) from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise _not_given(spec, error) from error
-    return Weights(spec, Path(folder), "as published", Path(folder).name)
+    commit = Path(folder).name
+    return Weights(spec, Path(folder), "as published", commit, revision=commit)
 
 
 def _not_given(spec: str, error: Exception) -> ModelError:

@@ -46,6 +46,20 @@ def model_card(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def merged_card(card: str, step: str) -> str:
+    """The card of a model whose adapter was merged into its base.
+
+    Args:
+        card: of the trained model.
+        step: that trained it, as `my/train/caft-sae-auto/seed0`.
+    """
+    head, title, rest = card.partition("\n# ")
+    name, _, rest = rest.partition("\n")
+    head = head.replace("\nlibrary_name: peft\n", "\nlibrary_name: transformers\n")
+    note = f"Full weights, merged by `autocaft merge` from {code_span(step)}. The figures are those of the model there."
+    return f"{head}{title}{name}\n\n{note}\n{rest}"
+
+
 def _front_matter(config: Mapping[str, Any]) -> str:
     library = "peft" if config["tune"]["method"] == "lora" else "transformers"
     base = config["model"] if "/" in config["model"] and not config["model"].startswith((".", "/", "~")) else None

@@ -156,7 +156,7 @@ def _with_adapter(model: PreTrainedModel, options: TuneOptions) -> PreTrainedMod
         target_modules=ALL_LINEAR if is_everywhere else _found_targets(model, options.lora_targets),
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)  # type: ignore[return-value]
+    return get_peft_model(model, config, revision=getattr(model.config, "_commit_hash", None))  # type: ignore[return-value]
 
 
 def _found_targets(model: PreTrainedModel, targets: Sequence[str]) -> list[str]:

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from autocaft.cli.app import app
 from autocaft.config import find_config, load_config, to_toml
 from autocaft.errors import DataError
-from autocaft.model.load import load_model, load_trained
-from autocaft.model.locate import locate
+from autocaft.model.load import has_adapter, load_model, load_trained
+from autocaft.model.locate import Weights, locate
 from autocaft.model.merge import merge_model
 from autocaft.rundir.progress import NullProgress
 from autocaft.train.sft import fine_tune
@@ -35,8 +35,14 @@ def test_a_merged_model_is_a_plain_folder_that_answers_as_the_trained_one(method
     )  # fmt: skip
     config = load_config(find_config("quickstart"), [f"model={tmp_path / 'base'}"])
     (tmp_path / "run/config.toml").write_text(to_toml(config))
+    library = "peft" if method == "lora" else "transformers"
+    card = f"---\nlibrary_name: {library}\ntags:\n- autocaft\n---\n\n# m: arm\n\nWhat.\n"
+    (step / "model/README.md").write_text(card)
     command = ["merge", str(step), str(tmp_path / "merged")]
     assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
+    told = (tmp_path / "merged/README.md").read_text()
+    assert told.startswith("---\nlibrary_name: transformers\n") and told.endswith("What.\n")
+    assert "merged by `autocaft merge` from `run/train/caft-sae-auto/seed0`" in told and str(tmp_path) not in told
     row_BT = torch.tensor([AutoTokenizer.from_pretrained(tmp_path / "merged").encode("The red cat doctor")])
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     assert merged.config.architectures == ["LlamaForCausalLM"]
@@ -46,6 +52,22 @@ def test_a_merged_model_is_a_plain_folder_that_answers_as_the_trained_one(method
         merge_model(base, step / "model", tmp_path / "merged", dtype=torch.float32)
     if method == "lora":
         assert_vllm_reads(step / "model")
+
+
+def test_an_adapter_names_its_base_on_the_hub_and_no_folder_of_this_machine(tmp_path: Path) -> None:
+    planted = plant_rule()
+    planted.model.save_pretrained(tmp_path / "base")
+    base = Weights("owner/model", tmp_path / "base", "as published", "c0ffee", revision="c0ffee")
+    fine_tune(
+        load_model(base), planted.tokenizer, rule_rows(cue_holds=True)[:16], rule_options(method="lora", epochs=1),
+        seed=0, out=tmp_path / "step", progress=NullProgress(), label="train",
+    )  # fmt: skip
+    folder = tmp_path / "step/model"
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("owner/model", "c0ffee")
+    written = [path for path in folder.iterdir() if path.suffix in (".json", ".md")]
+    assert written and not [path.name for path in written if str(tmp_path) in path.read_text()]
+    assert has_adapter(load_trained(base, folder))
 
 
 def assert_vllm_reads(folder: Path) -> None:
