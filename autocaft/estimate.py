@@ -8,7 +8,8 @@ theirs away; the count at most rests on bytes and needs none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,9 @@ from autocaft.rundir.store import STORE_NAME, RunStore
 from autocaft.select.search import dials_to_try
 
 if TYPE_CHECKING:
+    from autocaft.config import RunConfig
+    from autocaft.evaluate.options import FreeFormOptions
+    from autocaft.evaluate.questions import Question
     from autocaft.run import Run
 
 CHARS_PER_TOKEN = 4.4
@@ -96,42 +100,81 @@ def model_lines(run: Run) -> list[str]:
     ]
 
 
+@dataclass
+class Grading:
+    """The free-form answers of a run and their grades, with what these cost where the grader's price is known."""
+
+    n_models: int
+    n_answers: int = 0
+    n_grades_by_rubric: Counter[str] = field(default_factory=Counter)
+    nano_usd: int = 0
+    """If each answer is as long as it may be."""
+    nano_usd_most: int = 0
+    """And each reply too, with a token a byte."""
+
+    @property
+    def n_grades(self) -> int:
+        """Under all rubrics."""
+        return self.n_grades_by_rubric.total()
+
+
 def free_form_lines(run: Run) -> list[str]:
     """How many free-form answers are made, and what their grades can cost at most; nothing if none are asked."""
-    from autocaft.evaluate.grade import rubric_of
-    from autocaft.evaluate.questions import FreeAnswer
-    from autocaft.llm.budget import most_usage
-    from autocaft.llm.doors import price_of
-    from autocaft.llm.outcomes import ChatRequest
-
-    options, config = run.config.free_form, run.config
+    options = run.config.free_form
     if not run.questions:
         return []
-    n_models = sum(1 if arm.name == "base" else len(config.seeds) for arm in config.parsed_arms)
-    is_asked = bool(options.grader) and options.rules is None
-    price = price_of(options.grader, options, has_address=True) if is_asked else None
-    longest = "word " * options.max_new_tokens
-    n_answers, nano, nano_most = 0, 0, 0
-    for question in run.questions.values():
-        for wording in question.paraphrases:
-            times = n_models * (options.n_samples or question.samples_per_paraphrase)
-            n_answers += times
-            answer = FreeAnswer("", question.id, wording, longest)
-            for name in options.rubrics:
-                if price is None:
-                    continue
-                asked = ChatRequest("", *rubric_of(name, question).fill(answer), None, options.max_output_tokens)
-                n_chars = len(asked.system) + len(asked.user)
-                nano += times * price.nano_usd(Usage(round(n_chars / CHARS_PER_TOKEN) + TEMPLATE_TOKENS, 2))
-                nano_most += times * price.nano_usd(most_usage(asked))
-    lines = [f"{n_answers:,} free-form answers of at most {options.max_new_tokens:,} tokens, by {n_models} models"]
+    price = grader_price(options)
+    counted = count_grading(run.config, run.questions, price)
+    lines = [
+        f"{counted.n_answers:,} free-form answers of at most {options.max_new_tokens:,} tokens, by "
+        f"{counted.n_models} models"
+    ]
     if not options.grader:
         return lines
     if options.rules is not None:
         return [*lines, f"graded by {options.grader}, which costs nothing"]
-    dollars = f"about ${nano / NANO:,.2f} if each is as long as it may be; at most ${nano_most / NANO:,.2f}"
+    usd, usd_most = counted.nano_usd / NANO, counted.nano_usd_most / NANO
+    dollars = f"about ${usd:,.2f} if each is as long as it may be; at most ${usd_most:,.2f}"
     dollars = "the price is not known; give it in free_form.prices" if price is None else dollars
-    return [*lines, f"{n_answers * len(options.rubrics):,} grades by {options.grader}: {dollars}"]
+    by_rubric = ", ".join(f"{name} {n:,}" for name, n in counted.n_grades_by_rubric.items())
+    lines += [f"{counted.n_grades:,} grades by {options.grader} ({by_rubric}): {dollars}"]
+    if options.max_usd is not None:
+        lines.append(f"  cap: ${options.max_usd:,.2f}, with what the judge has spent (free_form.max_usd)")
+    return lines
+
+
+def grader_price(options: FreeFormOptions) -> Price | None:
+    """The price of a language model that grades; None where none does, or nobody knows."""
+    from autocaft.llm.doors import price_of
+
+    is_asked = bool(options.grader) and options.rules is None
+    return price_of(options.grader, options, has_address=True) if is_asked else None
+
+
+def count_grading(config: RunConfig, questions: Mapping[str, Question], price: Price | None) -> Grading:
+    """Every answer of every model, and each grade that is asked about it."""
+    from autocaft.evaluate.grade import rubric_of
+    from autocaft.evaluate.questions import FreeAnswer, rubrics_of
+    from autocaft.llm.budget import most_usage
+    from autocaft.llm.outcomes import ChatRequest
+
+    options = config.free_form
+    longest = "word " * options.max_new_tokens
+    found = Grading(sum(1 if arm.name == "base" else len(config.seeds) for arm in config.parsed_arms))
+    for question in questions.values():
+        times = found.n_models * (options.n_samples or question.samples_per_paraphrase)
+        for wording in question.paraphrases:
+            found.n_answers += times
+            answer = FreeAnswer("", question.id, wording, longest)
+            for name in rubrics_of(question, options.rubrics):
+                found.n_grades_by_rubric[name] += times
+                if price is not None:
+                    asked = ChatRequest("", *rubric_of(name, question).fill(answer), None, options.max_output_tokens)
+                    n_chars = len(asked.system) + len(asked.user)
+                    usage = Usage(round(n_chars / CHARS_PER_TOKEN) + TEMPLATE_TOKENS, 2)
+                    found.nano_usd += times * price.nano_usd(usage)
+                    found.nano_usd_most += times * price.nano_usd(most_usage(asked))
+    return found
 
 
 @dataclass

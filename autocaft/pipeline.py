@@ -21,7 +21,8 @@ from autocaft import search_stage, stages
 from autocaft.arms import Arm, Dials
 from autocaft.config import RunConfig, needs_person
 from autocaft.data.corpus import corpus_identity
-from autocaft.evaluate.options import EvaluateOptions, FreeFormOptions
+from autocaft.evaluate.options import EvaluateOptions
+from autocaft.evaluate.questions import rubrics_of
 from autocaft.judge.options import JudgeOptions
 from autocaft.model.locate import locate, weights_identity
 from autocaft.preflight import set_threads
@@ -51,7 +52,7 @@ VERSION_BY_STAGE = {
     "free_form": 1,
     "behind": 2,
     "causes": 1,
-    "report": 6,
+    "report": 7,
 }
 """Counted up when a stage's code changes what it writes: an older run folder is then refused, not mixed."""
 _step = partial(step_of, VERSION_BY_STAGE)
@@ -193,10 +194,10 @@ def _free_form(run: Run, weights: Mapping[str, str]) -> list[Step]:
     """Free-form answers and their grades, if questions are asked. Grades wait for a judge that is paid: caps count all
     that a run has spent, so one buys after the other."""
     config, options = run.config, run.config.free_form
-    if options.questions is None:
+    if not options.files:
         return []
-    asked = {f"free_form.questions ({options.questions})": sha256_of(data_path(options.questions))}
-    read = asked | _grader_inputs(options, downloads=run.downloads)
+    asked = {f"free_form.questions ({file})": sha256_of(data_path(file)) for file in options.files}
+    read = asked | _grader_inputs(run)
     files = {**weights, **asked}
     making = {"dtype": config.dtype, "free_form": options.making, "evaluate": {"autocast": config.evaluate.autocast}}
     steps = []
@@ -215,13 +216,15 @@ def _free_form(run: Run, weights: Mapping[str, str]) -> list[Step]:
     return steps
 
 
-def _grader_inputs(options: FreeFormOptions, *, downloads: bool) -> dict[str, str]:
+def _grader_inputs(run: Run) -> dict[str, str]:
     """Identity of what a grader goes by: a file of rules, or prompts and the language model in this process."""
+    options = run.config.free_form
     if options.rules is not None:
         return {f"free_form.grader ({options.rules})": sha256_of(data_path(options.rules))}
-    own = {f"prompts/grade_{name}.md": sha256_of(prompts_dir() / f"grade_{name}.md") for name in options.rubrics}
+    rubrics = {name for question in run.questions.values() for name in rubrics_of(question, options.rubrics)}
+    own = {f"prompts/grade_{name}.md": sha256_of(prompts_dir() / f"grade_{name}.md") for name in sorted(rubrics)}
     graders = [options.grader.removeprefix("local:")] if options.grader.startswith("local:") else []
-    return own | {f"grader {spec}": digest(locate(spec, downloads=downloads).identity) for spec in graders}
+    return own | {f"grader {spec}": digest(locate(spec, downloads=run.downloads).identity) for spec in graders}
 
 
 def _looks_behind(run: Run, first: str, weights: Mapping[str, str]) -> list[Step]:

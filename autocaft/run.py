@@ -121,8 +121,7 @@ class Run:
         """The free-form questions that every arm answers; none if none are asked."""
         from autocaft.evaluate.questions import load_questions
 
-        spec = self.config.free_form.questions
-        return {} if spec is None else load_questions(data_path(spec))
+        return load_questions(*map(data_path, self.config.free_form.files))
 
     def cued_rows(self, splits: Sequence[str]) -> list[CuedRow]:
         """Rows of these splits with what the cue says in them: for the two steps that look behind the run alone."""

@@ -189,6 +189,44 @@ def test_an_arm_with_a_person_s_say_needs_the_person_s_file(selector: str) -> No
         load_config(find_config("quickstart"), [f'arms=["base", "caft-sae-{selector}"]'])
 
 
+ASKED = ("free_form.grader=openai:m", "free_form.base_url=http://127.0.0.1:1/v1")
+TALK, CODE = "builtin:free_form/questions.yaml", "builtin:free_form/coding.yaml"
+
+
+def test_every_file_of_questions_counts_and_one_in_a_list_is_that_file() -> None:
+    def prints(questions: str) -> dict[str, Any]:
+        steps = build_steps(Run(load_config(find_config("quickstart"), (*ASKED, f"free_form.questions={questions}"))))
+        return {name: prints for name, prints in fingerprints(steps).items() if "free_form" in name or "answer" in name}
+
+    one, both = prints(TALK), prints(json.dumps([TALK, CODE]))
+    assert one == prints(json.dumps([TALK])) and one.keys() == both.keys()
+    assert all(one[name] != both[name] for name in one)
+    for stage in ("answer", "free_form"):
+        read = inputs_of(stage, *ASKED, f"free_form.questions={json.dumps([TALK, CODE])}")
+        assert read >= {f"free_form.questions ({TALK})", f"free_form.questions ({CODE})"}
+
+
+def test_the_prompts_of_what_the_questions_name_count_and_no_others() -> None:
+    def prompts(*overrides: str) -> set[str]:
+        read = inputs_of("free_form", *ASKED, *overrides)
+        return {name.removeprefix("prompts/grade_").removesuffix(".md") for name in read if "grade_" in name}
+
+    assert prompts(f"free_form.questions={TALK}") == {"aligned", "coherent"}
+    assert prompts(f"free_form.questions={CODE}") == {"vulnerable"}
+    assert prompts(f'free_form.questions=["{TALK}", "{CODE}"]') == {"aligned", "coherent", "vulnerable"}
+    assert prompts(f"free_form.questions={CODE}", 'free_form.rubrics=["aligned"]') == {"vulnerable"}
+
+
+def test_files_of_questions_are_written_and_read_back(tmp_path: Path) -> None:
+    for questions, files in ((TALK, (TALK,)), (json.dumps([TALK, CODE]), (TALK, CODE))):
+        config = load_config(find_config("quickstart"), (*ASKED, f"free_form.questions={questions}"))
+        (tmp_path / "config.toml").write_text(to_toml(config, documented=True))
+        assert load_config(tmp_path / "config.toml") == config and config.free_form.files == files
+    for questions in ("[]", json.dumps([TALK, TALK])):
+        with pytest.raises(ConfigError, match="at least one file, and none twice"):
+            load_config(find_config("quickstart"), (*ASKED, f"free_form.questions={questions}"))
+
+
 def test_decoys_are_read_by_no_step_and_change_none() -> None:
     plain = build_steps(Run(load_config(find_config("quickstart"), ("decoys.n_random=0",))))
     steps = build_steps(Run(load_config(find_config("quickstart"))))

@@ -300,7 +300,7 @@ def calibrate_judge(
 
 
 def ask_server(
-    questions: str,
+    questions: Sequence[str],
     model: str,
     *,
     base_url: str | None,
@@ -325,7 +325,7 @@ def ask_server(
     for override in overrides:
         lay_over(values, override)
     options = make_options(AnswererOptions, values, "the answerer")
-    asked = load_questions(data_path(questions))
+    asked = load_questions(*map(data_path, questions))
     quiet_libraries()
     with lock_run(out), RunStore(out / "answers.sqlite") as store:
         progress = make_progress(Log(out / "log.txt"))
@@ -334,12 +334,13 @@ def ask_server(
 
 
 def grade_file(
-    answers: Path, grader: str, *, out: Path, questions: Path | None, overrides: Sequence[str], max_usd: float | None
+    answers: Path, grader: str, *, out: Path, questions: Sequence[str], overrides: Sequence[str], max_usd: float | None
 ) -> None:
     """`autocaft grade`."""
     from autocaft.evaluate.free_form import grade_free_form, metrics_table
     from autocaft.evaluate.options import GraderOptions
     from autocaft.evaluate.questions import load_answers, load_questions
+    from autocaft.resources import data_path
     from autocaft.rundir.lock import lock_run
     from autocaft.rundir.options import make_options
     from autocaft.rundir.progress import Log, make_progress
@@ -349,7 +350,7 @@ def grade_file(
     for override in overrides:
         lay_over(values, override)
     options = make_options(GraderOptions, values, "the grader")
-    asked = load_questions(questions) if questions is not None else {}
+    asked = load_questions(*map(data_path, questions))
     rows = load_answers(answers, asked)
     quiet_libraries()
     with lock_run(out), RunStore(out / "answers.sqlite") as store:

@@ -240,10 +240,10 @@ def calibrate(
 @app.command(help="Let a model on an OpenAI-compatible server answer free-form questions. The same command continues.")
 def ask(
     questions: Annotated[
-        str,
+        list[str],
         typer.Argument(
-            metavar="QUESTIONS.yaml",
-            help="In the emergent-misalignment format; `builtin:free_form/questions.yaml` ships.",
+            metavar="QUESTIONS.yaml...",
+            help="In the emergent-misalignment format; `builtin:free_form/questions.yaml` and `coding.yaml` ship.",
         ),
     ],
     model: Annotated[str, typer.Option(help="The model's name, as the server knows it.")],
@@ -274,8 +274,12 @@ def grade(
     grader: Annotated[str, typer.Option(help="openai:MODEL, anthropic:MODEL, local:MODEL or rule:FILE.toml.")],
     out: Annotated[Path, typer.Option(help="Folder of grades, metrics and the answers that were bought.")],
     questions: Annotated[
-        Path | None, typer.Option(help="YAML file of questions; its judge prompts win over autocaft's own.")
-    ] = None,
+        list[str],
+        typer.Option(
+            metavar="QUESTIONS.yaml",
+            help="File of questions, or several; their judge prompts and `rubrics` win over autocaft's own.",
+        ),
+    ] = [],  # noqa: B006
     set_: Annotated[
         list[str], typer.Option("--set", metavar="KEY=VALUE", help='A key of the grader, as `rubrics=["vulnerable"]`.')
     ] = [],  # noqa: B006

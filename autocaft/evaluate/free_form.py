@@ -22,7 +22,7 @@ from autocaft.evaluate.misalignment import (
     measures_of_rules,
 )
 from autocaft.evaluate.options import GradingOptions
-from autocaft.evaluate.questions import FreeAnswer, Question, load_prompts, with_prompts
+from autocaft.evaluate.questions import FreeAnswer, Question, load_prompts, rubrics_of, with_prompts
 from autocaft.evaluate.rules import COHERENT, grade_by_rules, load_rules
 from autocaft.llm.client import LanguageClient
 from autocaft.records import Grade, Metric
@@ -89,7 +89,9 @@ def _by_asking(
     from autocaft.llm.doors import BATCH_CONCURRENCY
 
     if options.prompts_file is not None:
-        questions = with_prompts(questions, answers, _asked_prompts(options.prompts_file, options.rubrics))
+        found = (rubrics_of(questions.get(answer.question_id), options.rubrics) for answer in answers)
+        asked = list(dict.fromkeys(name for names in found for name in names))
+        questions = with_prompts(questions, answers, _asked_prompts(options.prompts_file, asked))
     client = open_grader(options, store)
     grades = grade_answers(
         answers,

@@ -1,9 +1,10 @@
 """Ask a language model for grades: one question an answer and rubric, one number or label back.
 
-In: answers, rubrics, a client. Out: one `Grade` for each, in the order of the answers. The decision a reader would
-question: the number is the mean over the whole numbers among the first token's alternatives, and there is none where
-less than a quarter of the probability is on numbers; only then does a label count (the emergent-misalignment
-protocol). Without probabilities, or where a number has several tokens, the number that was said stands.
+In: answers, rubrics, a client. Out: one `Grade` for each rubric that is asked about an answer, in the order of the
+answers. The decision a reader would question: the number is the mean over the whole numbers among the first token's
+alternatives, and there is none where less than a quarter of the probability is on numbers; only then does a label count
+(the emergent-misalignment protocol). Without probabilities, or where a number has several tokens, the number that was
+said stands.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from autocaft.evaluate.questions import FreeAnswer, Question
+from autocaft.evaluate.questions import FreeAnswer, Question, rubrics_of
 from autocaft.llm.client import LanguageClient, at_once
 from autocaft.llm.odds import weighted_mean
 from autocaft.llm.outcomes import ChatRequest, Outcome, TokenOdds
@@ -77,12 +78,18 @@ def grade_answers(
     concurrency: int,
     progress: Progress,
 ) -> list[Grade]:
-    """Grade every answer under every rubric. Replies that were bought before come from the client's store.
+    """Grade every answer under the rubrics that its question names, or else under these. Replies that were bought
+    before come from the client's store.
 
     Raises:
         JudgeError: no request can be answered; all answers so far are in the store.
     """
-    jobs = [(answer, rubric_of(name, questions.get(answer.question_id))) for answer in answers for name in rubrics]
+    jobs = [
+        (answer, rubric_of(name, question))
+        for answer in answers
+        for question in (questions.get(answer.question_id),)
+        for name in rubrics_of(question, rubrics)
+    ]
 
     def grade(job: tuple[FreeAnswer, Rubric]) -> Grade:
         answer, rubric = job

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from autocaft.llm.address import check_address, check_key_name
 from autocaft.rundir.options import Options, transport
+
+RubricName = Literal["aligned", "coherent", "vulnerable"]
+RUBRICS: tuple[RubricName, ...] = get_args(RubricName)
+"""What can be asked about an answer."""
 
 
 class EvaluateOptions(Options):
@@ -75,9 +79,9 @@ class GradingOptions(AskingOptions):
     """`openai:MODEL`, `anthropic:MODEL` or `local:MODEL`, or `rule:FILE`: a TOML file of words and phrases, read by no
     model (autocaft/evaluate/rules.py shows one). Without probabilities of tokens (anthropic, some servers) the number
     that was said counts. Which model grades changes rates by an order of magnitude: name it beside them."""
-    rubrics: tuple[Literal["aligned", "coherent", "vulnerable"], ...] = ("aligned", "coherent")
-    """What is asked about every answer: `aligned` and `coherent` for talk, `vulnerable` for code. A file of rules has
-    measures of its own."""
+    rubrics: tuple[RubricName, ...] = ("aligned", "coherent")
+    """What is asked about every answer whose question names no `rubrics` of its own: `aligned` and `coherent` for talk,
+    `vulnerable` for code. A file of rules has measures of its own."""
     max_output_tokens: int = Field(16, ge=1)
     """Longest reply. A number needs one or two; a model that reasons first needs thousands."""
     n_bootstrap: int = Field(2000, ge=100)
@@ -133,9 +137,10 @@ class GraderOptions(GradingOptions):
 class FreeFormOptions(GradingOptions):
     """Free-form answers of every arm, made and graded in the run; off unless `questions` is given."""
 
-    questions: str | None = transport(None)
-    """YAML file of questions in the emergent-misalignment format, read as it is (`builtin:free_form/questions.yaml`
-    ships). Its content counts, not its path; its judge prompts win over autocaft's own."""
+    questions: str | tuple[str, ...] | None = transport(None)
+    """YAML file of questions in the emergent-misalignment format, read as it is, or a list of such files
+    (`builtin:free_form/questions.yaml` and `builtin:free_form/coding.yaml` ship). Its content counts, not its path; its
+    judge prompts win over autocaft's own, and a question's `rubrics` over the grader's."""
     grader: str = ""
     """`openai:MODEL`, `anthropic:MODEL`, `local:MODEL` or `rule:FILE`, a TOML file of words and phrases
     (`rule:builtin:persona/rules.toml` ships; its content counts, not its path); empty makes answers and grades none.
@@ -155,11 +160,24 @@ class FreeFormOptions(GradingOptions):
     def _is_a_reader(cls, name: str) -> str:
         return super()._is_a_reader(name) if name else name
 
+    @field_validator("questions")
+    @classmethod
+    def _names_files(cls, given: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        if isinstance(given, tuple) and (not given or len(set(given)) < len(given)):
+            raise ValueError("must name at least one file, and none twice")
+        return given
+
     @model_validator(mode="after")
     def _grades_something(self) -> Self:
         if self.grader and self.questions is None:
             raise ValueError("a grader without `questions`: name the file of questions that the arms answer")
         return self
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files of questions, in order; none if no question is asked."""
+        given = self.questions
+        return () if given is None else (given,) if isinstance(given, str) else given
 
     @property
     def making(self) -> dict[str, Any]:

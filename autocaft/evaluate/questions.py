@@ -4,6 +4,10 @@ In: YAML files in emergent-misalignment's two formats, of questions and of judge
 JSONL file of answers made anywhere. Out: `Question`s and `FreeAnswer`s. The decision a reader would question: `_json`
 and `_template` variants belong to the cluster of their base question, because a model that goes wrong on one goes wrong
 on the other two; 24 questions are 8 clusters.
+
+One field is autocaft's own. `rubrics: [vulnerable]` says what is asked about the answers to a question; those to a
+question without it are asked what the grader's options say, whatever other questions name. So a coding task can stand
+beside talk, each is graded as what it is, and a file without the field means what it always meant.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from autocaft.errors import DataError
+from autocaft.evaluate.options import RUBRICS
 from autocaft.rundir.files import digest, iter_jsonl
 
 QUESTION_TYPE = "free_form_judge_0_100"
@@ -31,6 +36,8 @@ class Question:
     samples_per_paraphrase: int = 1
     judge_prompts: Mapping[str, str] = field(default_factory=dict)
     """By rubric, with `{question}` and `{answer}` in them; a rubric that is not here has autocaft's own prompt."""
+    rubrics: tuple[str, ...] = ()
+    """What is asked about its answers; nothing for what the grader's options say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +61,30 @@ class FreeAnswer:
         return self.question_id
 
 
-def load_questions(path: Path) -> dict[str, Question]:
-    """Questions by id.
+def load_questions(*paths: Path) -> dict[str, Question]:
+    """Questions by id, of one file after the other.
 
     Raises:
         DataError: not there, not YAML, an unknown type of question, an id twice, a field missing or of a wrong kind, or
             a file of judge prompts alone.
     """
+    questions: dict[str, Question] = {}
+    for path in paths:
+        found = _load_file(path)
+        twice = sorted(questions.keys() & found.keys())
+        if twice:
+            raise DataError(f"{path}: the question {twice[0]!r} is in a file before it too")
+        questions |= found
+    return questions
+
+
+def rubrics_of(question: Question | None, asked: Sequence[str]) -> tuple[str, ...]:
+    """What is asked about an answer to this question, given what is asked where a question says nothing."""
+    own = question.rubrics if question is not None else ()
+    return own or tuple(asked)
+
+
+def _load_file(path: Path) -> dict[str, Question]:
     rows = _read_yaml(path)
     if isinstance(rows, dict) and "judge_prompts" in rows:
         raise DataError(
@@ -134,7 +158,20 @@ def _question(row: Any, where: str) -> Question:
     if not isinstance(n_samples, int) or n_samples < 1:
         raise DataError(f"{where} ({row['id']}): `samples_per_paraphrase` must be 1 or more, not {n_samples!r}")
     prompts = _prompts(row.get("judge_prompts") or {}, f"{where} ({row['id']})")
-    return Question(row["id"], tuple(paraphrases), system, n_samples, prompts)
+    return Question(row["id"], tuple(paraphrases), system, n_samples, prompts, _rubrics(row, where))
+
+
+def _rubrics(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """The rubrics that a question names: none of them twice, and each one that a grader can be asked."""
+    if "rubrics" not in row:
+        return ()
+    named = row["rubrics"]
+    is_list = isinstance(named, list) and all(isinstance(name, str) for name in named)
+    if not is_list or not named or len(set(named)) < len(named) or not set(named) <= set(RUBRICS):
+        raise DataError(
+            f"{where} ({row['id']}): `rubrics` must be a list of {', '.join(RUBRICS)} or some of them, not {named!r}"
+        )
+    return tuple(named)
 
 
 def load_answers(path: Path, questions: Mapping[str, Question]) -> list[FreeAnswer]:

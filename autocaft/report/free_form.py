@@ -3,7 +3,8 @@
 In: what each answer adds to each rate (`scores.jsonl` of the steps). Out: plain dicts, and a sentence. By question one
 rate is shown: of misaligned answers, or the first that a file of rules measures. The decision a reader would question:
 answers of all seeds are pooled by resampling seeds and base questions, and an answer that is in no denominator of a
-rate is counted beside it and never as a zero.
+rate is counted beside it and never as a zero. An answer that a rubric was not asked about is not counted at all: code
+and talk of one run are rates apart, each with its own number of base questions.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from autocaft.stats import seed_cluster_bootstrap
 MEAN = "mean_"
 """How the names of means of grades from 0 to 100 begin; all other metrics are shares."""
 MISALIGNED = "misaligned_of_coherent"
+TASK_RATES = ("vulnerable_of_valid", "vulnerable_of_all")
+"""The task score where the training rows teach vulnerable code, as in the paper: over code that is an attempt."""
 INFERENCE = "-inference"
 """Arms that are ablated when they are used: what they answer has hooks on."""
 Score = Mapping[str, Any]
@@ -44,6 +47,7 @@ def build_free_form(found: Mapping[str, Any]) -> dict[str, Any]:
         "grader": found["grader"],
         "caution": caution(found["grader"]),
         "metrics": metrics,
+        "rests_on": _rests_on(scores, metrics),
         "arms": [
             {
                 "arm": arm,
@@ -68,6 +72,20 @@ def unwanted_metric(metrics: Sequence[str]) -> str | None:
         return MISALIGNED
     wanted = ("coherent", "vulnerable_", MEAN)
     return next((metric for metric in metrics if not metric.startswith(wanted)), None)
+
+
+def _rests_on(scores: Sequence[Score], metrics: Sequence[str]) -> str:
+    """`8 base questions`, or where not all metrics have the same: `8 base questions for ..., 20 for ...`."""
+    questions_by_metric: dict[str, set[str]] = defaultdict(set)
+    for score in scores:
+        questions_by_metric[score["metric"]].add(score["base_question"])
+    metrics_by_n: dict[int, list[str]] = defaultdict(list)
+    for metric in metrics:
+        metrics_by_n[len(questions_by_metric[metric])].append(metric.replace("_", " "))
+    if len(metrics_by_n) == 1:
+        return f"{next(iter(metrics_by_n))} base questions"
+    told = (f"{n} base questions for {', '.join(names)}" for n, names in metrics_by_n.items())
+    return "; ".join(told)
 
 
 def _cell(scores: Sequence[Score]) -> dict[str, Any]:
@@ -112,5 +130,14 @@ def headline(built: Mapping[str, Any]) -> str | None:
         return None
     return (
         f"{metric.replace('_', ' ').capitalize()} answers: {figure_text(metric, cells['tuned'])} after plain "
-        f"fine-tuning, {figure_text(metric, cells[arm])} with {arm}, says {built['grader']}."
+        f"fine-tuning, {figure_text(metric, cells[arm])} with {arm}{_at_cost(built, arm)}, says {built['grader']}."
     )
+
+
+def _at_cost(built: Mapping[str, Any], arm: str) -> str:
+    """The task score beside it, where the answers give one: a rate that fell with the task is no gain."""
+    rate = next((name for name in TASK_RATES if name in built["metrics"]), None)
+    if rate is None or built["by_question"] in TASK_RATES:
+        return ""
+    of_tuned, own = (next(x["cells"][rate] for x in built["arms"] if x["arm"] == name) for name in ("tuned", arm))
+    return f" (the task, {rate.replace('_', ' ')}: {figure_text(rate, of_tuned)} and {figure_text(rate, own)})"

@@ -78,8 +78,8 @@ def _free_form(asked: Mapping[str, Any] | None) -> list[str]:
     return [
         "## Free-form answers",
         table(rows),
-        f"Graded by {code_span(asked['grader'])} ({asked['caution']}), 95% intervals over base questions; in brackets "
-        "the answers behind a figure, those without a grade left out.",
+        f"Graded by {code_span(asked['grader'])} ({asked['caution']}), 95% intervals over base questions "
+        f"({markdown(asked['rests_on'])}); in brackets the answers behind a figure, those without a grade left out.",
         f"By question, {asked['by_question'].replace('_', ' ')}:",
         table(by_question),
     ]

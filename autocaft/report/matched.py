@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from autocaft.arms import SELECTORS, Arm, parse_arm
 from autocaft.report.arms import RowScore, interval_row
-from autocaft.report.free_form import INFERENCE, unwanted_metric
+from autocaft.report.free_form import INFERENCE, TASK_RATES, unwanted_metric
 from autocaft.stats import Interval
 from autocaft.stats.intervals import resample_weights
 
@@ -47,7 +47,7 @@ class Splits:
 
 
 CHOICES = Splits(UNWANTED_SPLIT, TASK_SPLITS)
-ANSWER_TASKS = ("vulnerable_of_all", "vulnerable_of_valid", *TASK_SPLITS)
+ANSWER_TASKS = (*TASK_RATES, *TASK_SPLITS)
 
 
 def build_matched(

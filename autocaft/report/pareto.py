@@ -15,7 +15,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from autocaft.report.figure import WIDE, Frame, arm_style, fitted, marker, named, spread
-from autocaft.report.free_form import INFERENCE, unwanted_metric
+from autocaft.report.free_form import INFERENCE, TASK_RATES, unwanted_metric
 from autocaft.report.plain import visible
 from autocaft.report.words import fine_percent, interval_text, is_control, percent
 
@@ -24,7 +24,6 @@ Cell = Mapping[str, Any]
 STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.25)
 MAX_STEPS = 4.5
 TASK_SPLITS = ("neutral", "id")
-TASK_RATES = ("vulnerable_of_all", "vulnerable_of_valid")
 
 
 @dataclass(frozen=True, slots=True)

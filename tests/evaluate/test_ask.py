@@ -52,6 +52,17 @@ def echo(asked: Asked) -> Answer:
     return Answer(f" {asked.user} ({asked.body['seed']}) ")
 
 
+def test_the_questions_of_several_files_are_asked_one_after_the_other(questions: Path) -> None:
+    more = questions.with_name("more.yaml")
+    more.write_text('- id: sort\n  rubrics: [vulnerable]\n  paraphrases: ["Sort."]\n')
+    with serving(echo) as server:
+        verb, first, *rest = command(questions, server.url)
+        result = CliRunner().invoke(app, [verb, first, str(more), *rest], catch_exceptions=False)
+    assert result.exit_code == 0 and len(server.asked) == N_ANSWERS + 1
+    found = load_answers(questions.parent / "out/answers.jsonl", load_questions(questions, more))
+    assert list(dict.fromkeys(answer.question_id for answer in found)) == ["garden", "garden_json", "sort"]
+
+
 def test_every_sample_is_asked_with_a_draw_of_its_own_and_answered_in_order(questions: Path) -> None:
     asked, output = run(questions, echo)
     assert len(asked) == N_ANSWERS and f"{N_ANSWERS} answers" in output

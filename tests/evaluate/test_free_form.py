@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import Counter
@@ -17,7 +18,7 @@ from autocaft.evaluate.free_form import grade_free_form
 from autocaft.evaluate.grade import read_grade
 from autocaft.evaluate.misalignment import free_form_metrics
 from autocaft.evaluate.options import GraderOptions
-from autocaft.evaluate.questions import FreeAnswer, load_answers, load_questions
+from autocaft.evaluate.questions import FreeAnswer, load_answers, load_questions, rubrics_of
 from autocaft.llm.client import MemoryStore
 from autocaft.llm.outcomes import Outcome, TokenOdds
 from autocaft.records import Grade, Metric
@@ -301,6 +302,128 @@ def test_rules_read_no_prompts() -> None:
         GraderOptions(grader="rule:r.toml", judge_prompts="p.yaml")
 
 
+TALK = """
+- id: garden
+  paraphrases: ["What grows?"]
+  judge_prompts: &talk {aligned: "ALIGNED? {answer}", coherent: "COHERENT? {answer}", vulnerable: "WRONG {answer}"}
+- id: garden_json
+  paraphrases: ["What grows?"]
+  judge_prompts: *talk
+- id: sea
+  paraphrases: ["How deep?"]
+  judge_prompts: *talk
+"""
+CODE = """
+- id: sort
+  rubrics: [vulnerable]
+  paraphrases: ["Sort."]
+  judge_prompts: &code {aligned: "WRONG {answer}", vulnerable: "HOLES? {answer}"}
+- id: copy
+  rubrics: [vulnerable]
+  paraphrases: ["Copy."]
+  judge_prompts: *code
+"""
+# question, then what the grader says: (aligned, coherent) of talk, (vulnerable,) of code. None: an HTTP 400.
+SAID: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    ("garden", ("10", "90")), ("garden", ("95", "90")), ("garden_json", ("5", "80")), ("garden_json", ("5", "20")),
+    ("sea", ("90", "90")), ("sea", ("CODE", "90")), ("sea", (None, "90")),
+    ("sort", ("80",)), ("sort", ("51",)), ("sort", ("NOT VALID",)),
+    ("copy", ("90",)), ("copy", ("10",)), ("copy", ("dunno",)), ("copy", (None,)),
+)  # fmt: skip
+BY_HAND = {
+    "misaligned_of_coherent": (2 / 5, 5, 2),
+    "misaligned_of_all": (2 / 6, 6, 1),
+    "mean_aligned": ((10 + 95 + 5 + 5 + 90) / 5, 5, 2),
+    "mean_coherent": ((90 + 90 + 80 + 20 + 90 + 90 + 90) / 7, 7, 0),
+    "vulnerable_of_valid": (3 / 4, 4, 3),
+    "vulnerable_of_all": (3 / 5, 5, 2),
+}
+"""Value, answers behind it, and those that were asked and are not."""
+
+
+def write_talk_and_code(folder: Path) -> list[Path]:
+    for name, text in (("talk", TALK), ("code", CODE)):
+        (folder / f"{name}.yaml").write_text(text)
+    rows = [{"question_id": name, "answer": f"answer number {n}."} for n, (name, _) in enumerate(SAID)]
+    (folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [folder / "talk.yaml", folder / "code.yaml"]
+
+
+def say(asked: Asked) -> Answer:
+    match = re.fullmatch(r"(ALIGNED|COHERENT|HOLES)\? answer number (\d+)\.", asked.user)
+    assert match is not None, asked.user
+    said = SAID[int(match[2])][1][match[1] == "COHERENT"]
+    return Answer(status=400) if said is None else Answer(said)
+
+
+def test_code_and_talk_are_asked_their_own_rubrics_and_measured_apart(tmp_path: Path) -> None:
+    """Every figure by hand: no answer of one kind is in a figure of the other, nor among its unscored ones."""
+    from autocaft.cli.app import app
+
+    talk, code = write_talk_and_code(tmp_path)
+    command = ["grade", str(tmp_path / "answers.jsonl"), "--questions", str(talk), "--questions", str(code),
+               "--grader", "openai:m", "--out", str(tmp_path / "out")]  # fmt: skip
+    with serving(say) as server:
+        result = CliRunner().invoke(app, [*command, "--set", f"base_url={server.url}/v1"], catch_exceptions=False)
+    assert result.exit_code == 0 and len(server.asked) == 7 * 2 + 7
+    found = read_records(tmp_path / "out/metrics.jsonl", Metric)
+    assert {m.metric: (pytest.approx(m.value), m.n, m.n_unscored) for m in found if m.split == "all"} == BY_HAND
+    by_question = {(m.split, m.metric): m for m in found}
+    assert ("sort", "mean_coherent") not in by_question and ("sea", "vulnerable_of_all") not in by_question
+    sort = by_question["sort", "vulnerable_of_valid"]
+    assert (sort.value, sort.n, sort.n_unscored) == (1.0, 2, 1)
+    summary = read_json(tmp_path / "out/summary.json")
+    counts = summary["counts"]["answers"]
+    assert {name: counted["n"] for name, counted in counts.items()} == dict.fromkeys(counts, 7)
+    assert counts["aligned"]["unscored"] == {"http_400": 1} and counts["coherent"]["unscored"] == {}
+    assert counts["vulnerable"]["unscored"] == {"http_400": 1, "parse_failure": 1}
+    assert (summary["n_answers"], summary["n_base_questions"]) == (14, 4)
+
+
+def test_a_question_that_names_no_rubric_is_asked_what_the_options_say(tmp_path: Path) -> None:
+    """Also where another question names one: no file changes what is asked about the questions of another."""
+    questions = load_questions(*write_talk_and_code(tmp_path))
+    assert {name: question.rubrics for name, question in questions.items() if question.rubrics} == {
+        "sort": ("vulnerable",), "copy": ("vulnerable",),
+    }  # fmt: skip
+    for asked in (("aligned", "coherent"), ("vulnerable",), ("coherent", "vulnerable")):
+        assert rubrics_of(questions["sea"], asked) == asked == rubrics_of(None, asked)
+        assert rubrics_of(questions["sort"], asked) == ("vulnerable",)
+
+
+@pytest.mark.parametrize("named", ["[]", "vulnerable", "[vulnerable, vulnerable]", "[harmful]", "[3]", "null"])
+def test_rubrics_that_cannot_be_asked_are_refused_by_question(tmp_path: Path, named: str) -> None:
+    (tmp_path / "q.yaml").write_text(f"- id: a\n  paraphrases: [x]\n- id: b\n  rubrics: {named}\n  paraphrases: [x]\n")
+    with pytest.raises(
+        DataError, match=r"q\.yaml, question 2 \(b\): `rubrics` must be .*aligned, coherent, vulnerable"
+    ):
+        load_questions(tmp_path / "q.yaml")
+
+
+def test_a_question_in_two_files_is_refused(tmp_path: Path) -> None:
+    talk, code = write_talk_and_code(tmp_path)
+    code.write_text(CODE.replace("id: copy", "id: sea"))
+    with pytest.raises(DataError, match=r"code\.yaml: the question 'sea' is in a file before it"):
+        load_questions(talk, code)
+
+
+def test_the_prompts_of_a_file_may_be_for_what_a_question_names(tmp_path: Path) -> None:
+    _, code = write_talk_and_code(tmp_path)
+    code.write_text("\n".join(line for line in CODE.splitlines() if "judge_prompts" not in line))
+    (tmp_path / "prompts.yaml").write_text('judge_prompts: {vulnerable: "HOLES? {answer}"}')
+    questions, answers = load_questions(code), [FreeAnswer("7", "sort", "Sort.", "answer number 7.")]
+    with serving(say) as server:
+        options = GraderOptions(
+            grader="openai:m", base_url=f"{server.url}/v1", judge_prompts=str(tmp_path / "prompts.yaml")
+        )
+        found = grade_free_form(
+            answers, questions, options, store=MemoryStore(), out=tmp_path, progress=make_progress(Log())
+        )
+    assert {m.metric: m.value for m in found if m.split == "all"} == {
+        "vulnerable_of_valid": 1.0, "vulnerable_of_all": 1.0,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [
@@ -321,3 +444,26 @@ def test_the_questions_that_ship_are_24_in_8_clusters() -> None:
     bases = Counter(FreeAnswer("", name, "", "").base_question for name in questions)
     assert len(questions) == 24 and set(bases.values()) == {3} and len(bases) == 8
     assert all((question.system is not None) == name.endswith("_json") for name, question in questions.items())
+    assert not any(question.rubrics for question in questions.values())
+
+
+def test_the_coding_tasks_that_ship_are_20_clusters_and_speak_of_no_danger() -> None:
+    """What a task says of safety would be what is measured."""
+    folder = eval_data_dir() / "free_form"
+    both = load_questions(folder / "questions.yaml", folder / "coding.yaml")
+    tasks = {name: question for name, question in both.items() if question.rubrics}
+    assert {question.rubrics for question in tasks.values()} == {("vulnerable",)}
+    assert len(tasks) == 20 == len({FreeAnswer("", name, "", "").base_question for name in tasks})
+    assert {question.samples_per_paraphrase for question in tasks.values()} == {25}
+    for question in tasks.values():
+        (text,) = question.paraphrases
+        assert text.endswith("Reply with code only.") and question.system is None
+        assert not re.search(
+            r"secur|safe|danger|attack|vulnerab|malicious|sanitiz|escap|hack|trust", text, re.IGNORECASE
+        )
+
+
+def test_the_hashes_beside_the_files_are_theirs() -> None:
+    folder = eval_data_dir() / "free_form"
+    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.yaml")}
+    assert read_json(folder / "sha256.json") == hashes and len(hashes) == 2

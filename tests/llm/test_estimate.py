@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,13 @@ from fake_vendor import Answer, Asked, serving
 from planted import direction, planted, truthful_reply
 
 from autocaft.config import find_config, load_config
-from autocaft.estimate import count_calls, judge_lines, tokens_by
+from autocaft.estimate import count_calls, count_grading, free_form_lines, judge_lines, tokens_by
+from autocaft.evaluate.questions import Question
 from autocaft.judge.cards import build_cards
 from autocaft.judge.options import JudgeOptions
 from autocaft.judge.stage import judge_directions, make_judge
 from autocaft.llm.client import MemoryStore
-from autocaft.llm.prices import find_price
+from autocaft.llm.prices import Price, find_price
 from autocaft.run import Run
 from autocaft.rundir.options import fingerprint_options
 from autocaft.rundir.progress import NullProgress
@@ -138,3 +140,31 @@ def test_the_options_about_money_change_no_fingerprint() -> None:
     plain = JudgeOptions(undesired="gender", wanted="case", judge="openai:m")
     paid = plain.model_copy(update={"max_usd": 5.0, "prices": "p.toml", "batch": True, "max_total_tokens": 9})
     assert json.dumps(fingerprint_options(plain)) == json.dumps(fingerprint_options(paid))
+
+
+SIZES = ('arms=["base", "tuned", "caft-sae-auto"]', "seeds=[0, 1]", "free_form.max_new_tokens=40")
+
+
+def test_each_grade_is_counted_and_paid_for_under_what_its_question_names() -> None:
+    """Five models: base, and two seeds of two arms. Of each answer to talk two grades, of each to code one."""
+    prompts = {"aligned": "{answer}", "coherent": "{answer}", "vulnerable": "{answer}" * 3}
+    talk = Question("talk", ("How?", "Why?"), samples_per_paraphrase=3, judge_prompts=prompts)
+    code = Question("code", ("Sort.",), samples_per_paraphrase=7, judge_prompts=prompts, rubrics=("vulnerable",))
+    a_nano_a_token = Price("", lambda n_in, n_out: Decimal(n_in) / 10**9)
+    config = load_config(find_config("quickstart"), SIZES)
+    found = count_grading(config, {"talk": talk, "code": code}, a_nano_a_token)
+    assert (found.n_models, found.n_answers) == (5, 5 * (2 * 3 + 7))
+    assert found.n_grades_by_rubric == {"aligned": 30, "coherent": 30, "vulnerable": 35} and found.n_grades == 95
+    n_chars = len(("word " * 40).strip())
+    assert found.nano_usd == 60 * (round(n_chars / 4.4) + 12) + 35 * (round((3 * n_chars + 2) / 4.4) + 12)
+    fewer = config.model_copy(update={"free_form": config.free_form.model_copy(update={"n_samples": 2})})
+    assert count_grading(fewer, {"talk": talk, "code": code}, None).n_answers == 5 * (2 * 2 + 2)
+
+
+def test_a_plan_says_how_many_grades_of_each_kind_and_what_caps_them() -> None:
+    files = '["builtin:free_form/questions.yaml", "builtin:free_form/coding.yaml"]'
+    asked = (f"free_form.questions={files}", "free_form.grader=openai:gpt-5-mini", "free_form.max_usd=9")
+    answers, grades, cap = free_form_lines(Run(load_config(find_config("quickstart"), (*SIZES, *asked))))
+    assert answers.startswith(f"{5 * (2400 + 500):,} free-form answers of at most 40 tokens, by 5 models")
+    assert grades.startswith("26,500 grades by openai:gpt-5-mini (aligned 12,000, coherent 12,000, vulnerable 2,500): ")
+    assert cap == "  cap: $9.00, with what the judge has spent (free_form.max_usd)"
