@@ -1,5 +1,5 @@
-"""Memory, time and dollars of each stage of a large recipe, from the model's shape and stated assumptions; and the
-rates that were measured on a CPU, from results/.
+"""Memory, time and dollars of each stage of a large recipe, from the model's shape and stated assumptions; what judge
+and grader are paid, as `autocaft plan` says it; and the rates that were measured on a CPU, from results/.
 
     python benchmarks/scale.py --write     the tables into docs/scale.md
     python benchmarks/scale.py --check     exit 1 if those there differ
@@ -24,10 +24,15 @@ from collect import BARS as COLLECT_BARS
 from generate import BARS as GENERATE_BARS
 
 from autocaft.config import RunConfig, find_config, load_config, recipe_names
+from autocaft.data.options import DataOptions
+from autocaft.estimate import count_calls, count_grading, grader_price, planned_cards, tokens_by
 from autocaft.evaluate.questions import load_questions
+from autocaft.judge.stage import price_of
+from autocaft.llm.prices import NANO, Price
 from autocaft.model.generate import ROWS_ON_ACCELERATOR
 from autocaft.model.shape import ModelShape
 from autocaft.resources import data_path
+from autocaft.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 DOC = ROOT / "docs" / "scale.md"
@@ -62,8 +67,8 @@ BYTES_BY_GB = {80: CARD.memory, 24: 24.1e9}
 N_CARDS = 8
 N_ROWS, ROW_TOKENS = 6000, 300
 """Of the insecure-code data set: its published size; tokens of a row, assumed."""
-PROMPT_TOKENS = 60
-"""Of a question or a generic prompt, assumed."""
+PROMPT_TOKENS = 100
+"""Of a question, a coding task (the longest) or a generic prompt with its chat template, assumed."""
 
 
 COLUMNS = {
@@ -109,6 +114,7 @@ def main() -> int:
 def with_tables(text: str) -> str:
     """The document with the tables that the recipes give."""
     text = _with_table(text, "scale", scale_table(load_config(find_config(RECIPE))))
+    text = _with_table(text, "paid", paid_table())
     text = _with_table(text, "rates", rates_table(RESULTS))
     return _with_table(text, "recipes", recipe_table())
 
@@ -173,14 +179,13 @@ def stages_of(config: RunConfig, card: Card = CARD) -> list[Stage]:
 def _answering(shape: ModelShape, config: RunConfig, card: Card, weights: float) -> list[Stage]:
     """Free-form answers of every model, if questions are asked."""
     options = config.free_form
-    if options.questions is None:
+    if not options.files:
         return []
-    asked = load_questions(data_path(options.questions))
-    n_answers = sum(len(q.paraphrases) for q in asked.values()) * (options.n_samples or 1)
-    rows = options.rows_per_batch or ROWS_ON_ACCELERATOR
+    counted = count_grading(config, load_questions(*map(data_path, options.files)), None)
+    n_answers, rows = counted.n_answers // counted.n_models, options.rows_per_batch or ROWS_ON_ACCELERATOR
     seconds = _sampling(shape, config, card, n_answers, options.max_new_tokens, rows)
-    n_models = sum(1 if arm.name == "base" else len(config.seeds) for arm in config.parsed_arms)
-    return [Stage("answer, a model", n_models, weights + _cache(shape, rows, options.max_new_tokens), seconds, False)]
+    memory = weights + _cache(shape, rows, options.max_new_tokens)
+    return [Stage("answer, a model", counted.n_models, memory, seconds, False)]
 
 
 def _sampling(shape: ModelShape, config: RunConfig, card: Card, n_texts: int, n_tokens: int, rows: int) -> float:
@@ -226,6 +231,50 @@ def _bill(hours: Mapping[int, float], card: Card) -> list[str]:
     """Hours by number of cards, and what they cost."""
     dollars = [n * value * card.dollars_an_hour for n, value in hours.items()]
     return [f"{value:.1f}" for value in hours.values()] + [f"{value:,.0f}" for value in dollars]
+
+
+@dataclass(frozen=True)
+class Paid:
+    """What one reader of a recipe is asked, and its dollars."""
+
+    what: str
+    n_calls: int
+    usd: float
+    usd_most: float
+    price: Price | None
+
+
+def paid_by(config: RunConfig) -> list[Paid]:
+    """The judge's readers and the grader, in the figures of `autocaft plan` where nothing is mined and no tokenizer is
+    on this disk: tokens by length. Windows of text that ships stand in for a corpus that would be downloaded."""
+    shipped = config.data.model_copy(update={"corpus": DataOptions.model_fields["corpus"].default})
+    run = Run(config.model_copy(update={"data": shipped}), downloads=False)
+    found = []
+    cards = planned_cards(run, Path("nothing-is-mined")) if config.judge.chat_judges else []
+    for reader, calls in count_calls(cards, config.judge, tokens_by(None)).items():
+        price = price_of(reader, config.judge)
+        both = [sum(price.nano_usd(u) for u in us) / NANO if price else 0.0 for us in (calls.expected, calls.most)]
+        found.append(Paid(f"judge, {reader.partition(':')[2]}", calls.n_calls, both[0], both[1], price))
+    price = grader_price(config.free_form)
+    if price is not None:
+        counted = count_grading(config, run.questions, price)
+        both = [nano / NANO for nano in (counted.nano_usd, counted.nano_usd_most)]
+        name = config.free_form.grader.partition(":")[2]
+        found.append(Paid(f"grader, {name}", counted.n_grades, both[0], both[1], price))
+    return found
+
+
+def paid_table() -> str:
+    """Judge and grader of every recipe that names its card and pays one."""
+    head = ["recipe", "who is paid", "$ for a million tokens, in / out", "calls", "dollars, about", "at most"]
+    lines = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
+    for recipe in recipe_names():
+        for paid in paid_by(load_config(find_config(recipe))) if card_gb(recipe) else []:
+            assert paid.price is not None, f"{recipe}: nobody knows the price of {paid.what}"
+            prices = " / ".join(f"{usd.normalize():f}" for usd in (paid.price.usd(10**6, 0), paid.price.usd(0, 10**6)))
+            dollars = [f"{usd:,.0f}" for usd in (paid.usd, paid.usd_most)]
+            lines.append([recipe, paid.what, prices, f"{paid.n_calls:,}", *dollars])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def rates_table(results: Path) -> str:

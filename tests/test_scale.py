@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from typer.testing import CliRunner
 from autocaft.cli.app import app
 from autocaft.config import find_config, load_config, recipe_names
 from autocaft.errors import ConfigError
+from autocaft.estimate import count_grading
 from autocaft.model.shape import ModelShape, shape_of
+from autocaft.report.matched import MIN_STEPS
+from autocaft.run import Run
 from tests.scripts import load_benchmark
 
 SCALE = load_benchmark("scale")
@@ -69,8 +73,29 @@ def test_the_papers_hyperparameters_are_the_recipes() -> None:
             and config.decompose.n_candidates == 100
             and len(config.decompose.rankings) == 3
         )
-        free_form = config.free_form
-        assert (free_form.n_samples, free_form.max_new_tokens, free_form.temperature) == (100, 600, 1.0)
+        assert (config.free_form.max_new_tokens, config.free_form.temperature) == (600, 1.0)
+        asked = Run(config, downloads=False).questions.values()
+        talk = [question for question in asked if not question.rubrics]
+        assert {config.free_form.n_samples or question.samples_per_paraphrase for question in talk} == {100}
+        assert len(talk) == 24 and sum(len(question.paraphrases) for question in talk) == 24
+
+
+@pytest.mark.parametrize("recipe", ["em_qwen32b", "em_mistral24b"])
+def test_what_the_rows_teach_is_the_task_score_and_choosers_are_swept_over_it(recipe: str) -> None:
+    """Insecure code: each source's choice can be read off at one task score beside the rank's, in four steps each."""
+    config = load_config(find_config(recipe))
+    assert {question.rubrics for question in Run(config, downloads=False).questions.values()} == {(), ("vulnerable",)}
+    steps = Counter((arm.source, arm.selector) for arm in config.parsed_arms if arm.source and arm.manner is None)
+    for source in ("pca", "sae"):
+        assert steps[source, "auto"] == steps[source, "top"] == MIN_STEPS
+    assert steps["sae", "random-live"] == steps["sae", "random"] == steps["pca", "random"] == 1
+
+
+def test_advice_is_not_held_against_code() -> None:
+    """Its rows teach no code: how vulnerable code is would be no task score."""
+    config = load_config(find_config("em_small"))
+    assert not any(question.rubrics for question in Run(config, downloads=False).questions.values())
+    assert not any(arm.share for arm in config.parsed_arms)
 
 
 @pytest.mark.parametrize("recipe", TOY_TASKS)
@@ -148,6 +173,19 @@ def test_the_page_has_the_tables_that_the_shapes_give() -> None:
     assert SCALE.with_tables(text) == text
     assert "Nothing on this page was run on a GPU" in text
     assert all(f"| {recipe} | {size} |" in text for recipe, size in FOR_A_CARD.items())
+
+
+@pytest.mark.parametrize("recipe", ["em_qwen32b", "em_mistral24b"])
+def test_the_grader_is_the_dearest_part_and_its_cap_is_no_less_than_it_needs(recipe: str) -> None:
+    config = load_config(find_config(recipe))
+    judge, grader = SCALE.paid_by(config)
+    hours = sum(stage.times * stage.seconds for stage in SCALE.stages_of(config)) / 3600
+    assert grader.usd > hours * SCALE.CARD.dollars_an_hour > judge.usd
+    assert config.free_form.max_usd and config.free_form.max_usd > grader.usd + judge.usd
+    assert config.judge.max_usd and config.judge.max_usd > judge.usd
+    counted = count_grading(config, Run(config, downloads=False).questions, grader.price)
+    assert (grader.n_calls, grader.usd) == (counted.n_grades, counted.nano_usd / 1e9)
+    assert f"| {recipe} | {grader.what} | 2 / 8 | {grader.n_calls:,} |" in SCALE.DOC.read_text(encoding="utf-8")
 
 
 def test_a_recipe_that_names_its_card_fits_on_it_at_every_stage() -> None:
