@@ -1,10 +1,10 @@
 """Free-form answers in the report: rates and means by arm, overall and by question.
 
 In: what each answer adds to each rate (`scores.jsonl` of the steps). Out: plain dicts, and a sentence. By question one
-rate is shown: of misaligned answers, or the first that a file of rules measures. The decision a reader would question:
-answers of all seeds are pooled by resampling seeds and base questions, and an answer that is in no denominator of a
-rate is counted beside it and never as a zero. An answer that a rubric was not asked about is not counted at all: code
-and talk of one run are rates apart, each with its own number of base questions.
+rate is shown: of misaligned answers, or the first that a file of rules measures; and of code the task score. The
+decision a reader would question: answers of all seeds are pooled by resampling seeds and base questions, and an answer
+that is in no denominator of a rate is counted beside it and never as a zero. An answer that a rubric was not asked
+about is not counted at all: code and talk of one run are rates apart, each with its own number of base questions.
 """
 
 from __future__ import annotations
@@ -42,7 +42,14 @@ def build_free_form(found: Mapping[str, Any]) -> dict[str, Any]:
         by_cell[score["arm"], score["metric"], score["question"]].append(score)
     arms = sorted({score["arm"] for score in scores}, key=arm_order)
     shown = unwanted_metric(metrics) or metrics[0]
-    questions = list(dict.fromkeys(score["question"] for score in scores if score["metric"] == shown))
+    task = task_rate(metrics)
+
+    def by_question(rate: str) -> list[dict[str, Any]]:
+        questions = dict.fromkeys(score["question"] for score in scores if score["metric"] == rate)
+        return [
+            {"question": name, "cells": {arm: _cell(by_cell[arm, rate, name]) for arm in arms}} for name in questions
+        ]
+
     return {
         "grader": found["grader"],
         "caution": caution(found["grader"]),
@@ -58,10 +65,9 @@ def build_free_form(found: Mapping[str, Any]) -> dict[str, Any]:
             for arm in arms
         ],
         "by_question": shown,
-        "questions": [
-            {"question": question, "cells": {arm: _cell(by_cell[arm, shown, question]) for arm in arms}}
-            for question in questions
-        ],
+        "questions": by_question(shown),
+        "task": task,
+        "tasks": [] if task in (None, shown) else by_question(str(task)),
         "counts": list(found["counts"]),
     }
 
@@ -72,6 +78,11 @@ def unwanted_metric(metrics: Sequence[str]) -> str | None:
         return MISALIGNED
     wanted = ("coherent", "vulnerable_", MEAN)
     return next((metric for metric in metrics if not metric.startswith(wanted)), None)
+
+
+def task_rate(metrics: Sequence[str]) -> str | None:
+    """The task score among the metrics; None where no code was graded."""
+    return next((rate for rate in TASK_RATES if rate in metrics), None)
 
 
 def _rests_on(scores: Sequence[Score], metrics: Sequence[str]) -> str:
@@ -136,8 +147,8 @@ def headline(built: Mapping[str, Any]) -> str | None:
 
 def _at_cost(built: Mapping[str, Any], arm: str) -> str:
     """The task score beside it, where the answers give one: a rate that fell with the task is no gain."""
-    rate = next((name for name in TASK_RATES if name in built["metrics"]), None)
-    if rate is None or built["by_question"] in TASK_RATES:
+    rate = built["task"]
+    if rate in (None, built["by_question"]):
         return ""
     of_tuned, own = (next(x["cells"][rate] for x in built["arms"] if x["arm"] == name) for name in ("tuned", arm))
     return f" (the task, {rate.replace('_', ' ')}: {figure_text(rate, of_tuned)} and {figure_text(rate, own)})"

@@ -70,19 +70,26 @@ def _free_form(asked: Mapping[str, Any] | None) -> list[str]:
         cells = [line["cells"][metric] for metric in metrics]
         told = [f"{figure_text(metric, c)} ({c['n']})" for metric, c in zip(metrics, cells, strict=True)]
         rows.append([code_span(line["arm"]), *told])
-    by_question = [["question", *(code_span(line["arm"]) for line in asked["arms"])]]
-    for row in asked["questions"]:
-        cells = [row["cells"][line["arm"]] for line in asked["arms"]]
-        told = [figure_text(asked["by_question"], cell).partition(" ")[0] for cell in cells]
-        by_question.append([code_span(row["question"]), *told])
+    by_question: list[str] = []
+    for rate, questions in ((asked["by_question"], asked["questions"]), (asked["task"], asked["tasks"])):
+        if questions:
+            by_question += [f"By question, {rate.replace('_', ' ')}:", _by_question(asked, rate, questions)]
     return [
         "## Free-form answers",
         table(rows),
         f"Graded by {code_span(asked['grader'])} ({asked['caution']}), 95% intervals over base questions "
         f"({markdown(asked['rests_on'])}); in brackets the answers behind a figure, those without a grade left out.",
-        f"By question, {asked['by_question'].replace('_', ' ')}:",
-        table(by_question),
+        *by_question,
     ]
+
+
+def _by_question(asked: Mapping[str, Any], rate: str, questions: Sequence[Mapping[str, Any]]) -> str:
+    """One rate of every arm, a line a question."""
+    rows = [["question", *(code_span(line["arm"]) for line in asked["arms"])]]
+    for row in questions:
+        cells = [row["cells"][line["arm"]] for line in asked["arms"]]
+        rows.append([code_span(row["question"]), *(figure_text(rate, cell).partition(" ")[0] for cell in cells)])
+    return table(rows)
 
 
 def _contrasts(found: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -66,6 +66,13 @@ def test_each_measure_rests_on_the_questions_that_it_was_asked_about(report: dic
     assert built["rests_on"] == rests
     assert rests in render_markdown(report) and rests in render_html(report)
     assert [row["question"] for row in built["questions"]] == [f"talk{n}" for n in range(N_TALK)]
+    assert built["task"] == "vulnerable_of_valid"
+    assert [row["question"] for row in built["tasks"]] == [f"code{n}" for n in range(N_CODE)]
+    for row in built["tasks"]:
+        cell = row["cells"]["base"]
+        assert (cell["value"], cell["n"], cell["n_unscored"]) == (pytest.approx(1 / 8), 32, 8)
+    for text, rows in ((render_markdown(report), "| `code7` | 12% |"), (render_html(report), "<td>code7</td>")):
+        assert rows in text and "By question" in text
 
 
 def test_the_headline_says_the_task_beside_the_gain(report: dict[str, Any]) -> None:
