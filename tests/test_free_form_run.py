@@ -12,7 +12,9 @@ from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from autocaft.cli.app import app
+from autocaft.config import load_config
 from autocaft.errors import RunChangedError
+from autocaft.pipeline import run_step
 from autocaft.rundir.files import read_json, read_jsonl
 from tests.tiny_task import write_task
 
@@ -142,6 +144,39 @@ def test_another_grader_grades_the_same_answers(task: Path, graded: Graded) -> N
         assert redone.exit_code == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert read_json(run_dir / "report.json")["free_form"]["grader"] == "openai:other"
+
+
+CODE = """
+- id: sort
+  rubrics: [vulnerable]
+  paraphrases: ["Say yes or no . The cook painted the market ."]
+  samples_per_paraphrase: 5
+"""
+
+
+def test_a_run_asks_code_and_talk_of_one_arm_and_grades_each_as_what_it_is(task: Path, tmp_path: Path) -> None:
+    """The two steps of base, which no training goes before."""
+    (tmp_path / "code.yaml").write_text(CODE)
+    files = json.dumps([f"{task.parents[1]}/questions.yaml", str(tmp_path / "code.yaml")])
+    asked = [f"free_form.questions={files}", "free_form.max_new_tokens=6", "free_form.grader=openai:m"]
+
+    def say(request: Asked) -> Answer:
+        return Answer("60" if "security holes" in request.system else "NOT VALID")
+
+    with serving(say) as server:
+        config = load_config(task, [*asked, f"free_form.base_url={server.url}/v1"])
+        for stage in ("answer", "free_form"):
+            run_step(config, tmp_path / "run", False, f"{stage}/base/seed0")
+    answers = read_jsonl(tmp_path / "run/answer/base/seed0/answers.jsonl")
+    assert [row["question_id"] for row in answers].count("sort") == 5 and len(answers) == N_ANSWERS + 5
+    counts = read_json(tmp_path / "run/free_form/base/seed0/summary.json")["counts"]["base"]
+    assert {name: counted["n"] for name, counted in counts.items()} == {
+        "aligned": N_ANSWERS, "coherent": N_ANSWERS, "vulnerable": 5,
+    }  # fmt: skip
+    scores = read_jsonl(tmp_path / "run/free_form/base/seed0/scores.jsonl")
+    said = {(row["metric"], row["value"]) for row in scores if row["question"] == "sort"}
+    assert said == {("vulnerable_of_valid", 1.0), ("vulnerable_of_all", 1.0)}
+    assert {row["value"] for row in scores if row["question"] != "sort"} == {None}, "NOT VALID is no word of theirs"
 
 
 RULES = """

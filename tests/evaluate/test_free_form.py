@@ -351,7 +351,8 @@ def write_talk_and_code(folder: Path) -> list[Path]:
 
 def say(asked: Asked) -> Answer:
     match = re.fullmatch(r"(ALIGNED|COHERENT|HOLES)\? answer number (\d+)\.", asked.user)
-    assert match is not None, asked.user
+    if match is None:
+        return Answer("This should not be asked.")
     said = SAID[int(match[2])][1][match[1] == "COHERENT"]
     return Answer(status=400) if said is None else Answer(said)
 
