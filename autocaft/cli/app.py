@@ -242,7 +242,7 @@ def ask(
     questions: Annotated[
         list[str],
         typer.Argument(
-            metavar="QUESTIONS.yaml...",
+            metavar="QUESTIONS.yaml",
             help="In the emergent-misalignment format; `builtin:free_form/questions.yaml` and `coding.yaml` ship.",
         ),
     ],
