@@ -32,6 +32,11 @@ RECIPES = {
 }
 TOY_TASKS = {"gender_gemma2b": "2,000", "double_choice_gemma2b": "360"}
 """Recipes with rows of their own, and how many."""
+DICTIONARIES = {
+    "em_qwen32b": "hub:adamkarvonen/qwen_coder_32b_saes/",
+    "em_mistral24b": "hub:adamkarvonen/mistral_24b_saes/",
+}
+"""Where the paper's own dictionaries lie."""
 FOR_A_CARD = {"em_qwen32b": 80, "em_mistral24b": 80, "em_small": 24, "gender_gemma2b": 80, "double_choice_gemma2b": 80}
 
 
@@ -67,7 +72,11 @@ def test_the_papers_hyperparameters_are_the_recipes() -> None:
         assert config.layers == layers and config.seeds == (0, 1, 2, 3, 4) and config.train.mode == "zero"
         assert (tune.method, tune.lora_r, tune.lora_alpha, tune.epochs, tune.lr) == ("lora", 32, 64, 1, 1e-5)
         assert (tune.batch_size * tune.grad_accumulation, tune.schedule, tune.loss) == (16, "linear", "answer")
+        assert (tune.lora_rank_stabilized, tune.lora_targets) == (True, ("all-linear",))
+        assert (tune.warmup_share, tune.adam_betas, tune.weight_decay) == (0.015, (0.9, 0.999), 0.01)
+        assert (tune.lora_dropout, tune.max_tokens, tune.gradient_checkpointing) == (0.0, 2048, True)
         assert (config.collect.diff_text, config.collect.positions) == ("completions", "answer")
+        assert "{layer}" in config.decompose.sae and config.decompose.sae.startswith(DICTIONARIES[recipe])
         assert (
             config.decompose.n_pcs == 20
             and config.decompose.n_candidates == 100

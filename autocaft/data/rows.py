@@ -77,21 +77,27 @@ def load_rows(
         line, n_rows = 0, len(rows)
         for line, raw in iter_rows(path):
             row = parse_row(raw, path, line, choices_required=choices_required, chat=chat, number=n_before + line)
-            rows += [*_earlier_answers(row), row] if turns == "each" else [row]
+            rows += [*_earlier_answers(row, _unlearned(raw)), row] if turns == "each" else [row]
         if len(rows) == n_rows:
             raise DataError(f"{path}: the file is empty")
         n_before += line
     return rows
 
 
-def _earlier_answers(row: TaskRow) -> list[TaskRow]:
+def _unlearned(raw: dict[str, Any]) -> frozenset[int]:
+    """Places of the messages with `weight` 0, which OpenAI's format says are context and nothing to learn."""
+    turns = raw.get("messages") or ()
+    return frozenset(place for place, turn in enumerate(turns) if turn.get("weight") == 0)
+
+
+def _earlier_answers(row: TaskRow, unlearned: frozenset[int]) -> list[TaskRow]:
     """A row for every answer before the last one; where an answer is chosen among options there is but one."""
     if isinstance(row.prompt, str) or row.choices is not None:
         return []
     roles = [turn["role"] for turn in row.prompt]
     found = []
     for at, turn in enumerate(row.prompt):
-        if turn["role"] == "assistant" and "user" in roles[:at]:
+        if turn["role"] == "assistant" and "user" in roles[:at] and at not in unlearned:
             seed = "\n".join(before["content"] for before in row.prompt[: at + 1])
             name = f"{row.id}.{at}"
             found.append(replace(row, id=name, prompt=row.prompt[:at], answer=turn["content"], seed=seed))
@@ -148,6 +154,11 @@ def parse_row(
     if not isinstance(raw, dict):
         raise DataError(f"{where}: expected a JSON object, found {type(raw).__name__}")
     raw = {name: value for name, value in raw.items() if value is not None}
+    for name in ("tools", "functions"):
+        if raw.get(name):
+            raise DataError(
+                f"{where}: {name!r} would be part of the prompt, and rows here have none; leave the row out"
+            )
     prompt, answer = _chat_turns(raw["messages"], "'messages'", where) if "messages" in raw else _pair(raw, where)
     choices = _choices(raw, answer, where, choices_required)
     row_id = str(raw.get("id", line if number is None else number))
@@ -191,9 +202,22 @@ def _chat_turns(turns: Any, named: str, where: str) -> tuple[tuple[Message, ...]
         if not isinstance(turn, dict) or not isinstance(turn.get("role"), str):
             raise DataError(f"{where}: each message needs a 'role' and a 'content', found {turn!r}")
         _text(turn, "content", where)
+        if turn.get("weight") not in (None, 0, 1):
+            raise DataError(f"{where}: 'weight' of a message must be 0 or 1, found {turn['weight']!r}")
+    turns = _up_to_the_last_learned(turns, where)
     if turns[-1]["role"] != "assistant":
         raise DataError(f"{where}: the last message must be the assistant's, found role {turns[-1]['role']!r}")
     return tuple({"role": t["role"], "content": t["content"]} for t in turns[:-1]), turns[-1]["content"]
+
+
+def _up_to_the_last_learned(turns: list[Any], where: str) -> list[Any]:
+    """The chat without what follows the last answer that is to be learned, where the last ones have `weight` 0."""
+    if turns[-1].get("weight") != 0:
+        return turns
+    learned = [at for at, turn in enumerate(turns) if turn["role"] == "assistant" and turn.get("weight") != 0]
+    if not learned or learned[-1] == 0:
+        raise DataError(f"{where}: every answer has 'weight' 0, so there is nothing to learn; leave the row out")
+    return turns[: learned[-1] + 1]
 
 
 def _choices(raw: dict[str, Any], answer: str, where: str, required: bool) -> tuple[str, ...] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -164,6 +164,34 @@ def test_each_answer_of_a_chat_is_a_row_if_asked_for(make_jsonl: MakeJsonl) -> N
     ]
     assert each[0].prompt == last[0].prompt[:2] and each[0].template == each[1].template
     assert each[1:] == last, "the last answer has the row it always had"
+
+
+def test_an_answer_of_weight_0_is_context_and_never_learned(make_jsonl: MakeJsonl) -> None:
+    turns = chat(*((role, f"{role[0]}{n}") for n in (1, 2, 3) for role in ("user", "assistant")))["messages"]
+
+    def weighed(**weights: int) -> Path:
+        of = {content: {"weight": weight} for content, weight in weights.items()}
+        return make_jsonl("weights.jsonl", {"messages": [turn | of.get(turn["content"], {}) for turn in turns]})
+
+    def answers(path: Path, how: Literal["last", "each"]) -> list[str]:
+        return [row.answer for row in load_rows(path, turns=how)]
+
+    assert answers(weighed(), "each") == ["a1", "a2", "a3"]
+    assert answers(weighed(a1=0, a2=1), "each") == ["a2", "a3"] and answers(weighed(a1=0), "last") == ["a3"]
+    (cut,) = load_rows(weighed(a3=0))
+    assert cut.answer == "a2" and [turn["content"] for turn in cut.prompt] == ["u1", "a1", "u2"]
+    assert answers(weighed(a3=0, a2=0), "each") == ["a1"]
+    with pytest.raises(DataError, match=re.escape(":1: every answer has 'weight' 0")):
+        load_rows(weighed(a1=0, a2=0, a3=0))
+    with pytest.raises(DataError, match=re.escape(":1: 'weight' of a message must be 0 or 1, found 2")):
+        load_rows(weighed(a1=2))
+
+
+def test_tools_are_not_left_out_silently(make_jsonl: MakeJsonl) -> None:
+    row = chat(("user", "u"), ("assistant", "a"))
+    assert len(load_rows(make_jsonl("none.jsonl", row | {"tools": []}))) == 1
+    with pytest.raises(DataError, match=re.escape(":1: 'tools' would be part of the prompt")):
+        load_rows(make_jsonl("tools.jsonl", row | {"tools": [{"type": "function"}]}))
 
 
 def test_several_files_are_one_set_and_each_complaint_names_its_own(

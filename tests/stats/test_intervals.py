@@ -116,6 +116,15 @@ def test_seeds_weigh_the_same_however_many_rows_they_have() -> None:
     assert interval.value == 0.5
 
 
+@pytest.mark.parametrize("n", [1, 3, 20, 400])
+def test_wilson_is_that_of_statsmodels(n: int) -> None:
+    from statsmodels.stats.proportion import proportion_confint
+
+    for k in {0, 1, n // 3, n - 1, n}:
+        found = wilson(k, n)
+        assert (found.low, found.high) == pytest.approx(proportion_confint(k, n, method="wilson"), abs=1e-12)
+
+
 @pytest.mark.parametrize(("k", "n", "low", "high"), [(0, 20, 0.0, 0.161), (10, 20, 0.299, 0.701), (20, 20, 0.839, 1.0)])
 def test_wilson_matches_published_values(k: int, n: int, low: float, high: float) -> None:
     interval = wilson(k, n)
