@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from autocaft.records import Decision, Direction
 from autocaft.review.acts import ActLog, log_path
@@ -93,6 +95,22 @@ def test_a_review_of_a_real_run_has_decoys_that_nobody_judged(finished: Path) ->
     labels = [{label for label, _ in deck.cards[i].evidence} for i in (decoys[0].id, candidates[-1].id)]
     assert labels[0] == labels[1] != set()
     assert {d["id"] for d in report_of(run_dir)["cards"]} == {d.id for d in candidates}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["none", "fsdp"])
+def test_a_run_in_two_processes_trains_what_one_does(sharding: str, task: Path, finished: Path, tmp_path: Path) -> None:
+    sets = ("tune.processes=2", f'tune.sharding="{sharding}"', 'arms=["base", "tuned", "caft-pca-top"]')
+    command = [*AUTOCAFT, "run", str(task), *(part for text in sets for part in ("--set", text))]
+    subprocess.run(command, cwd=tmp_path, check=True, env={**os.environ, **ENVIRONMENT})
+    two, one = tmp_path / "runs/tiny", finished / "runs/tiny"
+    trained, alone = (load_file(run / "tune/seed0/model/adapter_model.safetensors") for run in (two, one))
+    assert trained.keys() == alone.keys()
+    for name, weight in trained.items():
+        torch.testing.assert_close(weight, alone[name], rtol=1e-3, atol=1e-5, msg=name)
+    assert (two / "train/caft-pca-top/seed0/model/adapter_model.safetensors").is_file()
+    arms = {metric["arm"] for metric in report_of(two)["metrics"]}
+    assert arms == {"base", "tuned", "caft-pca-top"}
 
 
 def test_a_person_s_way_from_cards_to_a_trained_arm_is_what_the_export_prints(copied: Path) -> None:
