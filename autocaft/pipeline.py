@@ -30,7 +30,7 @@ from autocaft.resources import data_path, prompts_dir
 from autocaft.run import Run
 from autocaft.rundir.files import digest, sha256_of
 from autocaft.rundir.progress import QuietProgress
-from autocaft.rundir.runner import Step, run_alone, worker_log
+from autocaft.rundir.runner import Elsewhere, Step, run_alone, worker_log
 from autocaft.rundir.steps import step_of
 from autocaft.select.search import dials_to_try
 from autocaft.train.options import baseline_options
@@ -130,11 +130,11 @@ def build_steps(run: Run, *, final: bool = False) -> list[Step]:
     return [*steps, _step("report", report, {}, {}, *read, derived=True, uses_store=True, uses_model=False)]
 
 
-def run_step(config: RunConfig, run_dir: Path, final: bool, name: str) -> None:
+def run_step(config: RunConfig, final: bool, run_dir: Path, name: str, elsewhere: Elsewhere | None = None, /) -> None:
     """One step of a run in a process of its own, which the run's own process has started and waits for."""
     set_threads(config.threads)
     progress = QuietProgress(worker_log(run_dir))
-    run_alone(build_steps(Run(config), final=final), name, run_dir, progress)
+    run_alone(build_steps(Run(config), final=final), name, run_dir, progress, elsewhere)
 
 
 def _training(run: Run, arm: Arm, seed: int, tuning: Mapping[str, object], files: Mapping[str, str]) -> Step:

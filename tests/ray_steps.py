@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from autocaft.rundir.progress import NullProgress
-from autocaft.rundir.runner import Step, StepContext, run_alone
+from autocaft.rundir.runner import Elsewhere, Step, StepContext, run_alone
 
 
-def die_always(run_dir: Path, name: str) -> None:
+def die_always(run_dir: Path, name: str, elsewhere: Elsewhere | None = None, /) -> None:
     with (run_dir / "begun").open("a") as file:
         file.write(f"{name}\n")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -30,5 +30,5 @@ def telling_steps() -> list[Step]:
     return [Step(name, name, {}, {}, (), 1, partial(tell, name), **flags) for name, flags in uses.items()]
 
 
-def tell_one(run_dir: Path, name: str) -> None:
-    run_alone(telling_steps(), name, run_dir, NullProgress())
+def tell_one(run_dir: Path, name: str, elsewhere: Elsewhere | None = None, /) -> None:
+    run_alone(telling_steps(), name, run_dir, NullProgress(), elsewhere)

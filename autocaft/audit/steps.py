@@ -30,7 +30,7 @@ from autocaft.rundir.files import (
     read_json,
 )
 from autocaft.rundir.progress import QuietProgress
-from autocaft.rundir.runner import Step, StepContext, run_alone, worker_log
+from autocaft.rundir.runner import Elsewhere, Step, StepContext, run_alone, worker_log
 from autocaft.rundir.steps import step_of
 
 VERSION_BY_STAGE = {
@@ -109,11 +109,13 @@ def _beside_own(audit: Audit, pooled: dict[str, str]) -> list[Step]:
     return steps
 
 
-def run_step(config: AuditConfig, name: str, run_dir: Path, step: str) -> None:
-    """One step of an audit in a process of its own."""
+def run_step(config: AuditConfig, name: str, run_dir: Path, step: str, elsewhere: Elsewhere | None = None, /) -> None:
+    """One step of an audit in a process of its own. What comes from the Hub is downloaded where the run's own process
+    cannot have done so."""
     set_threads(config.threads)
     progress = QuietProgress(worker_log(run_dir))
-    run_alone(build_steps(Audit(config, downloads=False), name), step, run_dir, progress)
+    audit = Audit(config, downloads=elsewhere is not None)
+    run_alone(build_steps(audit, name), step, run_dir, progress, elsewhere)
 
 
 def _files(chosen: AuditSet) -> dict[str, str]:

@@ -31,6 +31,11 @@ def run_all(
     source: Path | None,
 ) -> None:
     """`autocaft run`."""
+    if final and executor.mirror is not None:
+        raise ConfigError(
+            "--final with --mirror: a look at a final split is written down where the run is started, which a node "
+            "cannot reach. Run without --final first; then the same with --final and without --mirror looks from here"
+        )
     path = find_config(name_or_path)
     config, run_dir = load_config(path, overrides), runs / (name or path.stem)
     _execute(config, run_dir, redo=redo, final=final, only=None, executor=executor, source=source)
@@ -97,7 +102,7 @@ def _execute(
         set_threads(config.threads)
 
     with executor.workers(
-        partial(run_step, config, run_dir, final),
+        partial(run_step, config, final),
         steps,
         run_dir,
         threads=config.threads,

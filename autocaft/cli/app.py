@@ -71,6 +71,15 @@ StepGbOption = Annotated[
         "--step-gb", min=0.1, metavar="GIB", help="Memory that Ray sets aside for a step; by default from the model."
     ),
 ]
+MirrorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--mirror",
+        metavar="URL",
+        help="With --executor ray: nodes share no folder; steps travel by this place (s3://..., gs://..., file:///...; "
+        "docs/scale.md).",
+    ),
+]
 FromOption = Annotated[
     Path | None,
     typer.Option(
@@ -96,6 +105,7 @@ def run(
     executor: ExecutorOption = "local",
     address: AddressOption = None,
     step_gb: StepGbOption = None,
+    mirror: MirrorOption = None,
     from_: FromOption = None,
 ) -> None:
     """Everything, in one command."""
@@ -109,7 +119,7 @@ def run(
         name=name,
         runs=runs,
         final=final,
-        executor=Executor.of(executor, address, jobs, step_gb),
+        executor=Executor.of(executor, address, jobs, step_gb, mirror),
         source=from_,
     )
 
@@ -304,6 +314,7 @@ def audit(
     executor: ExecutorOption = "local",
     address: AddressOption = None,
     step_gb: StepGbOption = None,
+    mirror: MirrorOption = None,
     fail_on: Annotated[
         str | None,
         typer.Option("--fail-on", metavar="VERDICT", help="`block` or `review`: exit with 15 if a set has it."),
@@ -330,7 +341,7 @@ def audit(
         name=name,
         runs=runs,
         redo=set(redo),
-        executor=Executor.of(executor, address, jobs, step_gb),
+        executor=Executor.of(executor, address, jobs, step_gb, mirror),
         fail_on=fail_on,
         sheet=sheet,
         n_sheet=n_sheet,

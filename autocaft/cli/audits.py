@@ -107,7 +107,7 @@ def _audit_for_one_model(
         set_threads(config.threads)
 
     with executor.workers(
-        partial(run_step, config, name, run_dir),
+        partial(run_step, config, name),
         steps,
         run_dir,
         threads=config.threads,

@@ -5,14 +5,16 @@ In: what the command line says. Out: the workers, open for a block, or None for 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from autocaft.errors import ConfigError
-from autocaft.rundir.runner import Step, Workers
+from autocaft.rundir.runner import RunStep, Step, Workers
 
 GIB = 1 << 30
 Kind = Literal["local", "ray"]
@@ -29,26 +31,35 @@ class Executor:
     """Steps at a time: one, or with Ray as many as there is room for."""
     step_gib: float | None = None
     """Memory that Ray sets aside for one step; None: from the model's size."""
+    mirror: str | None = None
+    """URL by which the folders of steps travel; None: all nodes share the run folder."""
 
     @classmethod
-    def of(cls, kind: str, address: str | None, jobs: int | None, step_gib: float | None) -> Executor:
+    def of(
+        cls, kind: str, address: str | None, jobs: int | None, step_gib: float | None, mirror: str | None = None
+    ) -> Executor:
         """From the command line.
 
         Raises:
             ConfigError: options that do not go together.
         """
         if kind == "ray":
-            return cls("ray", address, jobs, step_gib)
+            if mirror is not None and not re.match(r"file:///[^/]|(?!file:)[a-z][\w+.-]*://[^/]", mirror):
+                raise ConfigError(
+                    f"--mirror {mirror!r}: must be a URL that means the same on every node, as s3://bucket/folder or "
+                    "file:///folder"
+                )
+            return cls("ray", address, jobs, step_gib, mirror)
         if kind != "local":
             raise ConfigError(f"--executor {kind!r}: must be local or ray")
-        if address is not None or step_gib is not None:
-            raise ConfigError("--address and --step-gb are for --executor ray")
+        if address is not None or step_gib is not None or mirror is not None:
+            raise ConfigError("--address, --step-gb and --mirror are for --executor ray")
         return cls("local", None, jobs)
 
     @contextmanager
     def workers(
         self,
-        run_step: Callable[[str], None],
+        run_step: RunStep,
         steps: Sequence[Step],
         run_dir: Path,
         *,
@@ -74,7 +85,9 @@ class Executor:
 
             n_bytes = model_bytes if self.step_gib is None else int(self.step_gib * GIB)
             size = StepSize(threads or 1, n_bytes, n_devices)
-            with RayWorkers(run_step, steps, run_dir, size, self.address, self.jobs, key_names, say) as there:
+            with RayWorkers(
+                run_step, steps, run_dir, size, self.address, self.jobs, key_names, say, self.mirror
+            ) as there:
                 yield there
         elif self.jobs is not None and self.jobs > 1:
             from autocaft.execute.local import LocalWorkers, visible_devices
@@ -85,7 +98,7 @@ class Executor:
                     f"--jobs {self.jobs} with tune.processes = {n_devices} takes {n_devices * self.jobs} GPUs, and "
                     f"{len(devices)} are visible; set either lower"
                 )
-            with LocalWorkers(run_step, self.jobs, devices, n_devices) as here:
+            with LocalWorkers(partial(run_step, run_dir), self.jobs, devices, n_devices) as here:
                 yield here
         else:
             yield None

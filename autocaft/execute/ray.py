@@ -4,8 +4,7 @@ In: a function that runs one step by its name, the steps, the run folder. Out: h
 or node is lost is begun anew elsewhere and continues from what it left; a step that raises is not.
 
 Everything is handed over by files, so run folder, data and models must lie in a folder that all nodes share, under one
-path. Workers are told the path of the run folder, where the run was started, and the variables of `PASSED_ON`, and
-nothing else of the run's environment: no key.
+path; or a mirror carries the folders of steps (relay.py). What a worker is told and does is in there.py.
 
 The decision a reader would question: steps that read or keep answers and costs (a judge that is a language model,
 grades, a run's report) are not Ray's. They run in a process beside the run's own: SQLite's log does not work over
@@ -16,8 +15,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -27,11 +24,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from autocaft.errors import ConfigError, WorkerError
-from autocaft.execute.attempt import Told, attempt
+from autocaft.errors import AutocaftError, ConfigError, WorkerError
+from autocaft.execute.attempt import Told
 from autocaft.execute.local import LocalWorkers
-from autocaft.rundir.lock import holder_of
-from autocaft.rundir.runner import Ended
+from autocaft.execute.mirror import Mirror
+from autocaft.execute.relay import Brought, Relay
+from autocaft.execute.there import There, attempt_there
+from autocaft.rundir.runner import Ended, RunStep
 from autocaft.rundir.steps import Step
 
 MAX_LOSSES = 3
@@ -44,13 +43,6 @@ STORE_BYTES = 100 << 20
 """Of Ray's object store, where Ray is started here: nothing large goes through it."""
 LOOK_S, TURN_S = 10.0, 0.2
 """How long to wait for Ray before looking whether any node is left, and where both kinds of workers are at work."""
-PATIENCE_S = 60.0
-"""How long a node may take to see the run folder as it is: a network file system remembers for a while."""
-PASSED_ON = (
-    "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "TRANSFORMERS_VERBOSITY", "HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE",
-    "WANDB_MODE", "TOKENIZERS_PARALLELISM", "AUTOCAFT_CACHE", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE",
-    "HF_HUB_OFFLINE",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,8 +63,7 @@ class RayWorkers:
         ConfigError: Ray is not installed, nobody answers at the address, or no node is large enough for a step.
     """
 
-    run_step: Callable[[str], None]
-    """Runs the step of this name to its end. It is pickled: a module's function, or a partial of one."""
+    run_step: RunStep
     steps: Iterable[Step]
     run_dir: Path
     size: StepSize
@@ -83,6 +74,8 @@ class RayWorkers:
     key_names: Sequence[str] = ()
     """Variables with keys besides `*_API_KEY`: a Ray that is started here does not get to see them."""
     say: Callable[[str], None] = lambda text: None
+    mirror: str | None = None
+    """URL by which the folders of steps travel; None: every node sees the run folder."""
     _by_name: dict[str, Step] = field(default_factory=dict)
     _tasks: dict[Any, str] = field(default_factory=dict)
     """Ray's reference of each step that works there."""
@@ -93,7 +86,11 @@ class RayWorkers:
 
     def __enter__(self) -> Self:
         self._by_name = {step.name: step for step in self.steps}
-        self._beside = LocalWorkers(self.run_step, MAX_BESIDE)
+        self._beside = LocalWorkers(partial(self.run_step, self.run_dir), MAX_BESIDE)
+        self._relay = None
+        if self.mirror is not None:
+            self._relay = Relay(Mirror(self.mirror), list(self._by_name.values()), self.run_dir)
+            self._relay.mirror.check()
         self._ray = _connect(self.address or os.environ.get("RAY_ADDRESS") or "local", self.key_names, self.say)
         self._has_gpus = any(node.get("GPU", 0) > 0 for node in self._nodes())
         if not self._room():
@@ -164,23 +161,33 @@ class RayWorkers:
             fresh = {"max_calls": 1} if need["GPU"] else {}
             self._remote[uses_model] = self._ray.remote(
                 num_cpus=need["CPU"], num_gpus=need["GPU"], memory=need["memory"], max_retries=0, **fresh
-            )(_attempt_there)
-        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        there = _There(
-            pickle.dumps(self.run_step), os.getcwd(), self.run_dir.absolute(), holder_of(self.run_dir), environment
-        )
+            )(attempt_there)
+        errand = None if self._relay is None else self._relay.errand(step)
+        there = There.of(self.run_step, self.run_dir, errand)
         self._tasks[self._remote[uses_model].remote(there, step)] = step
 
     def _end(self, task: Any, step: str) -> Ended | None:
         """How a step ended; None if it was lost and is begun anew."""
         try:
-            told: Told = self._ray.get(task)
+            told, brought = self._ray.get(task)
         except self._ray.exceptions.RayTaskError as error:
             died = WorkerError(f"step {step} could not begin on its node; is autocaft installed there? {error}")
             return Ended(step, died, str(died), 0.0)
         except self._ray.exceptions.RayError as lost:
             return self._lose(step, lost)
-        return Ended(step, *told)
+        return Ended(step, *(told if brought is None else self._take(step, told, brought)))
+
+    def _take(self, step: str, told: Told, brought: Brought) -> Told:
+        """Get what a step made on a node; if that fails, the step has."""
+        assert self._relay is not None, "only an errand brings something"
+        error, text, peak_mb = told
+        self._relay.keep_log(brought)
+        try:
+            if error is None:
+                self._relay.take(step, brought)
+        except AutocaftError as failed:
+            return failed, str(failed), peak_mb
+        return error, text, peak_mb
 
     def _lose(self, step: str, lost: Exception) -> Ended | None:
         self._n_lost[step] += 1
@@ -257,35 +264,3 @@ def _without_keys(names: Sequence[str]) -> Iterator[None]:
 def _node_text(resources: Mapping[str, float]) -> str:
     gpus = f", {resources['GPU']:g} GPU" if resources.get("GPU") else ""
     return f"{resources.get('CPU', 0):g} CPU, {resources.get('memory', 0) / (1 << 30):.1f} GiB{gpus}"
-
-
-@dataclass(frozen=True)
-class _There:
-    """What a worker is told."""
-
-    run_step: bytes
-    """Pickled, so that nothing of it is imported before the environment is set."""
-    started_in: str
-    run_dir: Path
-    holder: Mapping[str, Any]
-    environment: Mapping[str, str]
-
-
-def _attempt_there(there: _There, step: str) -> Told:
-    """A worker's part."""
-    os.environ.update(there.environment)
-    return attempt(partial(_run_there, there), step)
-
-
-def _run_there(there: _There, step: str) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not (Path(there.started_in).is_dir() and holder_of(there.run_dir) == there.holder):
-        if time.monotonic() > end:
-            raise ConfigError(
-                f"node {os.uname().nodename} does not see {there.run_dir} as the run's own machine does. With Ray the "
-                f"run folder, {there.started_in} and all data must lie in a folder that every node shares, under the "
-                "same path"
-            )
-        time.sleep(1.0)
-    os.chdir(there.started_in)  # paths in a config are relative to it
-    pickle.loads(there.run_step)(step)

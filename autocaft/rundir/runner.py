@@ -25,11 +25,20 @@ from autocaft.rundir.finished import FinishedRun, open_finished
 from autocaft.rundir.lock import holder_of, lock_run
 from autocaft.rundir.memory import give_memory_back, process_peak_rss_mb
 from autocaft.rundir.progress import Log, Progress, redact
-from autocaft.rundir.steps import Step, StepContext, all_needs, declared_by_name
+from autocaft.rundir.steps import (
+    Elsewhere,
+    Step,
+    StepContext,
+    all_needs,
+    check_is_same,
+    declared_by_name,
+    fingerprints,
+)
 from autocaft.rundir.store import STORE_NAME, RunStore
 
 __all__ = [
-    "LOG_NAME", "Ended", "Step", "StepContext", "Workers", "plan_steps", "run_alone", "run_steps", "worker_log",
+    "LOG_NAME", "Elsewhere", "Ended", "RunStep", "Step", "StepContext", "Workers", "plan_steps", "run_alone",
+    "run_steps", "worker_log",
 ]  # fmt: skip
 
 LOG_NAME = "log.txt"
@@ -43,6 +52,14 @@ class Ended:
     error: Exception | None
     traceback: str
     process_peak_rss_mb: float
+
+
+class RunStep(Protocol):
+    """Runs one step in a process of its own. It is pickled: a module's function, or a partial of one."""
+
+    def __call__(self, run_dir: Path, step: str, elsewhere: Elsewhere | None = None, /) -> None:
+        """Run the step of this name to its end."""
+        ...
 
 
 class Workers(Protocol):
@@ -120,14 +137,22 @@ def run_steps(
         return run.plan.to_run
 
 
-def run_alone(steps: list[Step], name: str, run_dir: Path, progress: Progress) -> None:
-    """A worker's part: the step's own work. Who started it keeps the record."""
+def run_alone(
+    steps: list[Step], name: str, run_dir: Path, progress: Progress, elsewhere: Elsewhere | None = None
+) -> None:
+    """A worker's part: the step's own work. Who started it keeps the record.
+
+    Raises:
+        ConfigError: the step is another one here than on the run's own machine.
+    """
     by_name = declared_by_name(steps)
+    if elsewhere is not None:
+        check_is_same(by_name[name], elsewhere.expected, fingerprints(steps)[name])
     with (
         RunStore(run_dir / STORE_NAME) if by_name[name].uses_store else nullcontext() as store,
         disk_errors(run_dir),
     ):
-        by_name[name].run(_context(by_name, name, run_dir, progress, worker_log(run_dir), store))
+        by_name[name].run(_context(by_name, name, run_dir, progress, worker_log(run_dir), store, elsewhere))
 
 
 def worker_log(run_dir: Path) -> Log:
@@ -241,13 +266,21 @@ def _stopped(run: _Run, started: Mapping[str, float]) -> None:
 
 
 def _context(
-    by_name: Mapping[str, Step], name: str, run_dir: Path, progress: Progress, log: Log, store: RunStore | None
+    by_name: Mapping[str, Step],
+    name: str,
+    run_dir: Path,
+    progress: Progress,
+    log: Log,
+    store: RunStore | None,
+    elsewhere: Elsewhere | None = None,
 ) -> StepContext:
     needed = all_needs(by_name[name], by_name)
 
     def dir_of(other: str) -> Path:
         # A folder that is read without being needed would change without changing the fingerprint.
         assert other in needed, f"step {name!r} reads {other!r} but does not declare that it needs it"
+        if elsewhere is not None:
+            elsewhere.fetch(other)
         return run_dir / other
 
     return StepContext(run_dir / name, dir_of, progress, log, store if by_name[name].uses_store else None)

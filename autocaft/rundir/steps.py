@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from autocaft.errors import ConfigError
 from autocaft.rundir.files import digest
 from autocaft.rundir.options import fingerprint_options
 from autocaft.rundir.progress import Log, Progress
@@ -42,6 +43,16 @@ class StepContext:
         # It would be missing where the step runs on another machine than the run's own.
         assert self.opened is not None, f"the step of {self.out} uses the store but does not declare it (uses_store)"
         return self.opened
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What a step is told that runs on a machine without the run folder."""
+
+    expected: Fingerprint
+    """What the step is on the run's own machine."""
+    fetch: Callable[[str], None]
+    """Brings the folder of a step that is needed."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +137,21 @@ def fingerprints(steps: list[Step]) -> dict[str, Fingerprint]:
         }
         found[step.name] = json.loads(json.dumps(own, allow_nan=False))
     return found
+
+
+def check_is_same(step: Step, expected: Fingerprint, here: Fingerprint) -> None:
+    """A file that is missing or different on a node would else make another result under the same name.
+
+    Raises:
+        ConfigError: names what is different.
+    """
+    if digest(expected) == digest(here):
+        return
+    needs = [
+        f"{need}, which it needs" for need, hashed in here["needs"].items() if expected["needs"].get(need) != hashed
+    ]
+    lines = changed_keys(expected, here, step) or needs
+    raise ConfigError(f"{step.name} is not the same here as where the run was started:\n  " + "\n  ".join(lines))
 
 
 def split_label(label: str) -> tuple[str, str]:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from autocaft.errors import DataError, WorkerError
 from autocaft.execute.local import LocalWorkers
 from autocaft.rundir.progress import NullProgress
-from autocaft.rundir.runner import Step, StepContext, run_alone, run_steps
+from autocaft.rundir.runner import Elsewhere, Step, StepContext, run_alone, run_steps
 from autocaft.rundir.store import RunStore
 
 NEEDS = {"tune": (), "train/a": ("tune",), "train/b": ("tune",), "report": ("train/a", "train/b")}
@@ -23,9 +24,13 @@ PATIENCE_S = 180.0
 
 
 def wait_for(path: Path) -> None:
+    wait_until(path.is_file, f"nobody wrote {path}")
+
+
+def wait_until(is_so: Callable[[], bool], else_say: str) -> None:
     start = time.monotonic()
-    while not path.is_file():
-        assert time.monotonic() - start < PATIENCE_S, f"nobody wrote {path}"
+    while not is_so():
+        assert time.monotonic() - start < PATIENCE_S, else_say
         time.sleep(0.01)
 
 
@@ -57,20 +62,20 @@ def make_steps(told: dict[str, str]) -> list[Step]:
     ]
 
 
-def run_one(run_dir: Path, told: dict[str, str], name: str) -> None:
-    run_alone(make_steps(told), name, run_dir, NullProgress())
+def run_one(told: dict[str, str], run_dir: Path, name: str, elsewhere: Elsewhere | None = None, /) -> None:
+    run_alone(make_steps(told), name, run_dir, NullProgress(), elsewhere)
 
 
 def go(
     run_dir: Path, told: dict[str, str] | None = None, devices: tuple[str, ...] = (), n_devices_each: int = 1
 ) -> list[str]:
-    with LocalWorkers(partial(run_one, run_dir, told or {}), 2, devices, n_devices_each) as workers:
+    with LocalWorkers(partial(run_one, told or {}, run_dir), 2, devices, n_devices_each) as workers:
         return run_steps(make_steps(told or {}), run_dir, set(), NullProgress(), workers=workers)
 
 
-def outs(run_dir: Path) -> dict[str, list[str]]:
+def outs(run_dir: Path, names: Iterable[str] = NEEDS) -> dict[str, list[str]]:
     """What each step wrote: its process, its device, and what it needed and did not find."""
-    return {name: (run_dir / name / "out").read_text().split(maxsplit=2) for name in NEEDS}
+    return {name: (run_dir / name / "out").read_text().split(maxsplit=2) for name in names}
 
 
 def statuses(run_dir: Path) -> dict[str, str]:
@@ -152,10 +157,7 @@ def assert_workers_end_with_the_run(module: str, begin: str, sent: signal.Signal
     worker = int(outs_of(run_dir, "train/a"))
     run.send_signal(sent)
     _, told = run.communicate(timeout=PATIENCE_S)
-    start = time.monotonic()
-    while is_alive(worker):
-        assert time.monotonic() - start < PATIENCE_S, "a worker outlives its run"
-        time.sleep(0.01)
+    wait_until(lambda: not is_alive(worker), "a worker outlives its run")
     assert statuses(run_dir)["train/a"] == "started"
     assert sent == signal.SIGKILL or "stopped in train/a" in told
 

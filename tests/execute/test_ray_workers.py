@@ -19,9 +19,10 @@ from autocaft.audit.options import load_audit
 from autocaft.cli.actions import run_all
 from autocaft.cli.audits import audit_sets
 from autocaft.errors import ConfigError, DataError, WorkerError
-from autocaft.execute import ray as ray_room
+from autocaft.execute import there as there_room
 from autocaft.execute.choose import Executor
 from autocaft.execute.ray import MAX_LOSSES, RayWorkers, StepSize
+from autocaft.execute.there import There, attempt_there
 from autocaft.rundir.files import digest, read_jsonl, sha256_of
 from autocaft.rundir.lock import lock_run
 from autocaft.rundir.progress import NullProgress
@@ -56,7 +57,7 @@ def cluster() -> Iterator[Cluster]:
 def go(run_dir: Path, told: dict[str, str], address: str, said: list[str] | None = None) -> list[str]:
     """Run the four steps of the local workers' tests there."""
     steps, say = make_steps(told), (said if said is not None else []).append
-    with RayWorkers(partial(run_one, run_dir, told), steps, run_dir, SIZE, address, say=say) as workers:
+    with RayWorkers(partial(run_one, told), steps, run_dir, SIZE, address, say=say) as workers:
         return run_steps(steps, run_dir, set(), NullProgress(), workers=workers)
 
 
@@ -95,7 +96,7 @@ def test_a_lost_worker_loses_its_step_alone_which_is_begun_anew(cluster: Cluster
 @pytest.mark.slow
 def test_a_step_that_is_lost_again_and_again_ends_the_run(cluster: Cluster, tmp_path: Path) -> None:
     steps = make_steps({})
-    workers = RayWorkers(partial(die_always, tmp_path), steps, tmp_path, SIZE, cluster.address)
+    workers = RayWorkers(die_always, steps, tmp_path, SIZE, cluster.address)
     with pytest.raises(WorkerError, match=f"step tune was lost with its worker {MAX_LOSSES + 1} times"), workers:
         run_steps(steps, tmp_path, set(), NullProgress(), workers=workers)
     assert (tmp_path / "begun").read_text().split() == ["tune"] * (MAX_LOSSES + 1)
@@ -105,8 +106,7 @@ def test_a_step_that_is_lost_again_and_again_ends_the_run(cluster: Cluster, tmp_
 def told_by(run_dir: Path, address: str | None) -> dict[str, list[str]]:
     """(keys, GPU, store) by step."""
     steps = telling_steps()
-    run_one = partial(tell_one, run_dir)
-    with RayWorkers(run_one, steps, run_dir, SIZE, address, key_names=["MY_SECRET"]) as workers:
+    with RayWorkers(tell_one, steps, run_dir, SIZE, address, key_names=["MY_SECRET"]) as workers:
         run_steps(steps, run_dir, set(), NullProgress(), workers=workers)
     return {step.name: (run_dir / step.name / "out").read_text().split("|") for step in steps}
 
@@ -147,10 +147,10 @@ def test_a_step_that_no_node_has_room_for_is_refused(cluster: Cluster, tmp_path:
 
 
 def test_a_node_that_does_not_see_the_run_folder_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_room, "PATIENCE_S", 0.0)
-    there = ray_room._There(b"", str(tmp_path), tmp_path, {"pid": 1, "host": "elsewhere"}, {})
+    monkeypatch.setattr(there_room, "PATIENCE_S", 0.0)
+    there = There(b"", str(tmp_path), tmp_path, {"pid": 1, "host": "elsewhere"}, {})
     with lock_run(tmp_path):
-        error, text, _ = ray_room._attempt_there(there, "tune")
+        (error, text, _), _ = attempt_there(there, "tune")
     assert isinstance(error, ConfigError) and "every node shares" in str(error) and "Traceback" in text
 
 
