@@ -44,11 +44,8 @@ class Executor:
             ConfigError: options that do not go together.
         """
         if kind == "ray":
-            if mirror is not None and not re.match(r"file:///[^/]|(?!file:)[a-z][\w+.-]*://[^/]", mirror):
-                raise ConfigError(
-                    f"--mirror {mirror!r}: must be a URL that means the same on every node, as s3://bucket/folder or "
-                    "file:///folder"
-                )
+            if mirror is not None:
+                _check_url(mirror)
             return cls("ray", address, jobs, step_gib, mirror)
         if kind != "local":
             raise ConfigError(f"--executor {kind!r}: must be local or ray")
@@ -102,3 +99,16 @@ class Executor:
                 yield here
         else:
             yield None
+
+
+def _check_url(mirror: str) -> None:
+    if not re.match(r"file:///[^/]|(?!file:)[a-z][\w+.-]*://[^/]", mirror):
+        raise ConfigError(
+            f"--mirror {mirror!r}: must be a URL that means the same on every node, as s3://bucket/folder or "
+            "file:///folder"
+        )
+    if re.match(r"[^/]+//[^/]*:[^/]*@", mirror):
+        raise ConfigError(
+            "--mirror: a password in the URL would be read in logs; give it to the driver by its own files or by "
+            "variables (fsspec reads FSSPEC_PROTOCOL_PASSWORD)"
+        )

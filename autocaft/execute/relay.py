@@ -155,11 +155,11 @@ class Errand:
             clean_temporary(folder)
 
     def _fetch(self, mirror: Mirror, need: str) -> None:
-        version = self.needs[need]
+        version, folder = self.needs[need], self.scratch / need
         with self._holding(need) as held:
-            if not _says(held, version):
+            if not (_says(held, version) and folder.is_dir()):
                 held.unlink(missing_ok=True)  # first: a kill must not leave a folder under a wrong word
-                mirror.get(need, version, self.scratch / need)
+                mirror.get(need, version, folder)
                 write_text(held, version)
 
     @contextmanager

@@ -6,6 +6,7 @@ import io
 import os
 import tarfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from autocaft.execute.there import There, attempt_there
 from autocaft.rundir.files import sha256_of
 from autocaft.rundir.progress import QuietProgress
 from autocaft.rundir.runner import Elsewhere, Step, StepContext, run_alone, worker_log
+from autocaft.rundir.steps import check_is_same, fingerprints
 
 STEP = "train/caft-sae-auto/seed0"
 
@@ -154,6 +156,13 @@ def test_only_a_url_that_is_the_same_everywhere_is_taken(url: str) -> None:
         Executor.of("ray", None, None, None, url)
 
 
+def test_a_password_in_the_url_is_refused_and_not_told_again() -> None:
+    with pytest.raises(ConfigError, match="FSSPEC_PROTOCOL_PASSWORD") as refused:
+        Executor.of("ray", None, None, None, "sftp://me:secret@host/a")
+    assert "secret" not in str(refused.value)
+    assert Executor.of("ray", None, None, None, "abfs://box@account.dfs.core.windows.net/a").mirror is not None
+
+
 def test_options_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--mirror are for --executor ray"):
         Executor.of("local", None, None, None, "s3://bucket/a")
@@ -276,6 +285,15 @@ def test_a_node_with_other_data_is_refused(go: Go, tmp_path: Path) -> None:
     ):
         go("tune", "n1", data={"data.train (rows.jsonl)": "b" * 64})
     assert not (tmp_path / "runs" / "tiny" / "tune" / "n").exists()
+
+
+def test_a_need_that_is_another_one_on_a_node_is_named() -> None:
+    tune, *others = make_steps({}, DATA)
+    here = fingerprints([replace(tune, version=2), *others])
+    expected = fingerprints([tune, *others])
+    with pytest.raises(ConfigError, match=r"collect is not the same here .*\n  tune, which it needs"):
+        check_is_same(others[0], expected["collect"], here["collect"])
+    check_is_same(tune, expected["tune"], fingerprints([tune])["tune"])
 
 
 def test_a_node_that_lost_its_folder_says_what_is_missing(go: Go, mirror: Mirror, tmp_path: Path) -> None:
