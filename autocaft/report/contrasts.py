@@ -1,10 +1,10 @@
-"""Each ablated arm held against plain tuning and against its control: is the difference more than chance?
+"""Arms held against plain tuning, their controls and their rivals: is the difference more than chance?
 
 In: answered items of the arms with hooks off, each worth 1 where the answer is unwanted and 0 where not. Out: one dict
-a pair of arms: difference of the unwanted rate, its interval, p, p corrected for the number of arms, and the smallest
-p that so few clusters can give. The decision a reader would question: p flips whole clusters, so it is about these
-trained models and other questions of the kind. What other training seeds would give, only the seeds can say: a second
-p flips them, and with five of them it cannot fall below 2/32.
+a pair of arms: difference of the unwanted rate, its interval, p, p corrected for the pairs of its family, and the
+smallest p that so few clusters can give. The decision a reader would question: p flips whole clusters, so it is about
+these trained models and other questions of the kind. What other training seeds would give, only the seeds can say: a
+second p flips them, and with five of them it cannot fall below 2/32.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import product
+from typing import Any, get_args
 
+from autocaft.arms import ArmSource
 from autocaft.records import Metric
 from autocaft.report.arms import RowScore, arm_order
 from autocaft.report.free_form import INFERENCE, unwanted_metric
@@ -25,11 +27,15 @@ Key = tuple[int, str, str]
 NOTE = (
     "The unwanted rate of an arm minus that of another on the same items and seeds, hooks off: below zero is better. "
     "p: two-sided permutation test that flips the sign of whole clusters (templates, or base questions); p cannot "
-    "fall below what stands beside their number. Holm: corrected for the arms held against tuned, or against their "
-    "controls. p over clusters is about these trained models; p over seeds, which flips whole seeds, is about other "
-    "seeds too. An item that either arm has no score for is left out and counted."
+    "fall below what stands beside their number. Holm: corrected for as many pairs as stand beside it, those of one "
+    "family: ablated arms against tuned; against their controls; rivals, which look at no direction, against tuned; "
+    "the judge's choice of each source against each rival. p over clusters is about these trained models; p over "
+    "seeds, which flips whole seeds, is about other seeds too. An item that either arm has no score for is left out "
+    "and counted."
 )
 """What the table means."""
+JUDGED = tuple(f"caft-{source}-auto" for source in get_args(ArmSource))
+"""The judge's whole choice, ablated in the recipe's own way: what rivals are rivals of."""
 
 
 @dataclass(frozen=True)
@@ -76,17 +82,29 @@ def unwanted_answers(scores: Sequence[Mapping[str, Any]]) -> Unwanted:
 
 
 def build_contrasts(asked: Unwanted) -> list[dict[str, Any]]:
-    """Every ablated arm against `tuned`, then every one that has a control against it; p is corrected over the arms of
-    each of the two lists."""
-    arms = sorted((arm for arm in asked.values if arm.startswith("caft-")), key=arm_order)
-    against_tuned = [(arm, "tuned") for arm in arms if "tuned" in asked.values]
-    against_control = [(arm, control) for arm in arms if (control := _control(arm, asked.values)) is not None]
+    """Every pair of every family, family by family; p is corrected over the pairs of its own."""
     found = []
-    for kind, pairs in (("tuned", against_tuned), ("control", against_control)):
+    for kind, pairs in _families(asked.values).items():
         rows = [row for pair in pairs if (row := _contrast(asked, *pair)) is not None]
         corrected = holm([row["p"] for row in rows])
-        found += [{**row, "kind": kind, "p_holm": p} for row, p in zip(rows, corrected, strict=True)]
+        found += [
+            {**row, "kind": kind, "p_holm": p, "n_family": len(rows)} for row, p in zip(rows, corrected, strict=True)
+        ]
     return found
+
+
+def _families(names: Iterable[str]) -> dict[str, list[tuple[str, str]]]:
+    """Pairs of arms by the question they answer; one more rival or control leaves the other families as they are."""
+    arms = sorted(names, key=arm_order)
+    tuned = [arm for arm in arms if arm == "tuned"]
+    ablated = [arm for arm in arms if arm.startswith("caft-")]
+    rivals = [arm for arm in arms if arm.startswith("tuned-")]
+    return {
+        "tuned": list(product(ablated, tuned)),
+        "control": [(arm, control) for arm in ablated if (control := _control(arm, arms)) is not None],
+        "rival": list(product(rivals, tuned)),
+        "against_rival": list(product([arm for arm in ablated if arm in JUDGED], rivals)),
+    }
 
 
 def _control(arm: str, arms: Iterable[str]) -> str | None:

@@ -105,7 +105,7 @@ def _contrasts(found: Sequence[Mapping[str, Any]]) -> list[str]:
                 markdown(row["measure"]),
                 gap_text(row),
                 p_text(row["p"]),
-                p_text(row["p_holm"]),
+                f"{p_text(row['p_holm'])} (of {row['n_family']})",
                 f"{row['n_clusters']} (p from {p_text(row['smallest_p'])})",
                 f"{p_text(row['p_seeds'])} (from {p_text(row['smallest_p_seeds'])})",
                 f"{row['n_pairs']}" + (f", {row['n_left_out']} left out" if row["n_left_out"] else ""),

@@ -17,6 +17,7 @@ from autocaft.report.export import export_report
 from autocaft.report.html import render_html
 from autocaft.report.markdown import render_markdown
 from autocaft.stats import holm
+from tests.report.conftest import RATES
 
 Make = Callable[..., dict[str, Any]]
 WRONG = {"tuned": 7, "caft-sae-auto": 1, "caft-sae-random": 7, "caft-sae-top": 4}
@@ -67,11 +68,65 @@ def test_seeds_are_units_of_a_p_of_their_own() -> None:
     assert found["high"] == 0.0, "a draw of seed 2 alone shows no difference"
 
 
-def test_what_is_ablated_when_it_is_used_is_not_compared_and_base_and_rivals_are_no_ablated_arms() -> None:
-    rows = _rows(WRONG | {"base": 4, "tuned-kl": 3}) + _rows({"caft-sae-auto-inference": 0}, hooks="on")
+def test_base_other_splits_and_what_is_ablated_when_it_is_used_are_not_compared() -> None:
+    rows = _rows(WRONG | {"base": 4}) + _rows({"caft-sae-auto-inference": 0}, hooks="on")
     assert build_contrasts(unwanted_choices(rows, [])) == build_contrasts(unwanted_choices(_rows(WRONG), []))
     assert build_contrasts(unwanted_choices([row for row in rows if row.arm != "tuned"], [])) != []
     assert build_contrasts(unwanted_choices([row for row in rows if row.split == "id"], [])) == []
+
+
+RIVALS = {"tuned-inoculation": 7, "tuned-kl": 3, "tuned-l2sp": 1, "tuned-stop-25": 8}
+
+
+def _family(found: list[dict[str, Any]], kind: str) -> dict[tuple[str, str], dict[str, Any]]:
+    return _by_pair([row for row in found if row["kind"] == kind])
+
+
+def test_rivals_are_held_against_tuned_with_a_correction_of_their_own() -> None:
+    found = build_contrasts(unwanted_choices(_rows(WRONG | RIVALS | {"base": 4}), []))
+    rivals = _family(found, "rival")
+    assert list(rivals) == [(rival, "tuned") for rival in RIVALS]
+    # templates that differ, all to one side: none, four, six and one
+    assert [row["p"] for row in rivals.values()] == [1, 2 / 16, 2 / 64, 1]
+    assert [row["value"] for row in rivals.values()] == pytest.approx([0, -4 / 8, -6 / 8, 1 / 8])
+    assert [row["p_holm"] for row in rivals.values()] == [1, 3 * 2 / 16, 4 * 2 / 64, 1]
+    assert {row["n_family"] for row in rivals.values()} == {4}
+    assert {row["smallest_p"] for row in rivals.values()} == {2 / 256}, "though fewer templates differ"
+    assert {row["smallest_p_seeds"] for row in rivals.values()} == {1}, "one seed says nothing"
+
+
+def test_the_judge_s_choice_of_each_source_and_no_other_arm_is_held_against_each_rival() -> None:
+    others = {"caft-sae-auto@25%": 0, "caft-sae-auto-leace": 0, "caft-sae-human": 0, "caft-pca-random": 0}
+    found = build_contrasts(unwanted_choices(_rows(WRONG | RIVALS | others | {"caft-pca-auto": 8}), []))
+    against = _family(found, "against_rival")
+    assert list(against) == [(arm, rival) for arm in ("caft-sae-auto", "caft-pca-auto") for rival in RIVALS]
+    assert [row["value"] for row in against.values()] == pytest.approx(
+        [-6 / 8, -2 / 8, 0, -7 / 8, 1 / 8, 5 / 8, 7 / 8, 0]
+    )
+    p = [2 / 64, 2 / 4, 1, 2 / 128, 1, 2 / 32, 2 / 128, 1]
+    assert [row["p"] for row in against.values()] == p and [row["p_holm"] for row in against.values()] == holm(p)
+    assert against["caft-sae-auto", "tuned-stop-25"]["p_holm"] == 8 * 2 / 128, "both sources are one family"
+    without = build_contrasts(unwanted_choices(_rows(RIVALS | {"caft-sae-auto": 1}), []))
+    assert {row["kind"] for row in without} == {"against_rival"} and len(without) == 4, "no tuned, no control"
+
+
+def test_rivals_leave_the_families_of_the_ablated_arms_as_they_are() -> None:
+    found = build_contrasts(unwanted_choices(_rows(WRONG | RIVALS), []))
+    own = [row for row in found if row["kind"] in ("tuned", "control")]
+    assert own == build_contrasts(unwanted_choices(_rows(WRONG), [])) and len(own) == 4
+    more = _rows(WRONG | RIVALS | {"caft-sae-oracle": 0, "caft-sae-auto-zero": 2})
+    again = build_contrasts(unwanted_choices(more, []))
+    for kind in ("rival", "against_rival"):
+        assert _family(again, kind) == _family(found, kind)
+
+
+def test_seeds_that_a_rival_shares_with_the_judge_s_arm_have_their_p() -> None:
+    seeds = (0, 1, 2, 3, 4)
+    rows = _rows({"tuned": 8, "tuned-kl": 6, "caft-sae-auto": 2}, seeds) + _rows({"tuned-l2sp": 6}, (3, 4, 5))
+    against = _family(build_contrasts(unwanted_choices(rows, [])), "against_rival")
+    kl, l2sp = (against["caft-sae-auto", rival] for rival in ("tuned-kl", "tuned-l2sp"))
+    assert (kl["p_seeds"], kl["smallest_p_seeds"], len(kl["by_seed"])) == (2 / 32, 2 / 32, 5)
+    assert (l2sp["p_seeds"], l2sp["smallest_p_seeds"], list(l2sp["by_seed"])) == (0.5, 0.5, ["3", "4"])
 
 
 def test_an_item_without_a_score_in_either_arm_is_left_out_of_both_and_counted() -> None:
@@ -148,6 +203,27 @@ def test_the_report_shows_them_in_every_form(make_inputs: Make, tmp_path: Path) 
     assert [float(row["p_holm"]) for row in told] == [row["p_holm"] for row in rows]
     without = build_report(**make_inputs(rows=[]))
     assert without["contrasts"] == [] and 'id="differences"' not in render_html(without)
+
+
+def test_rivals_are_folded_behind_the_ablated_arms_and_exported(make_inputs: Make, tmp_path: Path) -> None:
+    rates = RATES | {("tuned-kl", "off"): (0.9, 0.5, 0.8), ("tuned-stop-25", "off"): (0.8, 0.4, 0.7)}
+    report = build_report(**make_inputs(rates=rates))
+    kinds = [row["kind"] for row in report["contrasts"]]
+    assert kinds == ["tuned", "tuned", "control", "rival", "rival", "against_rival", "against_rival"]
+    html, text = render_html(report), render_markdown(report)
+    whole, folded = html.partition('id="differences"')[2].split("<summary>Rivals", 1)
+    folded = folded.partition("</details>")[0]
+    for row in report["contrasts"]:
+        place = whole if row["kind"] in ("tuned", "control") else folded
+        cell = f"{p_text(row['p_holm'])}<small>of {row['n_family']}</small>"
+        assert gap_text(row).partition(" ")[2] in place and cell in place
+        line = next(li for li in text.splitlines() if li.startswith(f"| `{row['arm']}` | `{row['against']}` |"))
+        assert f"| {p_text(row['p_holm'])} (of {row['n_family']}) |" in line and gap_text(row) in line
+    assert "tuned-kl" not in whole
+    path = next(path for path in export_report(report, "csv", tmp_path) if path.stem == "differences")
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        assert [row["kind"] for row in csv.DictReader(file)] == kinds
+    assert "<summary>Rivals" not in render_html(build_report(**make_inputs()))
 
 
 def test_small_differences_have_tenths_and_nothing_is_called_zero_with_a_sign() -> None:
