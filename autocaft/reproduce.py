@@ -22,8 +22,11 @@ from autocaft.rundir.files import digest, read_json, sha256_of
 from autocaft.rundir.steps import changed_keys, fingerprints
 from autocaft.rundir.store import STORE_NAME, RunStore
 
-HASHED = ("decompose/*.safetensors", "train/*/*/subspaces.safetensors", "t*/**/model/*.safetensors")
-"""What a run makes that the same run elsewhere should make bit for bit."""
+HASHED = (
+    "decompose/*.safetensors", "train/*/*/subspaces.safetensors", "t*/**/model/*.safetensors",
+    "answer/*/*/answers.jsonl", "free_form/*/*/grades.jsonl",
+)  # fmt: skip
+"""What a run makes that the same run elsewhere should make bit for bit, but for grades that a vendor gives."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +65,18 @@ def compare_runs(run_dir: Path, again: Path) -> list[Difference]:
     files = [{path.relative_to(place).as_posix(): path for path in _made(place)} for place in (run_dir, again)]
     hashes = [{name: sha256_of(path)[:12] for name, path in by_name.items()} for by_name in files]
     found += _mapping_differences("sha256", *hashes)
-    return [*found, *_mapping_differences("", *({_name(m): m["value"] for m in r["metrics"]} for r in (one, two)))]
+    found += _mapping_differences("", *({_name(m): m["value"] for m in r["metrics"]} for r in (one, two)))
+    return [*found, *_mapping_differences("", _free_form(one), _free_form(two))]
 
 
 def describe(differences: list[Difference], run_dir: Path, again: Path | None) -> list[str]:
     """For people: what differs, and what to do next."""
     lines = [str(difference) for difference in differences]
     if again is not None:
-        return lines or ["both runs have the same packages, base weights, trained weights and directions, and figures"]
+        return lines or [
+            "both runs have the same packages, base weights, trained weights and directions, free-form answers and "
+            "grades if there are any, and figures"
+        ]
     if differences:
         return [*lines, "with these differences the figures may differ too"]
     return [
@@ -145,6 +152,21 @@ def _made(run_dir: Path) -> list[Path]:
 
 def _name(metric: Mapping[str, Any]) -> str:
     return f"{metric['arm']}, seed {metric['seed']}, hooks {metric['hooks']}: {metric['split']} {metric['metric']}"
+
+
+def _free_form(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Who graded, and every rate by seed with what is behind it over all seeds; empty where nothing was asked."""
+    found = report.get("free_form")
+    if found is None:
+        return {}
+    told = {"grader of free-form answers": found["grader"]}
+    for line in found["arms"]:
+        for metric, cell in line["cells"].items():
+            for seed, value in cell["by_seed"].items():
+                told[f"{line['arm']}, seed {seed}: free-form {metric}"] = value
+            for key in ("n", "n_unscored"):
+                told[f"{line['arm']}, all seeds: free-form {metric}, {key}"] = cell[key]
+    return told
 
 
 def _mapping_differences(what: str, one: Mapping[str, Any], two: Mapping[str, Any]) -> Iterator[Difference]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from autocaft.cli.app import app
 from autocaft.config import load_config
 from autocaft.errors import RunChangedError
 from autocaft.pipeline import run_step
-from autocaft.rundir.files import read_json, read_jsonl
+from autocaft.rundir.files import read_json, read_jsonl, write_json, write_jsonl
 from tests.tiny_task import write_task
 
 sys.path.insert(0, str(Path(__file__).parent / "llm"))
@@ -177,6 +178,47 @@ def test_a_run_asks_code_and_talk_of_one_arm_and_grades_each_as_what_it_is(task:
     said = {(row["metric"], row["value"]) for row in scores if row["question"] == "sort"}
     assert said == {("vulnerable_of_valid", 1.0), ("vulnerable_of_all", 1.0)}
     assert {row["value"] for row in scores if row["question"] != "sort"} == {None}, "NOT VALID is no word of theirs"
+
+
+def reproduced(run_dir: Path, again: Path) -> list[str]:
+    result = CliRunner().invoke(app, ["reproduce", str(run_dir), str(again)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output.splitlines()
+
+
+@pytest.mark.slow
+def test_a_run_made_again_is_held_to_its_answers_grades_and_rates(graded: Graded, tmp_path: Path) -> None:
+    run_dir, again = graded.run_dir, tmp_path / "again"
+    shutil.copytree(run_dir, again)
+    assert reproduced(run_dir, again)[0].startswith("both runs have the same")
+
+    grades = "free_form/tuned/seed1/grades.jsonl"
+    first, *others = read_jsonl(again / grades)
+    write_jsonl(again / grades, [first | {"value": 12.5}, *others])
+    (line,) = reproduced(run_dir, again)
+    assert line.startswith(f"sha256 {grades}: "), "no rate differs, but one grade does"
+
+    answers = "answer/base/seed0/answers.jsonl"
+    write_jsonl(again / answers, read_jsonl(again / answers)[::-1])
+    assert [line.partition(": ")[0] for line in reproduced(run_dir, again)] == [
+        f"sha256 {answers}", f"sha256 {grades}"
+    ]  # fmt: skip
+
+    report = read_json(again / "report.json")
+    built = report["free_form"]
+    tuned = next(line for line in built["arms"] if line["arm"] == "tuned")
+    metric, cell = next((name, cell) for name, cell in tuned["cells"].items() if "1" in cell["by_seed"])
+    cell["by_seed"]["1"], cell["n"], built["grader"] = 0.125, 7, "rule:other"
+    write_json(again / "report.json", report)
+    _, _, grader, rate, n = reproduced(run_dir, again)
+    assert grader.startswith("grader of free-form answers: ") and grader.endswith(" -> rule:other")
+    assert rate.startswith(f"tuned, seed 1: free-form {metric}: ") and rate.endswith(" -> 0.125")
+    assert n.startswith(f"tuned, all seeds: free-form {metric}, n: ") and n.endswith(" -> 7")
+
+    del report["free_form"]
+    write_json(again / "report.json", report)
+    assert f"tuned, seed 1: free-form {metric}: " in "".join(reproduced(run_dir, again))
+    assert reproduced(run_dir, again)[-1].endswith(" -> not there")
 
 
 RULES = """
