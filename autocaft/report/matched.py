@@ -1,10 +1,12 @@
 """What is left of the unwanted behaviour at the same cost to the task: choosers compared at matched task scores.
 
-In: scored rows of arms that take a share of a choice each (`caft-sae-auto@25%`, ...). Out: one dict a source and mode:
-the steps of each chooser's sweep and, at .90, .95 and 1.00 of tuned's task score, the unwanted rate of each with the
-differences. The decision a reader would question: a sweep is read as a curve of the unwanted rate over the task score,
-not over the dial. Two steps of one task score are averaged, and a score that a sweep does not reach on both sides is
-"not comparable", never extrapolated. Tuned, where the dial is at zero, is no step: it costs nothing by definition.
+In: scored rows of arms that take a share of a choice each (`caft-sae-auto@25%`, ...), and of plain tuning stopped early
+(`tuned-stop-25`, ...), which is a sweep that nobody chooses for. Out: one dict a source and mode: the steps of each
+chooser's sweep and, at .90, .95 and 1.00 of tuned's task score, the unwanted rate of each with the differences. The
+decision a reader would question: a sweep is read as a curve of the unwanted rate over the task score, not over the
+dial. Two steps of one task score are averaged, and a score that a sweep does not reach on both sides is "not
+comparable", never extrapolated. Tuned, of which nothing is ablated and nothing stopped, is no step: it costs nothing by
+definition.
 
 Key: R resamples (the first one is the data as they are), S seeds, G clusters, A arms of a sweep.
 """
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 LEVELS = (0.90, 0.95, 1.00)
 """Shares of tuned's task score at which sweeps are compared."""
+STOPPED = "tuned-stop"
+"""Stands where a chooser does: the same sweep beside those of every source and manner of ablating."""
 MIN_STEPS = 4
 MAX_OUTSIDE = 0.05
 """Where more than this share of the resamples leaves the overlap, the figure stands without an interval."""
@@ -74,7 +78,8 @@ def _as_row(score: Mapping[str, Any], unwanted: str) -> RowScore:
 def compare_at_matched_score(
     rows: Sequence[RowScore], n_by_arm: Mapping[str, int], splits: Splits = CHOICES
 ) -> list[dict[str, Any]]:
-    """One dict for each source and manner of ablating in which the judge's choice and another's were trained.
+    """One dict for each source and manner of ablating in which the judge's choice was trained, and another's or tuning
+    with more than one early stop.
 
     Args:
         rows: answered rows of tuned and of all arms; those with hooks on are not looked at.
@@ -82,11 +87,15 @@ def compare_at_matched_score(
     """
     rows = [row for row in rows if row.hooks == "off"]
     arms = [parse_arm(name) for name in dict.fromkeys(row.arm for row in rows)]
+    stopped = sorted((arm for arm in arms if arm.how == "stop"), key=lambda arm: arm.stop_at or 1.0)
     sweeps: dict[tuple[str, str | None], dict[str, list[Arm]]] = defaultdict(lambda: defaultdict(list))
     for arm in sorted(arms, key=lambda arm: arm.share or 1.0):
         # a searched arm is no step of a sweep: its dials were chosen
         if arm.source is not None and arm.selector not in (None, "searched"):
             sweeps[arm.source, arm.manner][arm.selector].append(arm)
+    if len(stopped) > 1:  # a single one is a rival, and no sweep was asked for
+        for by_selector in sweeps.values():
+            by_selector[STOPPED] = stopped
     return [
         {"source": source, "mode": manner, **_compare(by_selector, rows, n_by_arm, splits)}
         for (source, manner), by_selector in sorted(sweeps.items(), key=str)
@@ -101,7 +110,7 @@ def _compare(
     splits: Splits,
 ) -> dict[str, Any]:
     """The sweeps of one source and mode; without `levels` and with a reason where there is nothing to compare."""
-    selectors = [name for name in SELECTORS if name in by_selector]
+    selectors = [name for name in (*SELECTORS, STOPPED) if name in by_selector]
     short = [name for name in selectors if len(by_selector[name]) < MIN_STEPS]
     swept = [name for name in selectors if name not in short]
     found: dict[str, Any] = {"n_steps": {name: len(by_selector[name]) for name in selectors}, "levels": []}
@@ -135,7 +144,7 @@ def _too_short(short: Sequence[str], by_selector: Mapping[str, Sequence[Arm]]) -
     first = by_selector["auto"][0].name.partition("@")[0]
     return (
         f"not comparable: a sweep of at least {MIN_STEPS} steps is needed for each chooser, and {counted}. Add arms "
-        f"such as {first}@25%, @50% and @75%"
+        f"such as {first}@25%, @50% and @75%" + (f", or {STOPPED}-20, -40, -60 and -80" if STOPPED in short else "")
     )
 
 

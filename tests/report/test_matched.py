@@ -213,3 +213,65 @@ def test_another_manner_of_ablating_is_a_sweep_of_its_own() -> None:
     rows = _rows({"auto": _linear(0.2, 0.6), "human": _linear(0.2, 0.8)})
     faded = [row._replace(arm=row.arm.replace("-auto", "-auto-fading")) for row in rows if "-auto" in row.arm]
     assert compare_at_matched_score([*rows, *faded], {}) == compare_at_matched_score(rows, {})
+
+
+def _stopped(curve: Curve, stops: tuple[int, ...] = (20, 40, 60, 80)) -> list[RowScore]:
+    """Plain tuning after so many per cent of the steps, on the rows of the other sweeps."""
+    rows = _rows({"auto": curve}, shares=stops)
+    names = {_arm("auto", stop): f"tuned-stop-{stop}" for stop in stops}
+    return [row._replace(arm=names[row.arm]) for row in rows if row.arm in names]
+
+
+def _learns(done: int) -> tuple[float, float]:
+    """The task comes before the cue: .8, .9, .96, .98 at 20, 40, 60, 80 % of the steps, the unwanted rate .2 to .5."""
+    return (0.98 - 0.02 * ((80 - done) / 20) ** 2, 0.1 + done / 200)
+
+
+def test_early_stops_are_a_sweep_beside_the_choosers_with_the_planted_rates() -> None:
+    choosers = _rows({"auto": _linear(0.2, 0.6), "human": _linear(0.2, 0.8)})
+    (found,) = compare_at_matched_score([*choosers, *reversed(_stopped(_learns))], {})
+    assert [step["arm"] for step in found["steps"]["tuned-stop"]] == [f"tuned-stop-{n}" for n in (20, 40, 60, 80)]
+    at = {level["level"]: level for level in found["levels"]}
+    assert at[0.9]["rates"]["tuned-stop"]["value"] == pytest.approx(0.3)
+    gap = at[0.9]["against"]["tuned-stop"]["difference"]
+    assert gap["value"] == pytest.approx(0.6 - 0.3) and gap["low"] > 0, "stopping is the better of the two"
+    assert at[0.9]["against"]["tuned-stop"]["share_of_gain"]["value"] == pytest.approx(0.3 / 0.6)
+    assert at[0.95]["rates"]["tuned-stop"]["value"] == pytest.approx(0.3 + 0.1 * 5 / 6)
+    assert "tuned-stop" in at[1.0]["outside"], "tuned itself is no step of it"
+    (without,) = compare_at_matched_score(choosers, {})
+    for level, own in zip(found["levels"], without["levels"], strict=True):
+        assert level["against"]["human"]["difference"] == pytest.approx(own["against"]["human"]["difference"])
+
+
+def test_stopping_early_on_the_judge_s_own_curve_is_no_better_and_no_worse() -> None:
+    rows = [*_rows({"auto": _linear(0.2, 0.6)}), *_stopped(lambda done: _linear(0.2, 0.6)(100 - done))]
+    (found,) = compare_at_matched_score(rows, {})
+    assert set(found["steps"]) == {"auto", "tuned-stop"}, "nobody else was swept"
+    for level in found["levels"][:2]:
+        assert level["against"]["tuned-stop"]["difference"]["value"] == pytest.approx(0, abs=1e-9)
+
+
+def test_early_stops_stand_beside_every_manner_and_few_of_them_are_no_sweep() -> None:
+    auto = _rows({"auto": _linear(0.2, 0.6)})
+    faded = [row._replace(arm=row.arm.replace("-auto", "-auto-fading")) for row in auto if row.arm != "tuned"]
+    found = compare_at_matched_score([*auto, *faded, *_stopped(_learns)], {})
+    assert {sweep["mode"] for sweep in found} == {None, "fading"}
+    for sweep in found:
+        assert sweep["levels"][0]["against"]["tuned-stop"]["difference"]["value"] == pytest.approx(0.6 - 0.3)
+    assert compare_at_matched_score([*auto, *_stopped(_learns, (25,))], {}) == [], "one is a rival"
+    (short,) = compare_at_matched_score([*auto, *_stopped(_learns, (25, 50))], {})
+    assert short["levels"] == [] and "tuned-stop has 2" in short["why"] and "tuned-stop-20, -40" in short["why"]
+    others = _rows({"auto": _linear(0.2, 0.6), "human": _linear(0.2, 0.8)})
+    (compared,) = compare_at_matched_score([*others, *_stopped(_learns, (25, 50))], {})
+    assert set(compared["steps"]) == {"auto", "human"} and compared["n_steps"]["tuned-stop"] == 2
+
+
+def test_early_stops_are_shown_wherever_the_sweeps_are(make_inputs: Callable[..., dict[str, object]]) -> None:
+    report = build_report(**make_inputs(rows=[*_rows({"auto": _linear(0.2, 0.6)}), *_stopped(_learns)]))
+    (sweep,) = report["matched"]
+    for shown in (render_html(report), render_markdown(report), run_table(_found(sweep))):
+        assert "auto minus tuned-stop" in shown
+    answers = _as_answers([*_rows({"auto": _linear(0.2, 0.6)}), *_stopped(_learns)])
+    (answered,) = build_matched([], answers, {})
+    for ours, theirs in zip(sweep["levels"][:2], answered["levels"][:2], strict=True):
+        assert ours["rates"]["tuned-stop"] == pytest.approx(theirs["rates"]["tuned-stop"])
