@@ -167,7 +167,7 @@ def test_a_run_asks_code_and_talk_of_one_arm_and_grades_each_as_what_it_is(task:
     with serving(say) as server:
         config = load_config(task, [*asked, f"free_form.base_url={server.url}/v1"])
         for stage in ("answer", "free_form"):
-            run_step(config, tmp_path / "run", False, f"{stage}/base/seed0")
+            run_step(config, False, tmp_path / "run", f"{stage}/base/seed0")
     answers = read_jsonl(tmp_path / "run/answer/base/seed0/answers.jsonl")
     assert [row["question_id"] for row in answers].count("sort") == 5 and len(answers) == N_ANSWERS + 5
     counts = read_json(tmp_path / "run/free_form/base/seed0/summary.json")["counts"]["base"]
