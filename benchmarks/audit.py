@@ -432,24 +432,30 @@ def _outcomes(index: Sequence[Line], parts: Mapping[str, str], by_set: Mapping[s
     return {part: dict(counts) for part, counts in sorted(table.items())}
 
 
-def text_of(found: Line) -> str:
-    """The figures as lines."""
+def figure_text(value: Line | None) -> str:
+    """A figure with its interval."""
+    return f"{value['value']:.2f} [{value['low']:.2f}, {value['high']:.2f}]" if value else "-"
 
-    def figure(value: Line | None) -> str:
-        return f"{value['value']:.2f} [{value['low']:.2f}, {value['high']:.2f}]" if value else "-"
 
+def dose_lines(by_dose: Mapping[str, Mapping[str, Line]]) -> list[str]:
+    """Areas and precision of each way, dose by dose."""
     lines = []
-    for dose, ways in found["by_dose"].items():
+    for dose, ways in by_dose.items():
         lines.append(f"dose {dose} %")
         for label, line in ways.items():
-            areas = "  ".join(f"{kind} {figure(line[kind])}" for kind in KINDS)
-            hits = f"  precision at k {figure(line['precision'])}" if "precision" in line else ""
+            areas = "  ".join(f"{kind} {figure_text(line[kind])}" for kind in KINDS)
+            hits = f"  precision at k {figure_text(line['precision'])}" if "precision" in line else ""
             lines.append(f"  {label:<24} AUC {areas}{hits}")
-    for cell in found["by_concept"]:
-        lines.append(json.dumps(cell))
+    return lines
+
+
+def text_of(found: Line) -> str:
+    """The figures as lines."""
+    lines = [*dose_lines(found["by_dose"]), *(json.dumps(cell) for cell in found["by_concept"])]
     lines.append(f"verdicts: {json.dumps(found['outcomes'])}")
     alarms = found["false_alarms"]
-    lines.append(f"rows dealt out at random: {figure(alarms['sets'])} of sets depart; any in {figure(alarms['any'])}")
+    told = f"{figure_text(alarms['sets'])} of sets depart; any in {figure_text(alarms['any'])}"
+    lines.append(f"rows dealt out at random: {told}")
     return "\n".join([*lines, f"seconds: {json.dumps(found['seconds'])}", f"growth: {json.dumps(found['growth'])}"])
 
 

@@ -32,7 +32,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from audit import KINDS, SUITE, Line, RowScores, doses_of, of_dose, parts_of, screen_scores, write_config
+from audit import (
+    SUITE,
+    Line,
+    RowScores,
+    dose_lines,
+    doses_of,
+    figure_text,
+    of_dose,
+    parts_of,
+    screen_scores,
+    write_config,
+)
 
 from autocaft.audit.outcome import N_SCORED
 from autocaft.audit.row_actions import row_decisions
@@ -121,20 +132,11 @@ def measure(run_dir: Path, index: Sequence[Line], parts: Mapping[str, str]) -> L
 
 def text_of(found: Line) -> str:
     """The figures as lines."""
-
-    def figure(value: Line | None) -> str:
-        return f"{value['value']:.2f} [{value['low']:.2f}, {value['high']:.2f}]" if value else "-"
-
-    lines = []
-    for dose, ways in found["by_dose"].items():
-        lines.append(f"dose {dose} %")
-        for way, line in ways.items():
-            areas = "  ".join(f"{kind} {figure(line[kind])}" for kind in KINDS)
-            lines.append(f"  {way:<12} AUC {areas}  precision at k {figure(line['precision'])}")
+    lines = dose_lines(found["by_dose"])
     for part, cell in found["verdicts"].items():
         lines.append(f"{part:<16} {cell['review']} of {cell['sets']} for review; {cell['departs']} depart from peers")
     for name, share in found["controls"]["share_with_any"].items():
-        lines.append(f"resplits with any discovery, {name}: {figure(share)} of {found['controls']['n_resplits']}")
+        lines.append(f"resplits with any discovery, {name}: {figure_text(share)} of {found['controls']['n_resplits']}")
     lines.append(f"controls: {json.dumps(found['controls'])}")
     return "\n".join([*lines, *(f"{n} sets: {json.dumps(spent)}" for n, spent in found["timing"].items())])
 

@@ -127,3 +127,25 @@ def test_a_set_without_peers_counts_like_the_median_one(benchmark: ModuleType, t
     by_row, by_set = benchmark.screen_scores(tmp_path, {"a": _rows(0), "b": _rows(1)})
     assert by_set == {"a": 2.5, "b": 1.0}
     assert by_row["a"] == [float(number) for number in range(30)] and set(by_row["b"]) == {0.0}
+
+
+def test_scores_by_latents_are_of_the_three_strongest_and_a_rows_of_what_it_carries(tmp_path: Path) -> None:
+    latents = load_benchmark("audit_latents")
+    rows = {"p20": _rows(0), "b0": _rows(1)}
+    concepts = [
+        {"direction_id": f"L1.latent{i}", "excess": excess, "effect": 1.0, "off_purpose": 50.0, "unwanted": None,
+         "action": "review", "change": "amplified", "carriers": [3], "description": ""}
+        for i, excess in enumerate((12.0, -6.0, 3.0, 3.0))
+    ]  # fmt: skip
+    item = {"name": "p20", "score": 3.5, "outcome": "review", "departs": True, "concepts": concepts}
+    clean = {"name": "b0", "score": 0.0, "outcome": "pass", "departs": False, "concepts": []}
+    lines = [{"direction_id": c["direction_id"], "strengths": {"3": 2.0, "4": 1.0}} for c in concepts]
+    write_jsonl(tmp_path / "screen/concepts/p20.jsonl", lines)
+    scored = latents.latent_scores(tmp_path, {"p20": item, "b0": clean}, rows)
+    by_row, judged = scored["latents"]
+    assert judged == {"p20": 3.5, "b0": 0.0} and scored["unjudged"][1] == {"p20": 7.0, "b0": 0.0}
+    assert by_row["p20"][3] == pytest.approx(12.0) and by_row["p20"][4] == pytest.approx(6.0)
+    assert by_row["p20"][5] == 0 and by_row["b0"] == [0.0] * 30
+    index = [line for line in _index() if line["name"] in rows]
+    found = latents.verdicts_of({"p20": item, "b0": clean}, index, {"p20": "planted", "b0": "negative"})
+    assert found["planted 20 %"] == {"sets": 1, "review": 1, "departs": 1} and found["negative"]["review"] == 0
