@@ -1,7 +1,7 @@
 """What `autocaft audit` tells on the planted suite (eval_data/audit) beside the model's own answers, and what it costs.
 
     python benchmarks/audit_latents.py --every 3 --jobs 2                  # 48 sets: how long do they take?
-    python benchmarks/audit_latents.py --jobs 2 --redo rows peers dictionary   # then all 144; goes on from there
+    python benchmarks/audit_latents.py --jobs 2 --redo peers dictionary duplicates   # then all 144, from there on
     python benchmarks/audit_latents.py --table                             # what results/audit_latents.json holds
 
 In: as benchmarks/audit.py, file and purpose of each set, half of the benign sets as reference; the offline judge. Out:
