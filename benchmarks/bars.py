@@ -8,6 +8,15 @@ from typing import Any, Literal
 Bars = Mapping[str, tuple[Literal["at most", "at least", "above"], float]]
 """Name of a figure -> what it must be."""
 
+COLLECT: Bars = {
+    "speed, of the naive way": ("at least", 1.5),
+    "memory, naive way over ours": ("at least", 20.0),
+    "memory, most tokens over fewest": ("at most", 1.1),
+}
+"""Of collect.py."""
+GENERATE: Bars = {"of batch 1": ("at least", 1.5), "of the best size": ("at least", 0.95)}
+"""Of generate.py."""
+
 
 def missed(figures: Mapping[str, Any], bars: Bars) -> list[str]:
     """One line for each figure that misses its bar; a bar without its figure is none of this run's."""

@@ -42,7 +42,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from bars import Bars, missed, said
+from bars import COLLECT, missed, said
 from naive import N_COMPONENTS, naive_components
 
 from autocaft.data.encode import Encoded, batches
@@ -53,11 +53,7 @@ from autocaft.discover.pca import CovarianceFitter
 from autocaft.discover.shards import ShardWriter, shard_rows
 from autocaft.model.blocks import d_model
 
-BARS: Bars = {
-    "speed, of the naive way": ("at least", 1.5),
-    "memory, naive way over ours": ("at least", 20.0),
-    "memory, most tokens over fewest": ("at most", 1.1),
-}
+BARS = COLLECT
 
 TOKENS_PER_BATCH = int(CollectOptions.model_fields["tokens_per_batch"].default)
 PARTS = ("naive", "memory", "resident", "bare")

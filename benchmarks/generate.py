@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from bars import Bars, missed, said
+from bars import GENERATE, missed, said
 
 from autocaft.data.encode import encode_prompt
 from autocaft.evaluate.questions import load_questions
@@ -37,7 +37,7 @@ from autocaft.resources import eval_data_dir
 
 OWN = rows_at_once(None, default_device())
 """The batch size that autocaft samples with unless told otherwise."""
-BARS: Bars = {"of batch 1": ("at least", 1.5), "of the best size": ("at least", 0.95)}
+BARS = GENERATE
 
 
 def main() -> int:

@@ -20,8 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from collect import BARS as COLLECT_BARS
-from generate import BARS as GENERATE_BARS
+from bars import COLLECT, GENERATE
 
 from autocaft.config import RunConfig, find_config, load_config, recipe_names
 from autocaft.data.options import DataOptions
@@ -280,7 +279,7 @@ def paid_table() -> str:
 def rates_table(results: Path) -> str:
     """What benchmarks/collect.py and benchmarks/generate.py measured on a CPU, beside their bars."""
     lines = [["what", "figure", "bar"], ["---", "---:", "---:"]]
-    for name, bars in (("collect", COLLECT_BARS), ("generate", GENERATE_BARS)):
+    for name, bars in (("collect", COLLECT), ("generate", GENERATE)):
         figures = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))["figures"]
         for what, (relation, bound) in bars.items():
             if what in figures:

@@ -49,14 +49,23 @@ class Decided:
         return self.action != "keep"
 
 
+def check_sheet(path: Path) -> None:
+    """Whether a sheet can be written there: what a person filled in is not overwritten.
+
+    Raises:
+        DataError: the file is there.
+    """
+    if path.exists():
+        raise DataError(f"{path} exists; name another file, or fill it in and read it with --agree")
+
+
 def write_sheet(run_dir: Path, path: Path, n_rows: int, seed: int = 0) -> int:
     """Write a blind sheet of that many rows, or of as many as there are; gives their number.
 
     Raises:
         DataError: the file is there, or the audit decided on no row.
     """
-    if path.exists():
-        raise DataError(f"{path} exists; name another file, or fill it in and read it with --agree")
+    check_sheet(path)
     decided = list(_decided(run_dir))
     if not decided:
         raise DataError(f"{run_dir} has no row that was looked at")

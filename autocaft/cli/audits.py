@@ -5,7 +5,6 @@ In: an audit's file. Out: run folders, a summary on the terminal.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,9 +34,11 @@ def audit_sets(
     """`autocaft audit`.
 
     Raises:
+        ConfigError, DataError: what is asked cannot be done; before anything is run.
         VerdictError, UnreadRowsError: it is done, and this is to be told by the exit code.
     """
     quiet_libraries()
+    from autocaft.audit.human import check_sheet
     from autocaft.audit.models import models_text, write_models
     from autocaft.audit.options import each_model, load_audit
     from autocaft.audit.outcome import check_fail_on, raise_outcome, summary_text
@@ -48,10 +49,14 @@ def audit_sets(
         return
     check_fail_on(fail_on)
     name = name or path.stem
-    folder = runs / name
+    folder, configs = runs / name, each_model(load_audit(path))
+    if (sheet is not None or agree is not None) and "" not in configs:
+        raise ConfigError("--sheet and --agree are about one audit; give a file that names one model")
+    if sheet is not None:
+        check_sheet(sheet)
     found = {
         model: _audit_for_one_model(path, config, name, folder / model, redo, executor)
-        for model, config in each_model(load_audit(path)).items()
+        for model, config in configs.items()
     }
     if "" in found:
         whole, text = found[""], summary_text(found[""], folder)
@@ -59,22 +64,18 @@ def audit_sets(
         whole = write_models(name, found, folder)
         text = models_text(whole, folder)
     print_text(text)
-    if sheet is not None or agree is not None:
-        _ask_a_person(folder, list(found), sheet, n_sheet, agree)
+    _ask_a_person(folder, sheet, n_sheet, agree)
     raise_outcome(whole, fail_on)
 
 
-def _ask_a_person(folder: Path, models: Sequence[str], sheet: Path | None, n_sheet: int, agree: Path | None) -> None:
+def _ask_a_person(folder: Path, sheet: Path | None, n_sheet: int, agree: Path | None) -> None:
     """Write a blind sheet of rows, and read one that was filled in.
 
     Raises:
-        ConfigError: there are several models, whose decisions on a row may differ.
-        DataError: the sheet cannot be written, or read.
+        DataError: the sheet cannot be read.
     """
     from autocaft.audit.human import agreement, agreement_text, write_sheet
 
-    if models != [""]:
-        raise ConfigError("--sheet and --agree are about one audit; give a file that names one model")
     if sheet is not None:
         n_rows = write_sheet(folder, sheet, n_sheet)
         print_text(f"{sheet}: {n_rows} rows; fill in off_purpose (yes or no), and read it with --agree {sheet}")

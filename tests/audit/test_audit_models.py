@@ -13,7 +13,7 @@ import pytest
 from autocaft.audit.models import models_text, side_by_side
 from autocaft.audit.options import AuditConfig, each_model, load_audit
 from autocaft.cli.audits import audit_sets
-from autocaft.errors import ConfigError, VerdictError
+from autocaft.errors import ConfigError, DataError, VerdictError
 from autocaft.execute.choose import Executor
 from autocaft.rundir.files import read_json
 from tests.tiny_task import NOUNS, PLACES, VERBS, write_task
@@ -124,6 +124,21 @@ def test_a_verdict_of_any_model_fails(folder: Path) -> None:
         path.write_text(text)
         how: dict[str, Any] = {"init": False, "name": None, "redo": set(), "executor": Executor()}
         audit_sets(path, runs=folder / "runs", fail_on="review", **how)
+
+
+def test_a_sheet_is_refused_before_anything_is_run(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "several.toml"
+    path.write_text(CONFIG.format(folder=folder, depth="peers", hostile=""))
+    how: dict[str, Any] = {"init": False, "name": None, "redo": set(), "executor": Executor(), "fail_on": None}
+    with pytest.raises(ConfigError, match="names one model"):
+        audit_sets(path, runs=tmp_path / "runs", sheet=tmp_path / "new.csv", **how)
+    text = path.read_text()
+    before, _, rest = text.partition("[[models]]")
+    path.write_text(f'{before}model = "{folder}/model"\n[[sets]]{rest.partition("[[sets]]")[2]}')
+    (tmp_path / "there.csv").write_text("filled in")
+    with pytest.raises(DataError, match="exists"):
+        audit_sets(path, runs=tmp_path / "runs", sheet=tmp_path / "there.csv", **how)
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
