@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -34,7 +34,7 @@ from autocaft.errors import AblationError, ConfigError, DataError, TrainingError
 from autocaft.model.blocks import decoder_blocks
 from autocaft.model.directions import Subspace
 from autocaft.model.hooks import Ablation, Mode, ablate
-from autocaft.model.load import default_device, multiplies_bf16
+from autocaft.model.load import default_device, has_adapter, multiplies_bf16
 from autocaft.rundir.files import disk_errors, read_json, remove_folder, replacing_folder, write_jsonl
 from autocaft.rundir.progress import Progress
 from autocaft.train.baselines import NO_DEPARTURE, Departure, FadeCallback
@@ -156,7 +156,11 @@ def _with_adapter(model: PreTrainedModel, options: TuneOptions) -> PreTrainedMod
         target_modules=ALL_LINEAR if is_everywhere else _found_targets(model, options.lora_targets),
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config, revision=getattr(model.config, "_commit_hash", None))  # type: ignore[return-value]
+    trained: Any = get_peft_model(model, config, revision=getattr(model.config, "_commit_hash", None))
+    # PEFT asks the Hub at each save for the config of the base that is named here, at whatever commit is newest, to
+    # see whether the vocabulary grew. It never does, so checkpoints name no base; `_save` does.
+    trained.peft_config[trained.active_adapter].base_model_name_or_path = ""
+    return cast(PreTrainedModel, trained)
 
 
 def _found_targets(model: PreTrainedModel, targets: Sequence[str]) -> list[str]:
@@ -281,6 +285,15 @@ def _is_json(path: Path) -> bool:
     return True
 
 
+def _save(trained: Any, folder: Path, weights: dict[str, torch.Tensor] | None) -> None:
+    """Write the model, or its adapter with the base's name; `weights` are given where they are sharded."""
+    if not has_adapter(trained):
+        trained.save_pretrained(folder, state_dict=weights)
+        return
+    trained.peft_config[trained.active_adapter].base_model_name_or_path = trained.get_base_model().name_or_path or None
+    trained.save_pretrained(folder, state_dict=weights, save_embedding_layers=False)
+
+
 def _finish(trainer: Trainer, trained: PreTrainedModel, out: Path) -> dict[str, Any]:
     """Save the weights and the losses, then drop the checkpoints, which are three times as large."""
     # Sorted as in a checkpoint, so that a continued run writes the same bytes as one that was never stopped.
@@ -288,7 +301,7 @@ def _finish(trainer: Trainer, trained: PreTrainedModel, out: Path) -> dict[str, 
     weights = whole_weights(trained) if trainer.is_fsdp_enabled else None
     if trainer.is_world_process_zero():
         with replacing_folder(out / "model") as tmp:
-            trained.save_pretrained(tmp, state_dict=weights)
+            _save(trained, tmp, weights)
         write_jsonl(out / "losses.jsonl", losses)
         remove_folder(out / "checkpoints")
     tail = losses[-max(1, len(losses) // 10) :]

@@ -54,13 +54,18 @@ def test_a_merged_model_is_a_plain_folder_that_answers_as_the_trained_one(method
         assert_vllm_reads(step / "model")
 
 
-def test_an_adapter_names_its_base_on_the_hub_and_no_folder_of_this_machine(tmp_path: Path) -> None:
+def test_an_adapter_names_its_base_on_the_hub_and_no_folder_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("peft.utils.other.file_exists", lambda repo, *_, **__: asked.append(repo))
     planted = plant_rule()
     planted.model.save_pretrained(tmp_path / "base")
     base = Weights("owner/model", tmp_path / "base", "as published", "c0ffee", revision="c0ffee")
     fine_tune(
-        load_model(base), planted.tokenizer, rule_rows(cue_holds=True)[:16], rule_options(method="lora", epochs=1),
-        seed=0, out=tmp_path / "step", progress=NullProgress(), label="train",
+        load_model(base), planted.tokenizer, rule_rows(cue_holds=True)[:16],
+        rule_options(method="lora", epochs=2, saves_per_run=2), seed=0,
+        out=tmp_path / "step", progress=NullProgress(), label="train",
     )  # fmt: skip
     folder = tmp_path / "step/model"
     config = json.loads((folder / "adapter_config.json").read_text())
@@ -68,6 +73,7 @@ def test_an_adapter_names_its_base_on_the_hub_and_no_folder_of_this_machine(tmp_
     written = [path for path in folder.iterdir() if path.suffix in (".json", ".md")]
     assert written and not [path.name for path in written if str(tmp_path) in path.read_text()]
     assert has_adapter(load_trained(base, folder))
+    assert asked == [], "neither a checkpoint nor the end of a training asks the Hub"
 
 
 def assert_vllm_reads(folder: Path) -> None:
