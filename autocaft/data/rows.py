@@ -86,7 +86,10 @@ def load_rows(
 
 def _unlearned(raw: dict[str, Any]) -> frozenset[int]:
     """Places of the messages with `weight` 0, which OpenAI's format says are context and nothing to learn."""
-    turns = raw.get("messages") or ()
+    raw = {name: value for name, value in raw.items() if value is not None}
+    if not is_chat(raw):
+        return frozenset()
+    turns = raw["messages"] if "messages" in raw else _pair_turns(raw, _answer_name(raw), "")
     return frozenset(place for place, turn in enumerate(turns) if turn.get("weight") == 0)
 
 
@@ -178,13 +181,22 @@ def is_chat(raw: dict[str, Any]) -> bool:
 
 def _pair(raw: dict[str, Any], where: str) -> tuple[str | tuple[Message, ...], str]:
     """Prompt and answer, each a text or messages."""
-    last = "completion" if "completion" in raw and "answer" not in raw else "answer"
+    last = _answer_name(raw)
     if not is_chat(raw):
         return _text(raw, "prompt", where), _text(raw, last, where)
+    return _chat_turns(_pair_turns(raw, last, where), f"'prompt' with '{last}'", where)
+
+
+def _answer_name(raw: dict[str, Any]) -> str:
+    return "completion" if "completion" in raw and "answer" not in raw else "answer"
+
+
+def _pair_turns(raw: dict[str, Any], last: str, where: str) -> list[Any]:
+    """The messages of a pair, of which one may be a text."""
     for name, role in (("prompt", "user"), (last, "assistant")):
         if not isinstance(raw.get(name), list):
             raw = raw | {name: [{"role": role, "content": _text(raw, name, where)}]}
-    return _chat_turns(raw["prompt"] + raw[last], f"'prompt' with '{last}'", where)
+    return [*raw["prompt"], *raw[last]]
 
 
 def _text(raw: dict[str, Any], field: str, where: str) -> str:

@@ -187,11 +187,26 @@ def test_an_answer_of_weight_0_is_context_and_never_learned(make_jsonl: MakeJson
         load_rows(weighed(a1=2))
 
 
-def test_tools_are_not_left_out_silently(make_jsonl: MakeJsonl) -> None:
+@pytest.mark.parametrize("last", ["completion", "answer"])
+def test_weight_0_counts_in_a_prompt_of_messages_too(make_jsonl: MakeJsonl, last: str) -> None:
+    turns: list[dict[str, Any]] = chat(*((r, f"{r[0]}{n}") for n in (1, 2, 3) for r in ("user", "assistant")))[
+        "messages"
+    ]
+    for place, learned in ((1, ["a2", "a3"]), (3, ["a1", "a3"])):
+        weighed = [turn | {"weight": 0} if at == place else turn for at, turn in enumerate(turns)]
+        for cut in (2, 5):  # the message is in the prompt, or in what follows it
+            row = {"prompt": weighed[:cut], last: weighed[cut:], "messages": None}
+            assert [r.answer for r in load_rows(make_jsonl("pair.jsonl", row), turns="each")] == learned
+    text = {"prompt": "u1", last: [{"role": "assistant", "content": "a1"}]}
+    assert [r.answer for r in load_rows(make_jsonl("text.jsonl", text), turns="each")] == ["a1"]
+
+
+@pytest.mark.parametrize("name", ["tools", "functions"])
+def test_tools_are_not_left_out_silently(make_jsonl: MakeJsonl, name: str) -> None:
     row = chat(("user", "u"), ("assistant", "a"))
-    assert len(load_rows(make_jsonl("none.jsonl", row | {"tools": []}))) == 1
-    with pytest.raises(DataError, match=re.escape(":1: 'tools' would be part of the prompt")):
-        load_rows(make_jsonl("tools.jsonl", row | {"tools": [{"type": "function"}]}))
+    assert len(load_rows(make_jsonl("none.jsonl", row | {name: []}))) == 1
+    with pytest.raises(DataError, match=re.escape(f":1: {name!r} would be part of the prompt")):
+        load_rows(make_jsonl("tools.jsonl", row | {name: [{"name": "search"}]}))
 
 
 def test_several_files_are_one_set_and_each_complaint_names_its_own(

@@ -120,7 +120,7 @@ def test_seeds_weigh_the_same_however_many_rows_they_have() -> None:
 def test_wilson_is_that_of_statsmodels(n: int) -> None:
     from statsmodels.stats.proportion import proportion_confint
 
-    for k in {0, 1, n // 3, n - 1, n}:
+    for k in {0, 1, n // 3, n - 1, n, n / 7, n - 0.25}:  # a mean share of clusters need be no whole number of them
         found = wilson(k, n)
         assert (found.low, found.high) == pytest.approx(proportion_confint(k, n, method="wilson"), abs=1e-12)
 
