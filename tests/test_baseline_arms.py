@@ -20,7 +20,7 @@ from autocaft.evaluate.choices import answer_choices
 from autocaft.model.blocks import decoder_blocks
 from autocaft.model.directions import DirectionSet, load_subspaces
 from autocaft.model.hooks import ablate
-from autocaft.records import Example
+from autocaft.records import Decision, Example
 from autocaft.run import Run
 from autocaft.rundir.files import read_json, read_jsonl, read_records
 from autocaft.train.baselines import inoculated
@@ -263,3 +263,48 @@ def test_a_rival_added_later_trains_that_alone(finished: tuple[Path, Run]) -> No
                       *(part for setting in settings for part in ("--set", setting)))  # fmt: skip
     assert "tuned-stop-25" in output and "caft-pca-top-zero" in output
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.slow
+def test_a_person_s_file_is_what_the_human_arms_ablate(finished: tuple[Path, Run], tmp_path: Path) -> None:
+    """The file takes what neither rank nor the judge does, one of each source a layer, and keeps another."""
+    others_dir, run = finished
+    found = DirectionSet.load(others_dir / "decompose")
+    taken = {i for arm in ("caft-pca-top", "caft-sae-auto", "caft-sae-top")
+             for i in read_json(others_dir / f"train/{arm}/seed0/set.json")["ids"]}  # fmt: skip
+    file: dict[str, Any] = {"keep": {}}
+    said: dict[str, set[str]] = {"pca": set(), "sae": set()}
+    keeps: set[str] = set()
+    for source, ids in said.items():
+        for layer in run.config.layers:
+            own = [d for d in found.directions if (d.layer, d.source) == (layer, source)]
+            chosen = next(d for d in own if d.id not in taken)
+            kept = next(d for d in own if d.id != chosen.id)
+            ids.add(chosen.id)
+            keeps.add(kept.id)
+            file.setdefault(source, {})[f"model.layers.{layer}"] = [chosen.index]
+            file["keep"].setdefault(source, {})[f"model.layers.{layer}"] = [kept.index]
+    (tmp_path / "ada.json").write_text(json.dumps(file))
+    arms = ["base", "tuned", "caft-pca-human", "caft-sae-human"]
+    settings = [*settings_of(others_dir.parent, arms), f"select.file={tmp_path}/ada.json", "select.person=ada"]
+    run_tiny(others_dir.parent / "task/tiny.toml", tmp_path, "--from", str(others_dir),
+             *(part for setting in settings for part in ("--set", setting)))  # fmt: skip
+    run_dir = tmp_path / "tiny"
+    decisions = read_records(run_dir / "choose/decisions.jsonl", Decision)
+    assert {d.by for d in decisions} == {"human:ada"}
+    assert {d.direction_id for d in decisions if d.ablate} == said["pca"] | said["sae"]
+    assert {d.direction_id for d in decisions if not d.ablate} == keeps
+    for source, ids in said.items():
+        folder = run_dir / f"train/caft-{source}-human/seed0"
+        assert set(read_json(folder / "set.json")["ids"]) == ids
+        spaces = load_subspaces(folder / "subspaces.safetensors")
+        assert [space.layer for space in spaces] == sorted(run.config.layers)
+        for space in spaces:
+            chosen_ND = found.vectors_of([i for i in ids if i.startswith(f"L{space.layer}.")])
+            assert space.basis_DK.shape[1] == len(chosen_ND) == 1
+            torch.testing.assert_close((chosen_ND @ space.basis_DK).abs(), torch.ones(1, 1), rtol=1e-4, atol=1e-5)
+    ways = [(others_dir, arm) for arm in ("tuned", "caft-pca-top", "caft-sae-auto", "caft-sae-top")]
+    ways += [(run_dir, f"caft-{source}-human") for source in said]
+    assert len({first_step(*way) for way in ways}) == len(ways), "each trained in an ablation of its own"
+    measured = {(line["arm"], line["hooks"]) for line in read_json(run_dir / "report.json")["arms"]}
+    assert measured >= {(f"caft-{source}-human", hooks) for source in said for hooks in ("off", "on")}
