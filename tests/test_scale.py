@@ -33,10 +33,10 @@ RECIPES = {
 TOY_TASKS = {"gender_gemma2b": "2,000", "double_choice_gemma2b": "360"}
 """Recipes with rows of their own, and how many."""
 DICTIONARIES = {
-    "em_qwen32b": "hub:adamkarvonen/qwen_coder_32b_saes/",
-    "em_mistral24b": "hub:adamkarvonen/mistral_24b_saes/",
+    "em_qwen32b": "qwen_coder_32b_saes/._saes_Qwen_Qwen2.5-Coder-32B-Instruct_batch_top_k",
+    "em_mistral24b": "mistral_24b_saes/mistral_24b_mistralai_Mistral-Small-24B-Instruct-2501_batch_top_k",
 }
-"""Where the paper's own dictionaries lie."""
+"""Where the paper's own dictionaries lie (authors' files): repository and folder."""
 FOR_A_CARD = {"em_qwen32b": 80, "em_mistral24b": 80, "em_small": 24, "gender_gemma2b": 80, "double_choice_gemma2b": 80}
 
 
@@ -76,7 +76,8 @@ def test_the_papers_hyperparameters_are_the_recipes() -> None:
         assert (tune.warmup_share, tune.adam_betas, tune.weight_decay) == (0.015, (0.9, 0.999), 0.01)
         assert (tune.lora_dropout, tune.max_tokens, tune.gradient_checkpointing) == (0.0, 2048, True)
         assert (config.collect.diff_text, config.collect.positions) == ("completions", "answer")
-        assert "{layer}" in config.decompose.sae and config.decompose.sae.startswith(DICTIONARIES[recipe])
+        theirs = f"hub:adamkarvonen/{DICTIONARIES[recipe]}/resid_post_layer_{{layer}}/trainer_1"
+        assert config.decompose.sae == theirs
         assert (
             config.decompose.n_pcs == 20
             and config.decompose.n_candidates == 100
@@ -98,6 +99,10 @@ def test_what_the_rows_teach_is_the_task_score_and_choosers_are_swept_over_it(re
     for source in ("pca", "sae"):
         assert steps[source, "auto"] == steps[source, "top"] == MIN_STEPS
     assert steps["sae", "random-live"] == steps["sae", "random"] == steps["pca", "random"] == 1
+
+
+def test_a_model_without_a_dictionary_of_the_paper_trains_its_own() -> None:
+    assert load_config(find_config("em_small")).decompose.sae == "train"
 
 
 def test_advice_is_not_held_against_code() -> None:
