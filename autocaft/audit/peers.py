@@ -45,6 +45,9 @@ TOP_TENTH = 0.1
 OUT_QUANTILE = 0.95
 """A row stands out if it is further than this share of the rows of the sets that were kept."""
 N_WORDS = 3
+Words = tuple[tuple[str, ...], tuple[str, ...], tuple[tuple[int, int], ...]]
+NO_WORDS: Words = (), (), ()
+"""Of a row that does not stand out; it is not read again for them."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,7 @@ def _rows(rows: Sequence[PeerRow], number: int, pool: _Pool) -> list[RowFound]:
             row.number,
             float(distance_R[i]),
             bool(out_R[i]),
-            *_words(row, shares_RV[i] * out_R[i], said_RV[i], pool.design),
+            *(_words(row, shares_RV[i], said_RV[i], pool.design) if out_R[i] else NO_WORDS),
             pool.beyond[number].get(row.number),
         )
         for i, row in enumerate(rows)
@@ -202,9 +205,8 @@ def _breadth(rows: Sequence[RowFound]) -> float:
     return breadth_of([row.beyond for row in rows if row.beyond is not None])
 
 
-def _words(row: PeerRow, share_V: Array, said_V: Array, design: Design) -> tuple[Any, Any, Any]:
-    """The features that give most to a distance by being there, and by not being there; where the first stand. None of
-    a row whose features give nothing."""
+def _words(row: PeerRow, share_V: Array, said_V: Array, design: Design) -> Words:
+    """The features that give most to a distance by being there, and by not being there; where the first stand."""
     features = design.features
     order = [i for i in np.argsort(-share_V, kind="stable") if share_V[i] > 0 and not features[i].startswith("order:")]
     said = [str(features[i]) for i in order if said_V[i] > 0]
