@@ -7,10 +7,12 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 from ray.cluster_utils import Cluster
@@ -205,7 +207,7 @@ def test_eight_sets_give_the_same_audit_as_here_though_a_node_is_lost(
     killer.start()
     try:
         audit_sets(tmp_path / "tiny.toml", runs=Path("there"), executor=on(cluster), **how)
-        killer.join()
+        killer.join(60)
     finally:
         cluster.add_node(num_cpus=1, **SMALL)  # two again for the next test
     assert left == [True], "in the middle of the audit"
@@ -225,7 +227,7 @@ def test_a_run_that_loses_a_node_ends_as_it_does_here(
     killer = threading.Thread(target=_kill_a_node, args=(cluster, run_dir, "train", []), daemon=True)
     killer.start()
     run_all(config, runs=Path("there"), executor=on(cluster), **how)
-    killer.join()
+    killer.join(60)
     assert (
         "lost with its worker or node, begun anew (1 of at most 3 times); NodeDiedError"
         in (run_dir / "log.txt").read_text()
@@ -235,8 +237,30 @@ def test_a_run_that_loses_a_node_ends_as_it_does_here(
 
 
 def _kill_a_node(cluster: Cluster, run_dir: Path, stage: str, left: list[bool]) -> None:
-    """When two steps of this stage have begun; notes whether there was something left to do."""
+    """While it works on a step, when two of this stage have begun; notes whether there was something left to do."""
     while len(list(run_dir.glob(f"{stage}/*"))) < 2:
         time.sleep(0.05)
-    cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
+    node = cluster.list_all_nodes()[-1]
+    worker = _halt_a_worker(node.all_processes["raylet"][0].process.pid)
+    cluster.remove_node(node, allow_graceful=False)
+    worker.kill()
     left.append(not (run_dir / "report").exists())
+
+
+def _halt_a_worker(raylet: int) -> psutil.Process:
+    """A worker of this node, halted in the middle of a step, so that the step cannot end before its node does."""
+    while True:
+        for worker in psutil.Process(raylet).children():
+            with suppress(psutil.NoSuchProcess):
+                if not _has_step(worker):
+                    continue
+                worker.suspend()
+                if _has_step(worker):
+                    return worker
+                worker.resume()
+        time.sleep(0.02)
+
+
+def _has_step(worker: psutil.Process) -> bool:
+    """Ray names a worker's process after what it does; one that waits is called `ray::IDLE`."""
+    return worker.cmdline()[:1] == [f"ray::{attempt_there.__name__}"]
