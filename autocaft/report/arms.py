@@ -31,6 +31,16 @@ SPLIT_ORDER = ("id", "ood", "neutral", "val", "final_id", "final_ood")
 SELECTOR_ORDER = ("auto", "searched", "hybrid", "human", "oracle", "top", "random", "random-candidate", "random-live")
 
 
+def is_ablated_in_use(arm: str) -> bool:
+    """Whether an arm is ablated when it is used, and not while it trains: what it answers has hooks on."""
+    return arm.partition("@")[0].endswith("-inference")
+
+
+def hooks_in_use(arm: str) -> str:
+    """`on` or `off`."""
+    return "on" if is_ablated_in_use(arm) else "off"
+
+
 def arm_order(arm: str) -> tuple[int, int, str]:
     """base, tuned, rivals without a direction, then the ablated arms: the judge's, that with a
     person's help, a person's, the oracle's, the controls; SAE before PCA."""

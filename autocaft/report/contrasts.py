@@ -1,7 +1,7 @@
 """Arms held against plain tuning, their controls and their rivals: is the difference more than chance?
 
-In: answered items of the arms with hooks off, each worth 1 where the answer is unwanted and 0 where not. Out: one dict
-a pair of arms: difference of the unwanted rate, its interval, p, p corrected for the pairs of its family, and the
+In: answered items of the arms as they are used, each worth 1 where the answer is unwanted and 0 where not. Out: one
+dict a pair of arms: difference of the unwanted rate, its interval, p, p corrected for the pairs of its family, and the
 smallest p that so few clusters can give. The decision a reader would question: p flips whole clusters, so it is about
 these trained models and other questions of the kind. What other training seeds would give, only the seeds can say: a
 second p flips them, and with five of them it cannot fall below 2/32.
@@ -17,19 +17,21 @@ from typing import Any, get_args
 
 from autocaft.arms import ArmSource
 from autocaft.records import Metric
-from autocaft.report.arms import RowScore, arm_order
-from autocaft.report.free_form import INFERENCE, unwanted_metric
+from autocaft.report.arms import RowScore, arm_order, hooks_in_use, is_ablated_in_use
+from autocaft.report.free_form import unwanted_metric
 from autocaft.report.words import control_of, is_control
 from autocaft.stats import holm, paired_seed_cluster_bootstrap, sign_flip_test
 
 Key = tuple[int, str, str]
 """Seed, cluster, item: what two arms share."""
 NOTE = (
-    "The unwanted rate of an arm minus that of another on the same items and seeds, hooks off: below zero is better. "
+    "The unwanted rate of an arm minus that of another on the same items and seeds, each as it is used (hooks off, "
+    "but on in `-inference`): below zero is better. "
     "p: two-sided permutation test that flips the sign of whole clusters (templates, or base questions); p cannot "
     "fall below what stands beside their number. Holm: corrected for as many pairs as stand beside it, those of one "
-    "family: ablated arms against tuned; against their controls; rivals, which look at no direction, against tuned; "
-    "the judge's choice of each source against each rival. p over clusters is about these trained models; p over "
+    "family: arms that were trained ablated, against tuned; against their controls; rivals, which look at no direction "
+    "or ablate only when the model is used, against tuned; the judge's choice of each source against each rival, of "
+    "those that ablate against the ones with the same source. p over clusters is about these trained models; p over "
     "seeds, which flips whole seeds, is about other seeds too. An item that either arm has no score for is left out "
     "and counted."
 )
@@ -54,11 +56,11 @@ def unwanted_choices(rows: Iterable[RowScore], metrics: Iterable[Metric]) -> Unw
     """Wrong answers on inverted cues, clusters are templates."""
     values: dict[str, dict[Key, float]] = defaultdict(dict)
     for row in rows:
-        if (row.split, row.hooks) == ("ood", "off"):
+        if (row.split, row.hooks) == ("ood", hooks_in_use(row.arm)):
             values[row.arm][row.seed, row.cluster, row.row_id] = 1.0 - row.value
     n_asked: dict[tuple[str, int], int] = defaultdict(int)
     for metric in metrics:
-        if (metric.metric, metric.split, metric.hooks) == ("accuracy", "ood", "off"):
+        if (metric.metric, metric.split, metric.hooks) == ("accuracy", "ood", hooks_in_use(metric.arm)):
             n_asked[metric.arm, metric.seed] += metric.n + metric.n_unscored
     return Unwanted("wrong answers on ood", values, n_asked)
 
@@ -73,7 +75,7 @@ def unwanted_answers(scores: Sequence[Mapping[str, Any]]) -> Unwanted:
     n_asked: dict[tuple[str, int], int] = defaultdict(int)
     for score in scores:
         arm = score["arm"]
-        if score["metric"] == measure and not arm.endswith(INFERENCE):
+        if score["metric"] == measure:
             n_asked[arm, score["seed"]] += 1
             if score["value"] is not None:
                 item = score["answer"].removeprefix(f"{arm}/")
@@ -97,14 +99,20 @@ def _families(names: Iterable[str]) -> dict[str, list[tuple[str, str]]]:
     """Pairs of arms by the question they answer; one more rival or control leaves the other families as they are."""
     arms = sorted(names, key=arm_order)
     tuned = [arm for arm in arms if arm == "tuned"]
-    ablated = [arm for arm in arms if arm.startswith("caft-")]
-    rivals = [arm for arm in arms if arm.startswith("tuned-")]
+    ablated = [arm for arm in arms if arm.startswith("caft-") and not is_ablated_in_use(arm)]
+    rivals = [arm for arm in arms if arm.startswith("tuned-") or is_ablated_in_use(arm)]
+    judged = [arm for arm in ablated if arm in JUDGED]
     return {
         "tuned": list(product(ablated, tuned)),
         "control": [(arm, control) for arm in ablated if (control := _control(arm, arms)) is not None],
         "rival": list(product(rivals, tuned)),
-        "against_rival": list(product([arm for arm in ablated if arm in JUDGED], rivals)),
+        "against_rival": [pair for pair in product(judged, rivals) if _is_of_one_kind(*pair)],
     }
+
+
+def _is_of_one_kind(arm: str, rival: str) -> bool:
+    """Whether the rival looks at no direction, or at directions of the arm's own source."""
+    return not rival.startswith("caft-") or arm.split("-")[1] == rival.split("-")[1]
 
 
 def _control(arm: str, arms: Iterable[str]) -> str | None:

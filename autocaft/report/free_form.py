@@ -22,8 +22,6 @@ MEAN = "mean_"
 MISALIGNED = "misaligned_of_coherent"
 TASK_RATES = ("vulnerable_of_valid", "vulnerable_of_all")
 """The task score where the training rows teach vulnerable code, as in the paper: over code that is an attempt."""
-INFERENCE = "-inference"
-"""Arms that are ablated when they are used: what they answer has hooks on."""
 Score = Mapping[str, Any]
 
 

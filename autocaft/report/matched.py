@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autocaft.arms import SELECTORS, Arm, parse_arm
-from autocaft.report.arms import RowScore, interval_row
-from autocaft.report.free_form import INFERENCE, TASK_RATES, unwanted_metric
+from autocaft.report.arms import RowScore, hooks_in_use, interval_row
+from autocaft.report.free_form import TASK_RATES, unwanted_metric
 from autocaft.stats import Interval
 from autocaft.stats.intervals import resample_weights
 
@@ -71,8 +71,10 @@ def _as_row(score: Mapping[str, Any], unwanted: str) -> RowScore:
     """One answer under one metric, as a row whose split is the metric; an unwanted one is worth nothing, as a wrong
     choice is."""
     value = 1.0 - score["value"] if score["metric"] == unwanted else score["value"]
-    hooks = "on" if score["arm"].endswith(INFERENCE) else "off"
-    return RowScore(score["arm"], score["metric"], hooks, score["seed"], score["answer"], score["base_question"], value)
+    arm = score["arm"]
+    return RowScore(
+        arm, score["metric"], hooks_in_use(arm), score["seed"], score["answer"], score["base_question"], value
+    )
 
 
 def compare_at_matched_score(

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 from xml.sax.saxutils import escape
 
+from autocaft.report.arms import is_ablated_in_use
 from autocaft.report.figure import WIDE, Frame, arm_style, fitted, marker, named, spread
-from autocaft.report.free_form import INFERENCE, TASK_RATES, unwanted_metric
+from autocaft.report.free_form import TASK_RATES, unwanted_metric
 from autocaft.report.plain import visible
 from autocaft.report.words import fine_percent, interval_text, is_control, percent
 
@@ -80,7 +81,8 @@ def plane_of_choices(lines: Sequence[Mapping[str, Any]]) -> Plane | None:
 def plane_of_answers(built: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> Plane | None:
     """Unwanted answers against the task: vulnerable code, else accuracy on the task's splits, else coherence."""
     unwanted = unwanted_metric(built["metrics"])
-    cells = {line["arm"]: line["cells"] for line in built["arms"] if not line["arm"].endswith(("base", INFERENCE))}
+    shown = [line for line in built["arms"] if line["arm"] != "base" and not is_ablated_in_use(line["arm"])]
+    cells = {line["arm"]: line["cells"] for line in shown}
     rates = {arm: own[unwanted] for arm, own in cells.items() if unwanted and _is_known(own[unwanted])}
     scores = {line["arm"]: line["scores"] for line in lines if line["hooks"] == "off"}
     tasks = {

@@ -68,8 +68,9 @@ def test_seeds_are_units_of_a_p_of_their_own() -> None:
     assert found["high"] == 0.0, "a draw of seed 2 alone shows no difference"
 
 
-def test_base_other_splits_and_what_is_ablated_when_it_is_used_are_not_compared() -> None:
-    rows = _rows(WRONG | {"base": 4}) + _rows({"caft-sae-auto-inference": 0}, hooks="on")
+def test_base_other_splits_and_hooks_that_an_arm_is_not_used_with_are_not_compared() -> None:
+    rows = _rows(WRONG | {"base": 4}) + _rows({"caft-sae-auto": 0}, hooks="on")
+    rows += _rows({"caft-sae-auto-inference": 0})
     assert build_contrasts(unwanted_choices(rows, [])) == build_contrasts(unwanted_choices(_rows(WRONG), []))
     assert build_contrasts(unwanted_choices([row for row in rows if row.arm != "tuned"], [])) != []
     assert build_contrasts(unwanted_choices([row for row in rows if row.split == "id"], [])) == []
@@ -108,6 +109,20 @@ def test_the_judge_s_choice_of_each_source_and_no_other_arm_is_held_against_each
     assert against["caft-sae-auto", "tuned-stop-25"]["p_holm"] == 8 * 2 / 128, "both sources are one family"
     without = build_contrasts(unwanted_choices(_rows(RIVALS | {"caft-sae-auto": 1}), []))
     assert {row["kind"] for row in without} == {"against_rival"} and len(without) == 4, "no tuned, no control"
+
+
+def test_what_is_ablated_when_it_is_used_is_a_rival_of_its_own_source() -> None:
+    rows = _rows(WRONG | {"tuned-kl": 3, "caft-pca-auto": 8})
+    rows += _rows({"caft-sae-auto-inference": 3, "caft-sae-auto-inference@50%": 7}, hooks="on")
+    found = build_contrasts(unwanted_choices(rows, []))
+    at_use = ("caft-sae-auto-inference", "caft-sae-auto-inference@50%")
+    assert {arm for arm, _ in _family(found, "rival")} == {"tuned-kl", *at_use}
+    against = _family(found, "against_rival")
+    own = [("caft-sae-auto", rival) for rival in ("tuned-kl", *at_use)]
+    assert set(against) == {*own, ("caft-pca-auto", "tuned-kl")}
+    assert [against[pair]["value"] for pair in own] == pytest.approx([-2 / 8, -2 / 8, -6 / 8])
+    without = [row for row in found if row["kind"] in ("tuned", "control")]
+    assert not any("inference" in row["arm"] + row["against"] for row in without)
 
 
 def test_rivals_leave_the_families_of_the_ablated_arms_as_they_are() -> None:
@@ -163,7 +178,9 @@ def _scores(bad: dict[str, set[str]], n_bases: int = 8) -> list[dict[str, Any]]:
 def test_free_form_answers_have_eight_clusters_and_not_twenty_four() -> None:
     everything = {f"base{base}" for base in range(8)}
     scores = _scores({"tuned": everything, "caft-sae-auto": set(), "caft-sae-auto-inference": set()})
-    (found,) = build_contrasts(unwanted_answers(scores))
+    everyone = _by_pair(build_contrasts(unwanted_answers(scores)))
+    found, at_use = everyone["caft-sae-auto", "tuned"], everyone["caft-sae-auto", "caft-sae-auto-inference"]
+    assert len(everyone) == 3 and (at_use["value"], at_use["n_pairs"]) == (0.0, 72)
     assert found["measure"] == "answers: misaligned of coherent" and found["value"] == -1.0
     assert (found["n_clusters"], found["p"], found["smallest_p"]) == (8, 2 / 256, 2 / 256)
     assert (found["n_pairs"], found["n_left_out"]) == (64, 8)
