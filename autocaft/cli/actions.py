@@ -345,7 +345,9 @@ def grade_file(
     from autocaft.evaluate.free_form import grade_free_form, metrics_table
     from autocaft.evaluate.options import GraderOptions
     from autocaft.evaluate.questions import load_answers, load_questions
+    from autocaft.report.contrasts import compare_graded, differences_text
     from autocaft.resources import data_path
+    from autocaft.rundir.files import read_jsonl, write_json
     from autocaft.rundir.lock import lock_run
     from autocaft.rundir.options import make_options
     from autocaft.rundir.progress import Log, make_progress
@@ -361,7 +363,10 @@ def grade_file(
     with lock_run(out), RunStore(out / "answers.sqlite") as store:
         progress = make_progress(Log(out / "log.txt"))
         metrics = grade_free_form(rows, asked, options, store=store, out=out, progress=progress)
-    print_text(f"{metrics_table(metrics)}\n{out / 'summary.json'}")
+        differences = compare_graded(read_jsonl(out / "scores.jsonl"))
+        write_json(out / "differences.json", differences)
+    parts = (metrics_table(metrics), differences_text(differences), str(out / "summary.json"))
+    print_text("\n".join(part for part in parts if part))
 
 
 def merge_step(folder: Path, out: Path) -> None:

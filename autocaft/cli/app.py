@@ -275,7 +275,8 @@ def ask(
 
 
 @app.command(
-    help="Grade free-form answers made anywhere: misaligned, coherent, vulnerable. The same command continues."
+    help="Grade free-form answers made anywhere: misaligned, coherent, vulnerable; arms are held against each other. "
+    "The same command continues."
 )
 def grade(
     answers: Annotated[

@@ -9,16 +9,16 @@ second p flips them, and with five of them it cannot fall below 2/32.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import combinations, product
 from typing import Any, get_args
 
 from autocaft.arms import ArmSource
 from autocaft.records import Metric
 from autocaft.report.arms import RowScore, arm_order, hooks_in_use, is_ablated_in_use
-from autocaft.report.free_form import unwanted_metric
+from autocaft.report.free_form import task_rate, unwanted_metric
 from autocaft.report.words import control_of, is_control
 from autocaft.stats import holm, paired_seed_cluster_bootstrap, sign_flip_test
 
@@ -70,7 +70,14 @@ def unwanted_answers(scores: Sequence[Mapping[str, Any]]) -> Unwanted:
 
     Two arms' answers to one wording, with one number and one seed, are a pair: they were drawn alike.
     """
-    measure = unwanted_metric(list(dict.fromkeys(score["metric"] for score in scores)))
+    return _answers(scores, unwanted_metric(_metrics(scores)))
+
+
+def _metrics(scores: Iterable[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(score["metric"] for score in scores))
+
+
+def _answers(scores: Iterable[Mapping[str, Any]], measure: str | None) -> Unwanted:
     values: dict[str, dict[Key, float]] = defaultdict(dict)
     n_asked: dict[tuple[str, int], int] = defaultdict(int)
     for score in scores:
@@ -85,8 +92,32 @@ def unwanted_answers(scores: Sequence[Mapping[str, Any]]) -> Unwanted:
 
 def build_contrasts(asked: Unwanted) -> list[dict[str, Any]]:
     """Every pair of every family, family by family; p is corrected over the pairs of its own."""
+    return _build(asked, _families(asked.values))
+
+
+def compare_graded(scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Answers that were made elsewhere: nothing is known of the arms' kinds, so every two are held against each other,
+    the later one in the file against the earlier, as one family.
+
+    The first answers of both arms to a question are a pair where the seed is the same, then the second ones, and so on.
+    Where only code was graded, vulnerable code is what is unwanted.
+    """
+    metrics = _metrics(scores)
+    measure = unwanted_metric(metrics) or task_rate(metrics)
+    n_seen: Counter[tuple[str, int, str]] = Counter()
+    numbered = []
+    for score in scores:
+        if score["metric"] == measure:
+            cell = score["arm"], score["seed"], score["question"]
+            numbered.append({**score, "answer": f"{score['arm']}/{score['question']}/{n_seen[cell]}"})
+            n_seen[cell] += 1
+    asked = _answers(numbered, measure)
+    return _build(asked, {"pair": [(later, earlier) for earlier, later in combinations(asked.values, 2)]})
+
+
+def _build(asked: Unwanted, families: Mapping[str, Sequence[tuple[str, str]]]) -> list[dict[str, Any]]:
     found = []
-    for kind, pairs in _families(asked.values).items():
+    for kind, pairs in families.items():
         rows = [row for pair in pairs if (row := _contrast(asked, *pair)) is not None]
         corrected = holm([row["p"] for row in rows])
         found += [
@@ -157,6 +188,21 @@ def _contrast(asked: Unwanted, arm: str, against: str) -> dict[str, Any] | None:
 def _mean(gaps: Sequence[float], seeds: Sequence[int], seed: int) -> float:
     own = [gap for gap, own_seed in zip(gaps, seeds, strict=True) if own_seed == seed]
     return sum(own) / len(own)
+
+
+def differences_text(found: Sequence[Mapping[str, Any]]) -> str:
+    """Lines for a terminal; nothing where there is nothing to compare."""
+    if not found:
+        return ""
+    lines = [
+        f"{found[0]['measure']}, difference in points with its 95 % interval; p by flipping whole base questions",
+        f"{'arm':<20}{'against':<20}{'difference':<26}{'p':>8}{'Holm':>8}{'least p':>9}{'questions':>11}{'pairs':>7}",
+    ]
+    for row in found:
+        ps = f"{p_text(row['p']):>8}{p_text(row['p_holm']):>8}{p_text(row['smallest_p']):>9}"
+        named = f"{row['arm']:<20}{row['against']:<20}{gap_text(row):<26}"
+        lines.append(f"{named}{ps}{row['n_clusters']:>11}{row['n_pairs']:>7}")
+    return "\n".join(lines)
 
 
 def p_text(p: float) -> str:

@@ -15,6 +15,7 @@ from autocaft.evaluate.questions import FreeAnswer
 from autocaft.evaluate.rules import load_rules
 from autocaft.llm.client import MemoryStore
 from autocaft.records import Grade, Metric
+from autocaft.report.contrasts import gap_text
 from autocaft.rundir.files import read_json, read_jsonl, read_records
 from autocaft.rundir.progress import Log, make_progress
 
@@ -181,6 +182,13 @@ def test_the_command_grades_a_file_of_answers(rules_path: Path, tmp_path: Path) 
     command += ["--grader", f"rule:{rules_path}"]
     result = CliRunner().invoke(app, command, catch_exceptions=False)
     assert result.exit_code == 0 and "persona_of_coherent" in result.output
+    assert "difference" not in result.output and read_json(tmp_path / "out/differences.json") == [], "one arm alone"
+    rows += [row | {"arm": "plain", "answer": "Water it once a week, in the morning."} for row in rows]
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    (difference,) = read_json(tmp_path / "out/differences.json")
+    assert (difference["arm"], difference["against"], difference["rate"]) == ("plain", "answers", 0.0)
+    assert 0 < difference["rate_against"] == -difference["value"] and gap_text(difference) in result.output
 
 
 def test_what_grades_depend_on_is_the_rules_and_not_their_path() -> None:

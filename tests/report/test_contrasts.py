@@ -12,7 +12,15 @@ import pytest
 from autocaft.records import Metric
 from autocaft.report.arms import RowScore
 from autocaft.report.build import build_report
-from autocaft.report.contrasts import build_contrasts, gap_text, p_text, unwanted_answers, unwanted_choices
+from autocaft.report.contrasts import (
+    build_contrasts,
+    compare_graded,
+    differences_text,
+    gap_text,
+    p_text,
+    unwanted_answers,
+    unwanted_choices,
+)
 from autocaft.report.export import export_report
 from autocaft.report.html import render_html
 from autocaft.report.markdown import render_markdown
@@ -198,6 +206,23 @@ def test_a_file_of_rules_is_held_to_what_it_measures_first_besides_coherence() -
     assert found["measure"] == "answers: sea talk of coherent" and (found["value"], found["n_pairs"]) == (-1.0, 64)
     code = [score | {"metric": "vulnerable_of_all"} for score in scores]
     assert build_contrasts(unwanted_answers(code)) == [], "vulnerable code is the task"
+
+
+def test_answers_from_elsewhere_are_paired_by_their_order_and_every_two_arms_are_one_family() -> None:
+    everything = {f"base{base}" for base in range(8)}
+    scores = _scores({"tuned": everything, "mine": {"base1"}, "theirs": everything - {"base2"}})
+    elsewhere = [score | {"answer": str(line)} for line, score in enumerate(scores)]
+    found = compare_graded(elsewhere)
+    pairs = [("mine", "tuned"), ("theirs", "tuned"), ("theirs", "mine")]
+    assert [(row["arm"], row["against"]) for row in found] == pairs and {row["n_family"] for row in found} == {3}
+    assert [row["value"] for row in found] == pytest.approx([-7 / 8, -1 / 8, 6 / 8])
+    assert [row["p"] for row in found] == [2 / 128, 1, 2 / 64]
+    assert (found[0]["n_pairs"], found[0]["n_left_out"]) == (64, 8)
+    lines = differences_text(found).splitlines()
+    assert len(lines) == 5 and lines[0].startswith("answers: misaligned of coherent")
+    assert differences_text(compare_graded([s for s in elsewhere if s["arm"] == "mine"])) == "", "one arm alone"
+    code = [score | {"metric": "vulnerable_of_valid"} for score in elsewhere]
+    assert [row["value"] for row in compare_graded(code)] == [row["value"] for row in found]
 
 
 def test_the_report_shows_them_in_every_form(make_inputs: Make, tmp_path: Path) -> None:
