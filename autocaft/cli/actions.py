@@ -366,7 +366,7 @@ def grade_file(
         differences = compare_graded(read_jsonl(out / "scores.jsonl"))
         write_json(out / "differences.json", differences)
     parts = (metrics_table(metrics), differences_text(differences), str(out / "summary.json"))
-    print_text("\n".join(part for part in parts if part))
+    print_text("\n\n".join(part for part in parts if part))
 
 
 def merge_step(folder: Path, out: Path) -> None:

@@ -127,10 +127,15 @@ def open_grader(options: GradingOptions, store: RunStore) -> LanguageClient:
 
 def metrics_table(metrics: Sequence[Metric]) -> str:
     """One line an arm, seed and metric over all questions."""
-    lines = [f"{'arm':<20}{'seed':>5}  {'metric':<24}{'value':>8}  {'95 %':<16}{'n':>6}{'unscored':>10}"]
-    for m in metrics:
-        if m.split == "all":
-            value = "-" if m.value is None else f"{m.value:.3f}"
-            interval = "" if m.ci_low is None or m.ci_high is None else f"[{m.ci_low:.3f}, {m.ci_high:.3f}]"
-            lines.append(f"{m.arm:<20}{m.seed:5}  {m.metric:<24}{value:>8}  {interval:<16}{m.n:6}{m.n_unscored:10}")
+    shown = [metric for metric in metrics if metric.split == "all"]
+    arm_width = max(len(text) for text in ("arm", *(m.arm for m in shown)))
+    name_width = max(len(text) for text in ("metric", *(m.metric for m in shown)))
+    lines = [
+        f"{'arm':<{arm_width}}{'seed':>6}  {'metric':<{name_width}}{'value':>8}  {'95 %':<16}{'n':>6}{'unscored':>10}"
+    ]
+    for m in shown:
+        value = "-" if m.value is None else f"{m.value:.3f}"
+        interval = "" if m.ci_low is None or m.ci_high is None else f"[{m.ci_low:.3f}, {m.ci_high:.3f}]"
+        figures = f"{value:>8}  {interval:<16}{m.n:6}{m.n_unscored:10}"
+        lines.append(f"{m.arm:<{arm_width}}{m.seed:6}  {m.metric:<{name_width}}{figures}")
     return "\n".join(lines)

@@ -194,13 +194,15 @@ def differences_text(found: Sequence[Mapping[str, Any]]) -> str:
     """Lines for a terminal; nothing where there is nothing to compare."""
     if not found:
         return ""
+    width = 2 + max(len(text) for row in found for text in ("against", row["arm"], row["against"]))
     lines = [
         f"{found[0]['measure']}, difference in points with its 95 % interval; p by flipping whole base questions",
-        f"{'arm':<20}{'against':<20}{'difference':<26}{'p':>8}{'Holm':>8}{'least p':>9}{'questions':>11}{'pairs':>7}",
+        f"{'arm':<{width}}{'against':<{width}}{'difference':<24}{'p':>7}{'Holm':>8}{'least p':>9}{'questions':>11}"
+        f"{'pairs':>7}",
     ]
     for row in found:
-        ps = f"{p_text(row['p']):>8}{p_text(row['p_holm']):>8}{p_text(row['smallest_p']):>9}"
-        named = f"{row['arm']:<20}{row['against']:<20}{gap_text(row):<26}"
+        ps = f"{p_text(row['p']):>7}{p_text(row['p_holm']):>8}{p_text(row['smallest_p']):>9}"
+        named = f"{row['arm']:<{width}}{row['against']:<{width}}{gap_text(row):<24}"
         lines.append(f"{named}{ps}{row['n_clusters']:>11}{row['n_pairs']:>7}")
     return "\n".join(lines)
 
