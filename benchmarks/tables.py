@@ -22,9 +22,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import cells
 
-from autocaft.arms import parse_arm
-from autocaft.report.arms import arm_order, split_order
+from autocaft.report.arms import arm_order, hooks_in_use, split_order
 from autocaft.report.calibration import figures_of
+from autocaft.report.contrasts import p_text
 from autocaft.report.free_form import figure_text
 from autocaft.report.words import interval_text, percent, points_text
 from autocaft.select.options import SelectOptions
@@ -42,12 +42,14 @@ OPENING = re.compile(r"<!-- table:([\w-]+) -->")
 
 
 def arms_table(result: Mapping[str, Any]) -> str:
-    """Arms of one run as they are used: accuracy with interval by split, the worst seed, the gap to the control, and
-    perplexity as a multiple of base's."""
-    lines = [line for line in result["arms"] if line["hooks"] == _used(line["arm"])]
+    """Arms of one run as they are used: accuracy with interval by split, the worst seed, the gap to the control, where
+    there are rivals the judge's lead on them, and perplexity as a multiple of base's."""
+    lines = _lines_in_use(result)
     splits = [split for split in split_order(lines) if split != "val"]
     several = any(len(line["seeds"]) > 1 for line in lines)
-    head = ["arm", *splits, *(["ood, worst seed", "ood minus control"] if several else []), "perplexity / base"]
+    leads = _leads(result.get("contrasts", ()))
+    head = ["arm", *splits, *(["ood, worst seed", "ood minus control"] if several else [])]
+    head += [*(["auto minus this, ood (p, Holm)"] if leads else []), "perplexity / base"]
     rows = [head, ["---", *["---:"] * (len(head) - 1)]]
     for line in lines:
         scores = [line["scores"].get(split) for split in splits]
@@ -56,9 +58,24 @@ def arms_table(result: Mapping[str, Any]) -> str:
             worst, gap = line["worst_seed"], line["against_control"]
             cells += ["-" if worst is None else percent(line["scores"]["ood"]["by_seed"][str(worst)])]
             cells += ["-" if gap is None else points_text(gap)]
+        cells += [leads.get(line["arm"], "-")] if leads else []
         ratio = line["perplexity_ratio"]
         rows.append([line["arm"], *cells, "-" if ratio is None else f"{ratio:.2f}"])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _lines_in_use(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [line for line in result["arms"] if line["hooks"] == hooks_in_use(line["arm"])]
+
+
+def _leads(contrasts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """By rival, how far the judge's latents are ahead where the cue is inverted; p is corrected for all rivals."""
+    return {
+        row["against"]: f"{points_text({'value': -row['value'], 'low': -row['high'], 'high': -row['low']})} "
+        f"({p_text(row['p_holm'])})"
+        for row in contrasts
+        if (row["kind"], row["arm"]) == ("against_rival", "caft-sae-auto")
+    }
 
 
 def free_form_table(result: Mapping[str, Any]) -> str:
@@ -66,7 +83,7 @@ def free_form_table(result: Mapping[str, Any]) -> str:
     of base's. Rates over coherent answers stay in results/."""
     asked = result["free_form"]
     metrics = [metric for metric in asked["metrics"] if not metric.endswith("_of_coherent")]
-    ratios = {line["arm"]: line["perplexity_ratio"] for line in result["arms"] if line["hooks"] == _used(line["arm"])}
+    ratios = {line["arm"]: line["perplexity_ratio"] for line in _lines_in_use(result)}
     head = ["arm", *(metric.removesuffix("_of_all").replace("_", " ") for metric in metrics), "perplexity / base"]
     rows = [head, ["---", *["---:"] * (len(head) - 1)]]
     for line in asked["arms"]:
@@ -74,11 +91,6 @@ def free_form_table(result: Mapping[str, Any]) -> str:
         ratio = ratios.get(line["arm"])
         rows.append([line["arm"], *cells, "-" if ratio is None else f"{ratio:.2f}"])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def _used(arm: str) -> str:
-    """Whether an arm is used with its hooks on: only what is ablated at inference is."""
-    return "on" if parse_arm(arm).how == "inference" else "off"
 
 
 def calibration_table(result: Mapping[str, Any]) -> str:
@@ -253,6 +265,7 @@ KEPT = (
     "headline",
     "arms",
     "metrics",
+    "contrasts",
     "directions",
     "judge",
     "timing",

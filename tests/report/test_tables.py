@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from autocaft.report.build import build_report
+from autocaft.report.contrasts import p_text
 from autocaft.report.free_form import build_free_form
+from tests.report.conftest import RATES
 from tests.scripts import load_benchmark
 
 
@@ -59,6 +61,22 @@ def test_several_seeds_show_the_worst_and_the_gap_to_the_control(
     worst = min(line["scores"]["ood"]["by_seed"].values())
     assert auto["ood, worst seed"] == f"{100 * worst:.0f}%"
     assert auto["ood minus control"].startswith(f"+{100 * line['against_control']['value']:.0f} [+")
+
+
+def test_rivals_have_the_judge_s_lead_on_them_beside_them(
+    tables: ModuleType, make_inputs: Callable[..., dict[str, Any]]
+) -> None:
+    rates = RATES | {("tuned-kl", "off"): (0.9, 0.5, 0.8), ("tuned-stop-25", "off"): (0.8, 0.4, 0.7)}
+    report = build_report(**make_inputs(rates=rates))
+    head, _, *body = (line.strip("| ").split(" | ") for line in tables.arms_table(report).splitlines())
+    told = {line[0]: dict(zip(head, line, strict=True))["auto minus this, ood (p, Holm)"] for line in body}
+    assert {arm for arm, cell in told.items() if cell != "-"} == {"tuned-kl", "tuned-stop-25"}
+    (lead,) = (row for row in report["contrasts"] if row["kind"] == "against_rival" and row["against"] == "tuned-kl")
+    assert lead["value"] < 0, "fewer wrong answers"
+    assert told["tuned-kl"].startswith(f"+{-100 * lead['value']:.0f} [+{-100 * lead['high']:.0f}, +")
+    assert told["tuned-kl"].endswith(f"({p_text(lead['p_holm'])})")
+    without = tables.arms_table({key: value for key, value in report.items() if key != "contrasts"})
+    assert "auto minus" not in without
 
 
 @pytest.mark.parametrize(
