@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -12,6 +11,7 @@ from typing import Any
 from autocaft.config import RunConfig, find_config, lay_over, load_config, recipe_names, to_toml
 from autocaft.errors import ConfigError
 from autocaft.execute.choose import Executor
+from autocaft.execute.quiet import quiet_libraries
 from autocaft.rundir.files import read_json, write_json, write_text
 
 HERE = Executor()
@@ -398,21 +398,6 @@ def reproduce_run(run_dir: Path, again: Path | None) -> None:
     quiet_libraries()
     found = compare_with_now(run_dir) if again is None else compare_runs(run_dir, again)
     print_text("\n".join(describe(found, run_dir, again)))
-
-
-def quiet_libraries() -> None:
-    """Bars and warnings of the libraries would run through ours; what matters of them is raised or logged."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    os.environ.setdefault("WANDB_MODE", "disabled")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    import logging
-    import warnings
-
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    # imported by peft wherever it is installed, and misses a package that would only make it faster
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def print_text(text: str) -> None:

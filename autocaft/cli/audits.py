@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autocaft.cli.actions import print_text, quiet_libraries
+from autocaft.cli.actions import print_text
 from autocaft.errors import ConfigError
 from autocaft.execute.choose import Executor
+from autocaft.execute.quiet import quiet_libraries
 from autocaft.rundir.files import read_json, write_json, write_text
 
 if TYPE_CHECKING:

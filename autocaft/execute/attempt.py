@@ -9,6 +9,7 @@ import pickle
 import traceback
 from collections.abc import Callable
 
+from autocaft.execute.quiet import quiet_libraries
 from autocaft.rundir.memory import give_memory_back, process_peak_rss_mb
 from autocaft.rundir.progress import redact
 
@@ -18,6 +19,7 @@ Told = tuple[Exception | None, str, float]
 
 def attempt(run_step: Callable[[str], None], step: str) -> Told:
     """Run the step to its end. An error is given back: the run's own process records it and raises it again."""
+    quiet_libraries()
     error: Exception | None = None
     text = ""
     try:

@@ -27,6 +27,7 @@ from typing import Any
 from autocaft.errors import AutocaftError, ConfigError, WorkerError
 from autocaft.execute.attempt import sendable
 from autocaft.execute.local import end_with_parent, environment
+from autocaft.execute.quiet import quiet_libraries
 from autocaft.rundir.progress import NullProgress, Progress
 
 POLL_S = 0.2
@@ -123,6 +124,7 @@ def _take_part(rank: int, packed: bytes, n_processes: int, folder: Path, connect
     """One process's life. An error goes into a file, and the process ends without waiting for anybody."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; who started it decides
     threading.Thread(target=end_with_parent, daemon=True).start()
+    quiet_libraries()
     try:
         _join(rank, n_processes, folder)
         work: Work = pickle.loads(packed)

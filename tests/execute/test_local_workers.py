@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -90,6 +91,19 @@ def test_two_steps_meet_and_each_finds_what_it_needs(tmp_path: Path) -> None:
     assert all(missing == "[]" for _, _, missing in found.values())
     assert set(statuses(tmp_path).values()) == {"done"}
     assert go(tmp_path) == [], "the second run has nothing to do"
+
+
+def advise(step: str) -> None:
+    """As a library does that misses a package which would only make it faster."""
+    logging.getLogger("bitsandbytes").warning("%s could be faster", step)
+    logging.getLogger("mine").warning("%s is heard", step)
+
+
+def test_what_a_library_only_advises_is_not_printed_by_a_worker(capfd: pytest.CaptureFixture[str]) -> None:
+    with LocalWorkers(advise, 1) as workers:
+        workers.start("tune")
+        assert workers.wait().error is None
+    assert capfd.readouterr().err == "tune is heard\n"
 
 
 def test_each_slot_sees_its_own_device(tmp_path: Path) -> None:
