@@ -18,11 +18,11 @@ def die_always(run_dir: Path, name: str, elsewhere: Elsewhere | None = None, /) 
 
 
 def tell(name: str, context: StepContext) -> None:
-    """What a step sees: keys, GPU, the store."""
+    """What a step sees: keys, GPU, the store, and how far its process gives way to others."""
     keys = [key for key in ("NONE_API_KEY", "MY_SECRET", "HF_TOKEN") if key in os.environ]
     store = "" if context.opened is None else context.opened.path.name
     gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "as it is")
-    (context.out / "out").write_text("|".join([",".join(keys), gpu, store]))
+    (context.out / "out").write_text("|".join([",".join(keys), gpu, store, str(os.nice(0))]))
 
 
 def telling_steps() -> list[Step]:

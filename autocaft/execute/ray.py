@@ -234,6 +234,7 @@ def _connect(address: str, key_names: Sequence[str], say: Callable[[str], None])
     ray._private.worker.print_to_stdstream = partial(_say_first_line, say)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
+        os.environ.setdefault("RAY_worker_niceness", "0")  # steps are the work itself, and give way to nothing
         with _without_keys(key_names):
             ray.init(address, include_dashboard=False, object_store_memory=STORE_BYTES, **quiet)
         return ray

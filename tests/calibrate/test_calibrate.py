@@ -14,6 +14,7 @@ from autocaft.calibrate.planted import Planted, Split, load_concepts
 from autocaft.calibrate.run import calibrate, plan, text_of
 from autocaft.cli.actions import calibrate_judge
 from autocaft.errors import ConfigError, JudgeError
+from autocaft.judge.offline_encoder import Encoder
 from autocaft.judge.options import JudgeOptions
 from autocaft.llm.client import MemoryStore
 from autocaft.rundir.files import read_json, read_jsonl, write_json
@@ -28,9 +29,20 @@ def materials(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("materials")
 
 
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    """One for all: it encodes a text once, and the splits' cards are the same from test to test."""
+    return Encoder()
+
+
 @pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
+def small(monkeypatch: pytest.MonkeyPatch, encoder: Encoder) -> None:
     monkeypatch.setattr(directions, "N_GENERIC", 30)
+
+    def neighbours(options: JudgeOptions) -> Encoder | None:
+        return encoder if options.reading["hard_negatives"] else None
+
+    monkeypatch.setattr("autocaft.calibrate.run.neighbour_encoder", neighbours)
 
 
 def few(split: Split) -> list[Planted]:

@@ -18,7 +18,7 @@ from autocaft.execute.ray import RayWorkers
 from autocaft.rundir.progress import NullProgress
 from autocaft.rundir.runner import run_steps
 from tests.execute.test_local_workers import is_alive, make_steps, outs, run_one, statuses, wait_until
-from tests.execute.test_ray_workers import SIZE, SMALL, contents
+from tests.execute.test_ray_workers import HEAD, SIZE, SMALL, contents
 from tests.test_run import report_of
 from tests.tiny_task import write_task
 
@@ -35,7 +35,7 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cluster(caches: Path) -> Iterator[Cluster]:
     """Two nodes of one CPU each, every one with a cache folder of its own."""
     first, second = ({"env_vars": {"AUTOCAFT_CACHE": str(caches / node)}, "num_cpus": 1, **SMALL} for node in NODES)
-    found = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **first})
+    found = Cluster(initialize_head=True, head_node_args={**HEAD, **first})
     found.add_node(**second)
     yield found
     found.shutdown()

@@ -45,12 +45,15 @@ from tests.tiny_task import write_task
 SIZE = StepSize(1, 1 << 28)
 MEET = {"train/a": "meet train/b", "train/b": "meet train/a"}
 SMALL = {"object_store_memory": 80 << 20, "memory": 4 << 30}
+HEAD = {"include_dashboard": False, "_system_config": {"worker_niceness": 0, "health_check_period_ms": 500}}
+"""Ray's workers would give way to whatever else works on the machine, such as another test; and a dead node, for which
+tasks may wait, is given up after five looks: by default, in a quarter of a minute."""
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Two nodes of one CPU each, every one with processes of its own."""
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **SMALL})
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **HEAD, **SMALL})
     found.add_node(num_cpus=1, **SMALL)
     yield found
     found.shutdown()
@@ -106,7 +109,7 @@ def test_a_step_that_is_lost_again_and_again_ends_the_run(cluster: Cluster, tmp_
 
 
 def told_by(run_dir: Path, address: str | None) -> dict[str, list[str]]:
-    """(keys, GPU, store) by step."""
+    """(keys, GPU, store, niceness) by step."""
     steps = telling_steps()
     with RayWorkers(tell_one, steps, run_dir, SIZE, address, key_names=["MY_SECRET"]) as workers:
         run_steps(steps, run_dir, set(), NullProgress(), workers=workers)
@@ -114,15 +117,19 @@ def told_by(run_dir: Path, address: str | None) -> dict[str, list[str]]:
 
 
 @pytest.mark.slow
-def test_keys_and_the_store_stay_beside_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_and_the_store_stay_beside_the_run_and_no_step_gives_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("NONE_API_KEY", "MY_SECRET", "HF_TOKEN"):
         monkeypatch.setenv(name, "value-of-a-key")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("RAY_worker_niceness", raising=False)
     found = told_by(tmp_path, None)
     assert {name: line[0] for name, line in found.items()} == {
         "tune": "HF_TOKEN", "select": "HF_TOKEN", "judge": "NONE_API_KEY,MY_SECRET,HF_TOKEN",
     }  # fmt: skip
     assert {name: line[2] for name, line in found.items()} == {"tune": "", "select": "", "judge": "run.sqlite"}
+    assert {line[3] for line in found.values()} == {str(os.nice(0))}
     assert os.environ["NONE_API_KEY"] == os.environ["MY_SECRET"] == "value-of-a-key"
 
 

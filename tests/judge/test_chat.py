@@ -35,8 +35,10 @@ VENDORS = ("openai", "anthropic")
 
 
 def options(vendor: str, server: FakeVendor, **more: Any) -> JudgeOptions:
+    """Without hard negatives: an encoder that looks for them would take longer than all that is tested here."""
     url = server.url + ("/v1" if vendor == "openai" else "")
-    return JudgeOptions(judge=f"{vendor}:m", base_url=url, timeout_s=5, patience_s=20, **CONCEPT, **more)
+    quick = {"timeout_s": 5, "patience_s": 20, "hard_negatives": False}
+    return JudgeOptions(judge=f"{vendor}:m", base_url=url, **{**quick, **CONCEPT, **more})
 
 
 def run(

@@ -28,7 +28,7 @@ import autocaft.cli.app
 
 def judge(context):
     options = JudgeOptions(undesired="gender", wanted="case", judge=sys.argv[2] + ":m", base_url=sys.argv[3],
-                           api_key_env="SOME_SECRET", timeout_s=5, patience_s=3)
+                           api_key_env="SOME_SECRET", timeout_s=5, patience_s=3, hard_negatives=False)
     stage.judge_directions(
         directions=[direction("L14.latent1")], examples=planted("L14.latent1", "gender"), options=options,
         judge=stage.make_judge(options, store=context.store), out=context.out, progress=context.progress)
