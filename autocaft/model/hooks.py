@@ -280,10 +280,10 @@ def _ablation_hook(
         if ablation.strength == 0.0:
             return output
         acts_BTD = output[0] if isinstance(output, tuple) else output
-        read_DK, basis_DK, origin_K = factors(acts_BTD.device)
         now, strength = in_flight.current(), ablation.strength
-        # Autocast would turn the two thin products into bf16 and leave a hundred times more behind.
+        # Autocast would turn the thin products into bf16 and leave a hundred times more behind.
         with torch.autocast(acts_BTD.device.type, enabled=False):
+            read_DK, basis_DK, origin_K = factors(acts_BTD.device)
             if mode == "mean-shift":
                 new_BTD = _shift(acts_BTD, basis_DK, origin_K * strength, now.keep_BT1)
             else:

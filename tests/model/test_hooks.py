@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from autocaft.errors import AblationError, ConfigError
 from autocaft.model.blocks import decoder_blocks
 from autocaft.model.directions import Subspace, orthonormal_basis
-from autocaft.model.hooks import Recorder, ablate
+from autocaft.model.hooks import Mode, Recorder, ablate
 from autocaft.model.leace import LeastChange
 
 MakeModel = Callable[..., PreTrainedModel]
@@ -120,6 +120,24 @@ def test_mean_mode_leaves_exactly_the_mean_s_component(family_model: PreTrainedM
     assert off.abs().max() / scale <= 1e-5
     complement_DD = torch.eye(WIDTH) - subspace.basis_DK @ subspace.basis_DK.T
     torch.testing.assert_close(after_BTD @ complement_DD, before_BTD @ complement_DD, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ["mean", "resample", "mean-shift"])
+def test_autocast_rounds_no_mean(make_model: MakeModel, mode: Mode) -> None:
+    """It is as exact as what is removed, also where the first pass of an ablation is one of bf16 products."""
+    model, subspace = make_model("llama"), subspace_at(LAYER)
+    ids_BT = rows(n=1 if mode == "resample" else 3)  # a row that is alone borrows from none
+    assert subspace.mean_D is not None
+    mean_K = subspace.mean_D @ subspace.basis_DK
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        before_BTD = next_input(model, LAYER, input_ids=ids_BT)
+        with ablate(model, [subspace], mode=mode):
+            after_BTD = next_input(model, LAYER, input_ids=ids_BT)
+    assert after_BTD.dtype == torch.float32, "the residual stream has the weights' precision"
+    after_BTD = after_BTD - before_BTD if mode == "mean-shift" else after_BTD
+    torch.testing.assert_close(after_BTD[:, 1:] @ subspace.basis_DK, mean_K.expand(*ids_BT[:, 1:].shape, -1),
+                               rtol=1e-4, atol=1e-5)  # fmt: skip
 
 
 @torch.no_grad()

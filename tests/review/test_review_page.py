@@ -20,7 +20,7 @@ from tests.planted_run import make_run
 from tests.review.conftest import Server, StartServer
 
 KEYS = {"a": "ablate", "k": "keep", "u": "unsure"}
-SHORT = 10_000
+SHORT = 60_000
 """Milliseconds that a save may take before a test gives up."""
 
 
