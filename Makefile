@@ -1,6 +1,8 @@
 # The README's two commands, and what keeps the repository honest. Each makes .venv/ if it is not there.
 PYTHON ?= python3
 BIN := .venv/bin
+# where it is set, each of the processes that the tests start would compile the package anew
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: quickstart test check format screenshots lock clean
 
