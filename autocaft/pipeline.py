@@ -52,7 +52,7 @@ VERSION_BY_STAGE = {
     "free_form": 1,
     "behind": 3,
     "causes": 1,
-    "report": 8,
+    "report": 9,
 }
 """Counted up when a stage's code changes what it writes: an older run folder is then refused, not mixed."""
 _step = partial(step_of, VERSION_BY_STAGE)
