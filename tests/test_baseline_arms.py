@@ -39,7 +39,8 @@ ORACLE_SHARE = 0.5
 def settings_of(folder: Path, arms: Sequence[str] = ARMS) -> list[str]:
     """What differs from the tiny task's config."""
     return [
-        f"arms={json.dumps(arms)}", "tune.autocast=bf16", "baselines.inoculation=Say yes .", f"baselines.benign={folder}/task/final.jsonl",
+        f"arms={json.dumps(arms)}", "tune.autocast=bf16", "baselines.inoculation=Say yes .",
+        f"baselines.benign={folder}/task/final.jsonl",
         f"select.oracle_words={folder}/words.txt", f"select.oracle_share={ORACLE_SHARE}",
     ]  # fmt: skip
 
