@@ -130,7 +130,7 @@ def test_a_concept_is_planted_in_at_least_twenty_wordings(suite: ModuleType) -> 
 def test_the_suite_alone_stays_out_of_the_wheel() -> None:
     settings = tomllib.loads((eval_data_dir().parent / "pyproject.toml").read_text(encoding="utf-8"))
     packed = settings["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
-    folders = {path.name for path in eval_data_dir().iterdir() if path.is_dir()}
+    folders = {path.name for path in eval_data_dir().iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert {name for name in folders if f"eval_data/{name}" not in packed} == {"audit"}
 
 
