@@ -25,15 +25,14 @@ from autocaft.stats import holm, paired_seed_cluster_bootstrap, sign_flip_test
 Key = tuple[int, str, str]
 """Seed, cluster, item: what two arms share."""
 NOTE = (
-    "The unwanted rate of an arm minus that of another on the same items and seeds, each as it is used (hooks off, "
-    "but on in `-inference`): below zero is better. "
-    "p: two-sided permutation test that flips the sign of whole clusters (templates, or base questions); p cannot "
-    "fall below what stands beside their number. Holm: corrected for as many pairs as stand beside it, those of one "
-    "family: arms that were trained ablated, against tuned; against their controls; rivals, which look at no direction "
-    "or ablate only when the model is used, against tuned; the judge's choice of each source against each rival, of "
-    "those that ablate against the ones with the same source. p over clusters is about these trained models; p over "
-    "seeds, which flips whole seeds, is about other seeds too. An item that either arm has no score for is left out "
-    "and counted."
+    "The unwanted rate of an arm minus that of another on the same items and seeds, each as it is used (hooks off; on "
+    "where an arm ablates only in use): below zero is better. p: two-sided permutation test that flips the sign of "
+    "whole clusters (templates, or base questions); p cannot fall below what stands beside their number. Holm: "
+    "corrected for as many pairs as stand beside it, those of one family: arms that were trained ablated, against "
+    "tuned; against their controls; rivals, which look at no direction or ablate only when the model is used, against "
+    "tuned; the judge's choice of each source against each rival, of those that ablate against the ones with the same "
+    "source. p over clusters is about these trained models; p over seeds, which flips whole seeds, is about other "
+    "seeds too. An item that either arm has no score for is left out and counted."
 )
 """What the table means."""
 JUDGED = tuple(f"caft-{source}-auto" for source in get_args(ArmSource))
