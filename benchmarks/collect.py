@@ -42,7 +42,8 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from bars import COLLECT, missed, said
+from bars import COLLECT as BARS
+from bars import missed, said
 from naive import N_COMPONENTS, naive_components
 
 from autocaft.data.encode import Encoded, batches
@@ -52,8 +53,6 @@ from autocaft.discover.paired import paired_batches, record_batch
 from autocaft.discover.pca import CovarianceFitter
 from autocaft.discover.shards import ShardWriter, shard_rows
 from autocaft.model.blocks import d_model
-
-BARS = COLLECT
 
 TOKENS_PER_BATCH = int(CollectOptions.model_fields["tokens_per_batch"].default)
 PARTS = ("naive", "memory", "resident", "bare")

@@ -26,7 +26,8 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from bars import GENERATE, missed, said
+from bars import GENERATE as BARS
+from bars import missed, said
 
 from autocaft.data.encode import encode_prompt
 from autocaft.evaluate.questions import load_questions
@@ -37,7 +38,6 @@ from autocaft.resources import eval_data_dir
 
 OWN = rows_at_once(None, default_device())
 """The batch size that autocaft samples with unless told otherwise."""
-BARS = GENERATE
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ from autocaft.config import RunConfig, find_config, lay_over, load_config, recip
 from autocaft.errors import ConfigError
 from autocaft.execute.choose import Executor
 from autocaft.execute.quiet import quiet_libraries
-from autocaft.rundir.files import read_json, write_json, write_text
+from autocaft.rundir.files import read_json, read_jsonl, write_json, write_text
 
 HERE = Executor()
 CONFIG = "config.toml"
@@ -347,7 +347,6 @@ def grade_file(
     from autocaft.evaluate.questions import load_answers, load_questions
     from autocaft.report.contrasts import compare_graded, differences_text
     from autocaft.resources import data_path
-    from autocaft.rundir.files import read_jsonl, write_json
     from autocaft.rundir.lock import lock_run
     from autocaft.rundir.options import make_options
     from autocaft.rundir.progress import Log, make_progress

@@ -18,7 +18,7 @@ from typing import Any, get_args
 from autocaft.arms import ArmSource
 from autocaft.records import Metric
 from autocaft.report.arms import RowScore, arm_order, hooks_in_use, is_ablated_in_use
-from autocaft.report.free_form import task_rate, unwanted_metric
+from autocaft.report.free_form import metrics_of, task_rate, unwanted_metric
 from autocaft.report.words import control_of, is_control
 from autocaft.stats import holm, paired_seed_cluster_bootstrap, sign_flip_test
 
@@ -69,11 +69,7 @@ def unwanted_answers(scores: Sequence[Mapping[str, Any]]) -> Unwanted:
 
     Two arms' answers to one wording, with one number and one seed, are a pair: they were drawn alike.
     """
-    return _answers(scores, unwanted_metric(_metrics(scores)))
-
-
-def _metrics(scores: Iterable[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(score["metric"] for score in scores))
+    return _answers(scores, unwanted_metric(metrics_of(scores)))
 
 
 def _answers(scores: Iterable[Mapping[str, Any]], measure: str | None) -> Unwanted:
@@ -101,15 +97,14 @@ def compare_graded(scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     The first answers of both arms to a question are a pair where the seed is the same, then the second ones, and so on.
     Where only code was graded, vulnerable code is what is unwanted.
     """
-    metrics = _metrics(scores)
+    metrics = metrics_of(scores)
     measure = unwanted_metric(metrics) or task_rate(metrics)
-    n_seen: Counter[tuple[str, int, str]] = Counter()
+    n_seen: Counter[tuple[str, str, int, str]] = Counter()
     numbered = []
     for score in scores:
-        if score["metric"] == measure:
-            cell = score["arm"], score["seed"], score["question"]
-            numbered.append({**score, "answer": f"{score['arm']}/{score['question']}/{n_seen[cell]}"})
-            n_seen[cell] += 1
+        cell = score["metric"], score["arm"], score["seed"], score["question"]
+        numbered.append({**score, "answer": f"{score['arm']}/{score['question']}/{n_seen[cell]}"})
+        n_seen[cell] += 1
     asked = _answers(numbered, measure)
     return _build(asked, {"pair": [(later, earlier) for earlier, later in combinations(asked.values, 2)]})
 

@@ -10,7 +10,7 @@ about is not counted at all: code and talk of one run are rates apart, each with
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from autocaft.report.arms import arm_order
@@ -33,7 +33,7 @@ def build_free_form(found: Mapping[str, Any]) -> dict[str, Any]:
             seed, question, base_question, answer, metric, value), `counts`.
     """
     scores: Sequence[Score] = found["scores"]
-    metrics = list(found.get("metrics") or dict.fromkeys(score["metric"] for score in scores))
+    metrics = list(found.get("metrics") or metrics_of(scores))
     by_cell: dict[tuple[str, str, str | None], list[Score]] = defaultdict(list)
     for score in scores:
         by_cell[score["arm"], score["metric"], None].append(score)
@@ -68,6 +68,11 @@ def build_free_form(found: Mapping[str, Any]) -> dict[str, Any]:
         "tasks": [] if task in (None, shown) else by_question(str(task)),
         "counts": list(found["counts"]),
     }
+
+
+def metrics_of(scores: Iterable[Score]) -> list[str]:
+    """The metrics of these scores, in the order in which they come."""
+    return list(dict.fromkeys(score["metric"] for score in scores))
 
 
 def unwanted_metric(metrics: Sequence[str]) -> str | None:

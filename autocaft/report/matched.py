@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from autocaft.arms import SELECTORS, Arm, parse_arm
 from autocaft.report.arms import RowScore, hooks_in_use, interval_row
-from autocaft.report.free_form import TASK_RATES, unwanted_metric
+from autocaft.report.free_form import TASK_RATES, metrics_of, unwanted_metric
 from autocaft.stats import Interval
 from autocaft.stats.intervals import resample_weights
 
@@ -60,7 +60,7 @@ def build_matched(
     """What a report shows: the comparisons of choices and of free-form answers (`scores.jsonl`) for which some chooser
     was swept at all."""
     found = compare_at_matched_score(rows, n_by_arm)
-    unwanted = unwanted_metric(list(dict.fromkeys(score["metric"] for score in scores)))
+    unwanted = unwanted_metric(metrics_of(scores))
     if unwanted is not None:
         answered = [_as_row(score, unwanted) for score in scores if score["value"] is not None]
         found += compare_at_matched_score([*rows, *answered], n_by_arm, Splits(unwanted, ANSWER_TASKS))
